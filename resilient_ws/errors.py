@@ -1,0 +1,158 @@
+"""The exceptions that reach a program, each with typed fields and a text of its own.
+
+An exception means "your call failed" or "it is over"; a drop that will be retried is an event instead.
+Foreign exceptions are translated where the network is touched (`resilient_ws.transports`) and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from resilient_ws.events import CloseEvent, UndeliveredEvent
+
+
+class ResilientWSError(Exception):
+    """The base of every exception of this package."""
+
+
+class ConnectError(ResilientWSError):
+    """One attempt to connect has failed.
+
+    Attributes:
+        status: The HTTP status of the answer, or `None` when there was none.
+        headers: The headers of that answer, or `None`; never part of the text.
+        retry_after: Seconds the server asked to wait, or `None`.
+        retryable: Whether another attempt could end differently.
+        foreign: The type name of the underlying exception when its text may hold a secret, so that it is not
+            chained; otherwise `None` and `__cause__` is the underlying exception.
+    """
+
+    def __init__(
+        self,
+        message: str = "the connection could not be opened",
+        *,
+        status: int | None = None,
+        headers: Mapping[str, str] | None = None,
+        retry_after: float | None = None,
+        retryable: bool = True,
+        foreign: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.headers = headers
+        self.retry_after = retry_after
+        self.retryable = retryable
+        self.foreign = foreign
+
+
+class OpenTimeout(ConnectError, TimeoutError):
+    """Provider, name look-up, TCP, TLS and handshake together took longer than `open_timeout`."""
+
+
+class HandshakeRejected(ConnectError):
+    """The server answered, but not with a valid WebSocket handshake: `status` says with what."""
+
+
+class CertificateRejected(ConnectError):
+    """The server's TLS certificate could not be verified."""
+
+
+class InvalidURL(ConnectError, ValueError):
+    """The address is not a `ws` or `wss` URL with a host."""
+
+    def __init__(self, message: str = "not a ws or wss URL", *, foreign: str | None = None) -> None:
+        super().__init__(message, retryable=False, foreign=foreign)
+
+
+class SetupFailed(ConnectError):
+    """The `setup` hook, or writing the declared subscriptions, raised; `__cause__` is what it raised."""
+
+
+class SetupTimeout(ConnectError, TimeoutError):
+    """The `setup` hook took longer than `setup_timeout`."""
+
+
+class ConnectionLost(ResilientWSError):
+    """An open connection has ended without our asking: the `cause` of a `CloseEvent`."""
+
+
+class ClientClosed(ResilientWSError):
+    """The client has ended and is not usable again; `__cause__` is what ended it, `None` when `close()` did.
+
+    Attributes:
+        event: The final `CloseEvent`, or `None` while the client is still closing.
+        undelivered: What became of each accepted message that was not confirmed at the end.
+    """
+
+    def __init__(
+        self,
+        message: str = "the client is closed",
+        *,
+        event: CloseEvent | None = None,
+        undelivered: Sequence[UndeliveredEvent] = (),
+    ) -> None:
+        super().__init__(message)
+        self.event = event
+        self.undelivered = tuple(undelivered)
+
+
+class ClientStopped(ClientClosed):
+    """A rule said stop: of the default, of `decide`, a `Stop`, `fail_fast`, or `reconnect=False`."""
+
+
+class RetriesExhausted(ClientClosed):
+    """`max_attempts`, `max_elapsed` or a tenacity `stop` was reached.
+
+    Attributes:
+        attempts: Attempts since the last stable connection.
+        elapsed: Seconds since that connection was lost, or since `start()`.
+    """
+
+    def __init__(
+        self,
+        message: str = "no attempt is left",
+        *,
+        event: CloseEvent | None = None,
+        undelivered: Sequence[UndeliveredEvent] = (),
+        attempts: int = 0,
+        elapsed: float = 0.0,
+    ) -> None:
+        super().__init__(message, event=event, undelivered=undelivered)
+        self.attempts = attempts
+        self.elapsed = elapsed
+
+
+class NotConnected(ResilientWSError):
+    """The call needs a connection that is open now."""
+
+
+class OutboxFull(ResilientWSError):
+    """The message was not accepted: the outbox is at its bounds."""
+
+
+class InboxFull(ResilientWSError):
+    """The awaited answer stands behind received messages that the program does not take."""
+
+
+class MessageTooBig(ResilientWSError):
+    """The message alone is larger than `outbox.max_bytes`.
+
+    Attributes:
+        size: Bytes of the message.
+        limit: Bytes that are allowed.
+    """
+
+    def __init__(self, message: str = "the message is too big", *, size: int = 0, limit: int = 0) -> None:
+        super().__init__(message)
+        self.size = size
+        self.limit = limit
+
+
+class DeliveryUncertain(ResilientWSError):
+    """The message may or may not have reached the peer: the connection ended, or nothing can confirm it."""
+
+
+class ConcurrencyError(ResilientWSError):
+    """Two consumers at once, or a client used from an event loop that it is not bound to."""

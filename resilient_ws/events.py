@@ -1,0 +1,377 @@
+"""What a client tells the program: frozen facts, in the order in which they happened.
+
+Header values and the query of a URL never appear in a `repr`.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+import attrs
+from yarl import URL
+
+from resilient_ws.closing import CloseOrigin, describe
+from resilient_ws.errors import InvalidURL
+
+Message = str | bytes
+"""A message: `str` is sent and received as TEXT, `bytes` as BINARY."""
+
+_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+
+
+class State(enum.StrEnum):
+    """Where a client is in its life; `resilient_ws.lifecycle` holds the transitions."""
+
+    IDLE = "idle"
+    CONNECTING = "connecting"
+    OPEN = "open"
+    BACKOFF = "backoff"
+    CLOSING = "closing"
+    CLOSED = "closed"
+
+
+class Fate(enum.StrEnum):
+    """What became of an accepted message that was not confirmed."""
+
+    UNCERTAIN = "uncertain"
+    """Written, and the connection ended before the peer confirmed it: it may have arrived or not."""
+    EXPIRED = "expired"
+    """Its `ttl` passed before it was written."""
+    EVICTED = "evicted"
+    """An overflow rule removed it before it was written, or a newer message with its key replaced it."""
+    ABANDONED = "abandoned"
+    """The client ended before it was written."""
+
+
+def public_url(url: URL) -> str:
+    """Returns the scheme, host, port and path of `url`: all that may appear in a log, a text or a `repr`."""
+    try:
+        port = f":{url.explicit_port}" if url.explicit_port is not None else ""
+        host = url.raw_host or ""
+        host = f"[{host}]" if ":" in host else host
+        return f"{url.scheme}://{host}{port}{url.raw_path}"
+    except ValueError:
+        return "(an address that cannot be shown)"
+
+
+def parse_url(value: object) -> URL:
+    """Returns `value`, a `str` or `yarl.URL`, as a WebSocket URL without its fragment.
+
+    Raises:
+        TypeError: It is neither.
+        InvalidURL: The scheme is not `ws` or `wss`, or there is no host.
+
+    Source: RFC 6455 section 3 (scheme, and that fragments have no meaning).
+    """
+    if not isinstance(value, str | URL):
+        raise TypeError(f"url must be a str or yarl.URL, got {type(value).__name__}")
+    try:
+        url = URL(value)
+        host, scheme = url.host, url.scheme
+        port = url.explicit_port
+    except (ValueError, TypeError, UnicodeError) as error:
+        raise InvalidURL("url cannot be parsed as a URL", foreign=type(error).__name__) from None
+    if scheme not in ("ws", "wss"):
+        shown = f"{scheme}://" if scheme else "none"
+        raise InvalidURL(f"url must begin with ws:// or wss://, its scheme is {shown}")
+    if not host:
+        raise InvalidURL("url must have a host, as in wss://host/path")
+    if port == 0:
+        raise InvalidURL("url must have a port from 1 to 65535, got 0")
+    return url.with_fragment(None)
+
+
+def _headers(value: Mapping[str, str] | None) -> Mapping[str, str]:
+    if value is None:
+        return _NO_HEADERS
+    if not isinstance(value, Mapping):
+        raise TypeError(f"headers must be a mapping, got {type(value).__name__}")
+    for name, text in value.items():
+        if not isinstance(name, str) or not isinstance(text, str):
+            raise TypeError("headers must map str to str")
+        if any(c in "\r\n\0" for c in name) or any(c in "\r\n\0" for c in text):
+            raise ValueError(f"header {name!r}: CR, LF and NUL are not allowed in a header")
+        if not name or any(not 33 <= ord(c) <= 126 or c in '()<>@,;:\\"/[]?={}' for c in name):
+            raise ValueError(f"header {name!r}: a header name is one or more token characters (RFC 9110 5.1)")
+    return value
+
+
+def _subprotocols(value: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise TypeError(f"subprotocols must be a sequence of str, got {type(value).__name__}")
+    names = tuple(value)
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"subprotocols must be a sequence of str, one is {type(name).__name__}")
+        if not name or any(not 33 <= ord(c) <= 126 or c in '()<>@,;:\\"/[]?={}' for c in name):
+            raise ValueError(f"subprotocol {name!r} must be one or more token characters (RFC 6455 4.1)")
+    if len(set(names)) != len(names):
+        raise ValueError("subprotocols must not repeat a name (RFC 6455 4.1)")
+    return names
+
+
+@attrs.frozen
+class Endpoint:
+    """Where to connect, and with what; a URL provider may return one.
+
+    Args:
+        url: A `ws` or `wss` address, `str` or `yarl.URL`.
+        headers: Sent with the handshake besides those of the client (these win); `None` = none.
+        subprotocols: Offered instead of those of the client; empty = those of the client.
+
+    Raises:
+        InvalidURL: The address is not `ws` or `wss`.
+        TypeError, ValueError: A header or subprotocol is not valid (CR and LF are refused).
+    """
+
+    url: URL = attrs.field(converter=parse_url, repr=public_url)
+    headers: Mapping[str, str] = attrs.field(default=None, converter=_headers, repr=False)
+    subprotocols: tuple[str, ...] = attrs.field(default=(), converter=_subprotocols)
+
+    def __str__(self) -> str:
+        return public_url(self.url)
+
+
+@attrs.frozen(kw_only=True)
+class OpenEvent:
+    """A connection is open: handshake, `setup` and subscriptions are done.
+
+    Attributes:
+        attempt: Its number, counted from 1 since the last stable connection.
+        endpoint: Where it leads.
+        subprotocol: What the server chose, or `None`.
+        headers: Of the server's answer; not in the `repr`.
+        first: Whether it is the first one of this client.
+    """
+
+    attempt: int
+    endpoint: Endpoint
+    subprotocol: str | None = None
+    headers: Mapping[str, str] = attrs.field(factory=lambda: _NO_HEADERS, repr=False)
+    first: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class CloseEvent:
+    """A connection has ended, or (with `opened_for=None`) the client has ended while none was open.
+
+    Attributes:
+        code: What the peer's CLOSE said; 1005 where it carried no code; 1006 where there was no CLOSE.
+        reason: What the peer's CLOSE said, else empty.
+        was_clean: Whether both sides sent CLOSE.
+        synthesized: Whether no CLOSE came from the peer, so that this event was made here.
+        origin: Who or what ended it.
+        sent_code: The code that we sent, or `None`.
+        cause: What was seen, or `None` after a clean close.
+        opened_for: Seconds it was open, `None` when nothing was.
+        silent_for: Seconds since the last byte from the peer, `None` when nothing was open.
+        unsent: Accepted messages that had not been written.
+        uncertain: Messages written and not confirmed.
+        unread: Received messages that the program has not taken yet; they are still delivered.
+        will_retry: Whether a new connection follows.
+        retry_in: Seconds until then, or `None`.
+        rule: Which rule decided about the retry, in words.
+        final: Whether this is the last event of the client.
+    """
+
+    code: int
+    reason: str = ""
+    was_clean: bool = False
+    synthesized: bool = False
+    origin: CloseOrigin = CloseOrigin.NETWORK
+    sent_code: int | None = None
+    cause: BaseException | None = None
+    opened_for: float | None = None
+    silent_for: float | None = None
+    unsent: int = 0
+    uncertain: int = 0
+    unread: int = 0
+    will_retry: bool = False
+    retry_in: float | None = None
+    rule: str = ""
+    final: bool = False
+
+    def __str__(self) -> str:
+        said = f": {self.reason}" if self.reason else ""
+        made = ", synthesized" if self.synthesized else ""
+        why = f" ({self.cause})" if self.cause is not None else ""
+        return f"closed by {self.origin.value} with {describe(self.code)}{said}{made}{why}"
+
+
+@attrs.frozen(kw_only=True)
+class RetryEvent:
+    """Another attempt is scheduled.
+
+    Attributes:
+        attempt: The number of that attempt since the last stable connection.
+        delay: Seconds until it begins.
+        cause: What made it necessary, or `None` after a clean close.
+        rule: Which rule decided, in words.
+    """
+
+    attempt: int
+    delay: float
+    cause: BaseException | None = None
+    rule: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class ReconnectEvent:
+    """A connection is open again; follows the `OpenEvent` of every one but the first.
+
+    Attributes:
+        attempts: How many it took.
+        downtime: Seconds since the last connection ended.
+        close: How that one ended.
+        resent: Messages put in front of the outbox again.
+        uncertain: Messages reported as `Fate.UNCERTAIN` instead.
+        endpoint: Where the new one leads.
+    """
+
+    attempts: int
+    downtime: float
+    close: CloseEvent
+    resent: int = 0
+    uncertain: int = 0
+    endpoint: Endpoint
+
+
+@attrs.frozen(kw_only=True)
+class UndeliveredEvent:
+    """An accepted message was not confirmed, and this is what is known of it.
+
+    Attributes:
+        message: As it was passed to `send`.
+        fate: What became of it.
+        accepted_at: When `send` accepted it, in seconds since the epoch (as `time.time()`).
+        age: Seconds between then and this event.
+    """
+
+    message: Message = attrs.field(repr=False)
+    fate: Fate
+    accepted_at: float
+    age: float
+
+
+@attrs.frozen(kw_only=True)
+class StateEvent:
+    """The client went from one state to another."""
+
+    old: State
+    new: State
+
+
+@attrs.frozen(kw_only=True)
+class ErrorEvent:
+    """Something went wrong beside the connection: a callback raised, an inbox stands full, events were dropped.
+
+    Attributes:
+        where: Which part: `on_close` and so on for a callback, `decide`, `wait`, `stop`, `inbox`, `events`, ...
+        exception: What was raised.
+        event: What the callback had been called with, or `None`.
+    """
+
+    where: str
+    exception: BaseException
+    event: object = attrs.field(default=None, repr=False)
+
+
+@attrs.frozen(kw_only=True)
+class Gap:
+    """A place in the stream of received messages where some may be missing.
+
+    Attributes:
+        close: How the connection before it ended; `None` where only the inbox dropped messages.
+        downtime: Seconds without a connection.
+        count: How many connections ended at this place.
+        dropped: Messages that `Inbox(overflow="drop_oldest")` removed here.
+        resumed: Whether a resume protocol made it complete again; always `False` in this version.
+    """
+
+    close: CloseEvent | None = None
+    downtime: float = 0.0
+    count: int = 1
+    dropped: int = 0
+    resumed: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class Failure:
+    """What a retry rule is asked about: a connection that ended, or an attempt that failed.
+
+    Attributes:
+        close: How an open connection ended, else `None`.
+        error: What an attempt raised, or the cause of the close, or `None`.
+        status: The HTTP status of a refused handshake, else `None`.
+        headers: The headers of that answer, else `None`; not in the `repr`.
+        retry_after: Seconds the server asked to wait, else `None`.
+        attempt: How many attempts have failed since the last stable connection, this one included.
+        opened_for: Seconds the connection was open, `None` when it never was.
+        endpoint: Where it led, `None` when the URL provider failed.
+    """
+
+    close: CloseEvent | None = None
+    error: BaseException | None = None
+    status: int | None = None
+    headers: Mapping[str, str] | None = attrs.field(default=None, repr=False)
+    retry_after: float | None = None
+    attempt: int = 1
+    opened_for: float | None = None
+    endpoint: Endpoint | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Attempt:
+    """What a URL provider is told about the attempt it is asked for.
+
+    Attributes:
+        number: Counted from 1 since the last stable connection.
+        endpoint: What was used last, `None` at first.
+        last_failure: Why the last attempt or connection failed, `None` at first.
+        last_close: How the last open connection ended, `None` when none was.
+    """
+
+    number: int
+    endpoint: Endpoint | None = None
+    last_failure: Failure | None = None
+    last_close: CloseEvent | None = None
+
+
+class Stop(Exception):  # noqa: N818 - a verdict, raised or returned; not an error
+    """A verdict: do not connect again. `decide` returns or raises it; `setup` and a URL provider raise it.
+
+    Args:
+        reason: Why, for people; the text of the `ClientStopped` that follows.
+    """
+
+    def __init__(self, reason: str = "the program said stop") -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@attrs.frozen
+class Retry:
+    """A verdict: connect again. `decide` returns it.
+
+    Args:
+        after: Seconds to wait, 0 or more; `None` = what the policy's formula gives.
+    """
+
+    after: float | None = attrs.field(default=None)
+
+    @after.validator
+    def _check_after(self, _: object, value: float | None) -> None:
+        if value is None:
+            return
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise TypeError(f"Retry.after must be a number of seconds or None, got {type(value).__name__}")
+        if not 0 <= value < float("inf"):
+            raise ValueError(f"Retry.after must be 0 or more and finite, got {value!r}")
+
+
+Event = (
+    OpenEvent | CloseEvent | RetryEvent | ReconnectEvent | UndeliveredEvent | StateEvent | ErrorEvent
+)
+"""Whatever `events()` yields."""

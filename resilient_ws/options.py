@@ -1,0 +1,283 @@
+"""Every tunable, normalised and checked at the door: a wrong value raises at once, naming field, value and range.
+
+`None` means off or no limit; zero never does. Durations are seconds or `datetime.timedelta`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Literal, Self
+
+import attrs
+from tenacity import RetryCallState
+
+from resilient_ws.events import Failure, Message, Retry, Stop
+
+Duration = float | int | timedelta
+MiB = 1024 * 1024
+
+
+def seconds(name: str, value: object, *, zero: bool = False, none: bool = False) -> float | None:
+    """Returns `value` in seconds.
+
+    Args:
+        name: The field, for the error text.
+        value: A number of seconds or a `timedelta`.
+        zero: Whether 0 is allowed.
+        none: Whether `None` is allowed (and returned).
+
+    Raises:
+        TypeError: Not a number, `timedelta` or allowed `None`.
+        ValueError: Negative, zero where that is not allowed, or not finite.
+    """
+    if value is None and none:
+        return None
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        also = " or None" if none else ""
+        raise TypeError(f"{name} must be seconds or a timedelta{also}, got {type(value).__name__}")
+    low = "0 or more" if zero else "more than 0"
+    if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
+        raise ValueError(f"{name} must be {low} and finite, got {value!r}")
+    return float(value)
+
+
+def whole(name: str, value: object, *, low: int = 1) -> int:
+    """Returns `value`, an `int` of `low` or more; raises `TypeError` or `ValueError` naming the field."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+    if value < low:
+        raise ValueError(f"{name} must be {low} or more, got {value}")
+    return value
+
+
+def one_of(name: str, value: object, allowed: tuple[str, ...]) -> str:
+    """Returns `value`, one of `allowed`; raises `TypeError` or `ValueError` naming the field."""
+    shown = ", ".join(repr(item) for item in allowed)
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be one of {shown}, got {type(value).__name__}")
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {shown}, got {value!r}")
+    return value
+
+
+def function(name: str, value: object) -> None:
+    """Raises `TypeError` unless `value` can be called."""
+    if not callable(value):
+        raise TypeError(f"{name} must be callable, got {type(value).__name__}")
+
+
+def _duration(name: str, *, zero: bool = False) -> Callable[[object], float]:
+    def convert(value: object) -> float:
+        checked = seconds(name, value, zero=zero)
+        assert checked is not None
+        return checked
+
+    return convert
+
+
+def _optional_duration(name: str) -> Callable[[object], float | None]:
+    def convert(value: object) -> float | None:
+        return seconds(name, value, none=True)
+
+    return convert
+
+
+AppMessage = Message | Callable[[], Message]
+
+
+@attrs.frozen
+class Heartbeat:
+    """How to find out that a connection is dead though nothing was said.
+
+    `Heartbeat()` sends protocol pings; `Heartbeat.expect()` listens for those of the server; `Heartbeat.app()`
+    sends messages of the application's own protocol.
+
+    Args:
+        interval: Seconds between two pings, more than 0; they go out whatever arrives.
+        timeout: Seconds after a ping has left in which something, anything, must arrive.
+        pong_timeout: Seconds a ping may stay unanswered although messages arrive; `None` = no limit.
+        idle_timeout: Seconds without a data message after which the connection is ended though pings work;
+            `None` = no limit.
+
+    Raises:
+        TypeError, ValueError: A value is not a duration, or out of its range.
+    """
+
+    interval: float = attrs.field(default=15.0, converter=_duration("interval"))
+    timeout: float = attrs.field(default=10.0, converter=_duration("timeout"))
+    pong_timeout: float | None = attrs.field(default=60.0, converter=_optional_duration("pong_timeout"))
+    idle_timeout: float | None = attrs.field(
+        default=None, converter=_optional_duration("idle_timeout"), kw_only=True
+    )
+    kind: Literal["ping", "expect", "app"] = attrs.field(default="ping", init=False)
+    message: AppMessage | None = attrs.field(default=None, init=False, repr=False)
+    is_reply: Callable[[Message], bool] | None = attrs.field(default=None, init=False, repr=False)
+
+    @classmethod
+    def expect(cls, within: Duration = 60, *, idle_timeout: Duration | None = None) -> Self:
+        """The server pings, we only listen and answer: silence for longer than `within` is death.
+
+        Args:
+            within: Seconds, more than 0; a little above the server's own ping interval.
+            idle_timeout: As for `Heartbeat`.
+        """
+        limit = seconds("within", within)
+        assert limit is not None
+        made = cls(interval=limit, timeout=limit, pong_timeout=None, idle_timeout=idle_timeout)
+        object.__setattr__(made, "kind", "expect")
+        return made
+
+    @classmethod
+    def app(
+        cls,
+        message: AppMessage,
+        is_reply: Callable[[Message], bool],
+        interval: Duration = 15,
+        timeout: Duration = 10,
+        *,
+        pong_timeout: Duration | None = 60,
+        idle_timeout: Duration | None = None,
+    ) -> Self:
+        """Sends the ping message of the application's own protocol, for servers that answer only that.
+
+        Args:
+            message: What to send, `str` or bytes-like, or a function that makes it (counters, timestamps).
+            is_reply: Whether a received message answers it; such a message is consumed, not delivered.
+            interval: Seconds between two of them.
+            timeout: Seconds after one has left in which something, anything, must arrive.
+            pong_timeout: Seconds one may stay unanswered although messages arrive; `None` = no limit.
+            idle_timeout: As for `Heartbeat`; replies do not count as data.
+        """
+        if not callable(message) and not isinstance(message, str | bytes | bytearray | memoryview):
+            raise TypeError(f"message must be str, bytes-like or callable, got {type(message).__name__}")
+        function("is_reply", is_reply)
+        made = cls(interval=interval, timeout=timeout, pong_timeout=pong_timeout, idle_timeout=idle_timeout)
+        object.__setattr__(made, "kind", "app")
+        object.__setattr__(made, "message", message)
+        object.__setattr__(made, "is_reply", is_reply)
+        return made
+
+
+Strategy = Callable[[RetryCallState], float]
+Decide = Callable[[Failure], "Retry | Stop | None | Awaitable[Retry | Stop | None]"]
+
+
+@attrs.frozen
+class ReconnectPolicy:
+    """When to connect again, and when to stop.
+
+    Retry 1 waits U(0, `first_delay`); retry n > 1 waits U(`min_delay`, max(`min_delay`, min(`max_delay`,
+    `first_delay` * `factor` ** (n - 1)))). The count begins anew after a connection that was open for `min_uptime`.
+
+    Args:
+        first_delay: Seconds, 0 or more: the range of the first retry.
+        min_delay: Seconds, 0 or more: the least delay of the later ones.
+        max_delay: Seconds, more than 0: where the range stops growing. One below the default of `min_delay` or
+            `first_delay` lowers that default to it.
+        factor: 1 or more: how the range grows.
+        max_attempts: Attempts in a row, 1 or more; `None` = no limit.
+        max_elapsed: Seconds since the loss (or `start()`); `None` = no limit.
+        min_uptime: Seconds, 0 or more, after which an open connection counts as stable.
+        wait: A tenacity wait strategy; replaces the formula.
+        stop: A tenacity stop strategy; of several limits the first wins.
+        decide: Called with a `Failure`; returns `Retry`, `Stop` or `None` for the default. May be async.
+
+    Raises:
+        TypeError, ValueError: A value has the wrong type or is out of its range.
+    """
+
+    first_delay: float = attrs.field(default=1.0, converter=_duration("first_delay", zero=True))
+    min_delay: float = attrs.field(default=0.5, converter=_duration("min_delay", zero=True))
+    max_delay: float = attrs.field(default=30.0, converter=_duration("max_delay", zero=True))
+    factor: float = attrs.field(default=2.0)
+    max_attempts: int | None = attrs.field(default=None)
+    max_elapsed: float | None = attrs.field(default=None, converter=_optional_duration("max_elapsed"))
+    min_uptime: float = attrs.field(default=10.0, converter=_duration("min_uptime", zero=True))
+    wait: Strategy | None = attrs.field(default=None, repr=False)
+    stop: Callable[[RetryCallState], bool] | None = attrs.field(default=None, repr=False)
+    decide: Decide | None = attrs.field(default=None, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        if isinstance(self.factor, bool) or not isinstance(self.factor, int | float):
+            raise TypeError(f"factor must be a number, got {type(self.factor).__name__}")
+        if not 1 <= self.factor < math.inf:
+            raise ValueError(f"factor must be 1 or more and finite, got {self.factor!r}")
+        for name, default in (("first_delay", 1.0), ("min_delay", 0.5)):
+            delay = getattr(self, name)
+            if delay > self.max_delay:
+                if delay != default:
+                    raise ValueError(f"{name} must be at most max_delay, got {delay!r} > {self.max_delay!r}")
+                object.__setattr__(self, name, self.max_delay)
+        if self.max_attempts is not None:
+            whole("max_attempts", self.max_attempts)
+        for name in ("wait", "stop", "decide"):
+            if getattr(self, name) is not None:
+                function(name, getattr(self, name))
+
+
+Overflow = Literal["raise", "wait", "drop_oldest", "drop_newest"]
+OnUncertain = Literal["report", "resend"]
+
+
+@attrs.frozen
+class Outbox:
+    """What is kept of the messages that were accepted and are not confirmed yet.
+
+    Args:
+        max_messages: How many may wait, 1 or more.
+        max_bytes: How many bytes may wait, 1 or more; also the size of the largest message. What is written and
+            unconfirmed has the same bound again of its own.
+        ttl: Seconds a message may wait before it is dropped as `EXPIRED`; `None` = no limit.
+        overflow: What `send` does when the outbox is full: `raise` (`OutboxFull` while there is no open connection,
+            back-pressure while there is), `wait`, `drop_oldest`, `drop_newest`.
+        on_uncertain: What happens to messages that were written and not confirmed when a connection ends:
+            `report` tells, `resend` sends them again (at least once).
+        confirm: Whether to confirm by tagged pings; `None` = where the heartbeat sends pings.
+        confirm_interval: Seconds between two such pings while something is unconfirmed.
+
+    Raises:
+        TypeError, ValueError: A value has the wrong type or is out of its range.
+    """
+
+    max_messages: int = 1000
+    max_bytes: int = 8 * MiB
+    ttl: float | None = attrs.field(default=None, converter=_optional_duration("ttl"))
+    overflow: Overflow = "raise"
+    on_uncertain: OnUncertain = "report"
+    confirm: bool | None = None
+    confirm_interval: float = attrs.field(default=1.0, converter=_duration("confirm_interval"))
+
+    def __attrs_post_init__(self) -> None:
+        whole("max_messages", self.max_messages)
+        whole("max_bytes", self.max_bytes)
+        one_of("overflow", self.overflow, ("raise", "wait", "drop_oldest", "drop_newest"))
+        one_of("on_uncertain", self.on_uncertain, ("report", "resend"))
+        if self.confirm is not None and not isinstance(self.confirm, bool):
+            raise TypeError(f"confirm must be True, False or None, got {type(self.confirm).__name__}")
+
+
+@attrs.frozen
+class Inbox:
+    """What is kept of the messages that were received and are not taken yet.
+
+    Args:
+        max_messages: How many, 1 or more.
+        max_bytes: How many bytes, 1 or more. One read of the socket may pass either bound once.
+        overflow: `pause` stops reading, so that TCP slows the peer down; `drop_oldest` drops and leaves a `Gap`.
+
+    Raises:
+        TypeError, ValueError: A value has the wrong type or is out of its range.
+    """
+
+    max_messages: int = 4096
+    max_bytes: int = 8 * MiB
+    overflow: Literal["pause", "drop_oldest"] = "pause"
+
+    def __attrs_post_init__(self) -> None:
+        whole("max_messages", self.max_messages)
+        whole("max_bytes", self.max_bytes)
+        one_of("overflow", self.overflow, ("pause", "drop_oldest"))
