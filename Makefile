@@ -1,0 +1,111 @@
+# Everything here sets up what it needs by itself, in .venv; a second run finds it there and is quick.
+#   make test ARGS="-k close"     arguments for pytest (also for cov, soak, bench, demo)
+#   make test WORKERS=0           one process; default 2
+#   make PYTHON=/path/to/python   another Python (>= 3.11) for .venv
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SUFFIXES:
+
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check
+WORKERS ?= 2
+ARGS ?=
+# The modules that decide; they know no loop and no clock, so nothing in them is hard to reach.
+PURE := closing errors events heartbeat lifecycle options outbox retry
+empty :=
+comma := ,
+PURE_FILES := $(subst $(empty) ,$(comma),$(PURE:%=resilient_ws/%.py))
+
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+export PYTHON
+
+.PHONY: help
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: $(VENV)/.installed-run  ## watch a client live through an unfriendly server (20 seconds)
+	@$(PY) examples/demo.py $(ARGS)
+
+.PHONY: test
+test: $(VENV)/.installed-test system  ## run all tests but the soak tests
+	$(PY) -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+
+.PHONY: lint
+lint: $(VENV)/.installed-dev  ## style, format, spelling
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(VENV)/bin/codespell
+
+.PHONY: types
+types: $(VENV)/.installed-dev  ## mypy strict and pyright
+	$(PY) -m mypy
+	$(VENV)/bin/pyright
+
+.PHONY: imports
+imports: $(VENV)/.installed-dev  ## the rules about which module may import which
+	$(VENV)/bin/lint-imports --no-cache
+
+.PHONY: cov
+cov: $(VENV)/.installed-test system  ## tests with branch coverage: 100 % of what decides, 95 % of the rest
+	$(PY) -m pytest -n $(WORKERS) --dist worksteal --cov --cov-report= $(ARGS)
+	$(PY) -m coverage html --quiet
+	$(PY) -m coverage report --omit='$(PURE_FILES)' --fail-under=95
+	$(PY) -m coverage report --include='$(PURE_FILES)' --fail-under=100
+
+.PHONY: soak
+soak: $(VENV)/.installed-test system  ## the long tests, and more examples of the property tests
+	$(PY) -m pytest -m soak --timeout 3600 -o faulthandler_timeout=3600 $(ARGS)
+	HYPOTHESIS_PROFILE=soak $(PY) -m pytest tests/property -n $(WORKERS) --timeout 3600 -o faulthandler_timeout=3600
+
+.PHONY: bench
+bench: $(VENV)/.installed-test  ## measure the message path
+	$(PY) -m benchmarks $(ARGS)
+
+.PHONY: docs
+docs: $(VENV)/.installed-docs  ## build the documentation into site/
+	$(PY) -m mkdocs build --strict
+
+.PHONY: audit
+audit: $(VENV)/.installed-dev  ## known vulnerabilities of the run-time dependencies
+	$(VENV)/bin/pip-audit --progress-spinner off .
+
+.PHONY: format
+format: $(VENV)/.installed-dev  ## let ruff format and repair what it can
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+
+.PHONY: system
+system:  ## install what tests need besides Python: nginx, node, iproute2, iptables
+	@tools/install_test_tools.sh
+
+.PHONY: clean
+clean:  ## remove what was built or measured (.venv stays)
+	rm -rf build dist site htmlcov .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .hypothesis tests/integration/servers/node_modules
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+.PHONY: distclean
+distclean: clean  ## as clean, and .venv too
+	rm -rf $(VENV)
+
+# Set-up: one stamp for each set of packages, newer than pyproject.toml when it is installed.
+
+$(PY):
+	@tools/make_venv.sh $(VENV)
+
+$(VENV)/.installed-run: pyproject.toml | $(PY)
+	@echo "Installing resilient_ws into $(VENV)"
+	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.installed-test $(VENV)/.installed-dev $(VENV)/.installed-docs: $(VENV)/.installed-%: pyproject.toml | $(PY)
+	@echo "Installing resilient_ws and what '$*' needs into $(VENV)"
+	@$(PIP) --editable '.[$(EXTRAS_$*)]'
+	@touch $@
+
+EXTRAS_test := test
+EXTRAS_dev := test,dev
+EXTRAS_docs := docs
