@@ -1,0 +1,69 @@
+"""A kit to prove that a program survives bad servers and bad networks.
+
+`FaultServer` is an in-process WebSocket server that does what it is told and records what it got.
+"""
+
+from .connection import FaultConnection
+from .deflate import Deflate
+from .handshake import Headers, Request
+from .ledger import (
+    AttemptRecord,
+    Ping,
+    Received,
+    Report,
+    leading_number,
+    numbered,
+    report_messages,
+    report_numbers,
+)
+from .script import (
+    Accept,
+    Answer,
+    Behaviour,
+    Drip,
+    Drop,
+    Garbage,
+    Hangup,
+    MissingHeader,
+    NeverAnswer,
+    Redirect,
+    Refuse,
+    WrongAcceptKey,
+    WrongSubprotocol,
+)
+from .server import FaultServer
+from .wire import Frame, Message, Opcode, encode_close, encode_frame
+
+__all__ = [
+    "Accept",
+    "Answer",
+    "AttemptRecord",
+    "Behaviour",
+    "Deflate",
+    "Drip",
+    "Drop",
+    "FaultConnection",
+    "FaultServer",
+    "Frame",
+    "Garbage",
+    "Hangup",
+    "Headers",
+    "Message",
+    "MissingHeader",
+    "NeverAnswer",
+    "Opcode",
+    "Ping",
+    "Received",
+    "Redirect",
+    "Refuse",
+    "Report",
+    "Request",
+    "WrongAcceptKey",
+    "WrongSubprotocol",
+    "encode_close",
+    "encode_frame",
+    "leading_number",
+    "numbered",
+    "report_messages",
+    "report_numbers",
+]

@@ -1,0 +1,182 @@
+"""One accepted TCP connection of the fault server: write, pause, and the ways to lose it.
+
+Knows bytes only, no HTTP and no frames.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+from typing import Protocol, cast
+
+_LINGER_ZERO = struct.pack("ii", 1, 0)
+
+
+class LinkOwner(Protocol):
+    """Who is told what happens on a `Link`."""
+
+    def link_made(self) -> None:
+        """The connection can be used."""
+
+    def link_received(self, data: bytes) -> None:
+        """Bytes have arrived."""
+
+    def link_ended(self, by_peer: str | None) -> None:
+        """The connection is over; ``by_peer`` is ``"fin"`` or ``"rst"`` where the peer did it."""
+
+
+class Link(asyncio.Protocol):
+    """The bytes of one connection.
+
+    Args:
+        sock: The accepted socket; the transport owns it, the link only sets options on it.
+        linger: Seconds that a connection which was ended with FIN waits for the peer's FIN.
+    """
+
+    def __init__(self, sock: socket.socket, owner: LinkOwner, *, linger: float) -> None:
+        self._sock = sock
+        self._owner = owner
+        self._linger = linger
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._by_peer: str | None = None
+        self._reading = True
+        self._held = False
+        self._deaf = False
+        self.muted = False
+        self.muted_bytes = 0
+        self.keep_after_eof = False
+        self.ending = False
+        self.lost = asyncio.Event()
+
+    # ---- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        self._transport = cast(asyncio.Transport, transport)
+        self._owner.link_made()
+        self._apply_reading()
+
+    def data_received(self, data: bytes) -> None:
+        """Hand the bytes on, unless the connection is being ended."""
+        if not self._deaf:
+            self._owner.link_received(data)
+
+    def eof_received(self) -> bool:
+        """Keep the socket where the peer's FIN is to stay unanswered, else close it."""
+        if not self.ending and self._by_peer is None:
+            self._by_peer = "fin"
+        encrypted = self._transport is not None and self._transport.get_extra_info("sslcontext") is not None
+        return (self.muted or self.keep_after_eof) and not encrypted
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wake whoever waits, and tell the owner."""
+        if exc is not None and not self.ending:
+            self._by_peer = "rst"
+        self.ending = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self.lost.set()
+        self._writable.set()
+        self._owner.link_ended(self._by_peer)
+
+    def pause_writing(self) -> None:
+        """Note that the peer reads too slowly."""
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        """Wake whoever waits for room; read on if reading was held back."""
+        self._writable.set()
+        if self._held:
+            self._held = False
+            self._apply_reading()
+
+    # ---- writing
+
+    @property
+    def congested(self) -> bool:
+        """Whether the write buffer is above its limit."""
+        return not self._writable.is_set()
+
+    @property
+    def buffered(self) -> int:
+        """The number of bytes that are written and not yet taken by the kernel."""
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+
+    def write(self, data: bytes) -> None:
+        """Write without waiting; count instead while muted; nothing once the connection is ending."""
+        if self.muted:
+            self.muted_bytes += len(data)
+        elif self._transport is not None and not self.ending:
+            self._transport.write(data)
+
+    async def drain(self) -> None:
+        """Wait until the write buffer is below its limit or the connection is over."""
+        await self._writable.wait()
+
+    # ---- reading
+
+    def hold_reading(self) -> None:
+        """Read nothing until the peer has taken what is written to it."""
+        if self.congested and not self._held:
+            self._held = True
+            self._apply_reading()
+
+    def set_reading(self, reading: bool) -> None:
+        """Stop taking bytes from the kernel, or go on."""
+        self._reading = reading
+        self._apply_reading()
+
+    def _apply_reading(self) -> None:
+        if self._transport is None or self._transport.is_closing():
+            return
+        if self._reading and not self._held:
+            self._transport.resume_reading()
+        else:
+            self._transport.pause_reading()
+
+    # ---- ending
+
+    def fin(self) -> None:
+        """Send what is written, then FIN; reset if the peer has not answered it after ``linger`` seconds."""
+        if self.ending:
+            return
+        self._begin_end()
+        self.half_close()
+        self.keep_after_eof = False
+        self._reading, self._held = True, False
+        self._apply_reading()
+        self._timer = self._loop.call_later(self._linger, self.abort)
+
+    def half_close(self) -> None:
+        """Send what is written, then FIN, and go on reading."""
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        self.keep_after_eof = True
+        if transport.can_write_eof():
+            transport.write_eof()
+            return
+        with contextlib.suppress(OSError):  # TLS has no half-close: a FIN below it, without close_notify
+            self._sock.shutdown(socket.SHUT_WR)
+
+    def rst(self) -> None:
+        """Throw away what is not sent and reset the connection."""
+        self._begin_end()
+        with contextlib.suppress(OSError):
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
+        self.abort()
+
+    def abort(self) -> None:
+        """Close the socket now."""
+        self._begin_end()
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _begin_end(self) -> None:
+        self.ending = self._deaf = True
