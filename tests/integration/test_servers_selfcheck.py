@@ -198,7 +198,7 @@ def test_a_closed_server_leaves_no_process(start_server):
 
 
 def test_a_server_that_cannot_start_says_why():
-    server = Server("broken", lambda port: ["python3", "-c", "raise SystemExit('no such thing')"])
+    server = Server("broken", lambda listen, port: ["python3", "-c", "raise SystemExit('no such thing')"])
     try:
         with pytest.raises(RuntimeError, match="broken ended at once: no such thing"):
             server.start()

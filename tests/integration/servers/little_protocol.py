@@ -23,7 +23,6 @@ import argparse
 import json
 import os
 import socket
-import sys
 from collections.abc import Mapping
 from http import HTTPStatus
 from pathlib import Path
@@ -114,21 +113,21 @@ def drop_connection(peername: tuple[str, int]) -> None:
                 continue
 
 
-def port_from_arguments(*names: str) -> argparse.Namespace:
-    """Read ``--port`` and the named options from the command line."""
+def read_arguments(*names: str) -> argparse.Namespace:
+    """Read ``--host``, ``--port`` and the named options from the command line."""
     parser = argparse.ArgumentParser()
+    parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0)
     for name in names:
         parser.add_argument(f"--{name}", required=True)
     return parser.parse_args()
 
 
-def listening_socket(port: int) -> socket.socket:
-    """Return a socket that listens on loopback; port 0 is one that is free."""
-    return socket.create_server(("127.0.0.1", port), backlog=512)
+def listening_socket(arguments: argparse.Namespace) -> socket.socket:
+    """Return a socket that listens there; port 0 is one that is free."""
+    return socket.create_server((arguments.host, arguments.port), backlog=512)
 
 
-def report_ready(port: int) -> None:
+def report_ready(listening: socket.socket) -> None:
     """Tell whoever started this process that connections are accepted from now on."""
-    print(json.dumps({"port": port, "pid": os.getpid()}), flush=True)
-    sys.stdout.flush()
+    print(json.dumps({"port": listening.getsockname()[1], "pid": os.getpid()}), flush=True)

@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -21,6 +22,29 @@ START_TIMEOUT = 30.0
 STOP_TIMEOUT = 5.0
 
 
+Command = Callable[[str, int], Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a server runs.
+
+    Args:
+        host: the address that clients dial.
+        listen: the address it listens on; ``None`` is the same.
+        port: its port; 0 is a free one of loopback, kept for it while it is down.
+        prefix: what is put before its command line, such as ``ip netns exec NAME``.
+    """
+
+    host: str = "127.0.0.1"
+    listen: str | None = None
+    port: int = 0
+    prefix: tuple[str, ...] = ()
+
+
+LOOPBACK = Place()
+
+
 class Server:
     """A server process that can be stopped, killed, started again on the same port, and frozen.
 
@@ -28,18 +52,20 @@ class Server:
 
     Args:
         name: what it is called in test ids and messages.
-        command: gets the port, returns the command line.
+        command: gets the address and the port to listen on, returns the command line.
         features: what of the little protocol it can do beyond the rest, see ``kinds.py``.
         reports_ready: whether it prints a line once it listens; else connecting is tried until it succeeds.
+        place: where it runs.
     """
 
     def __init__(
         self,
         name: str,
-        command: Callable[[int], Sequence[str]],
+        command: Command,
         *,
         features: frozenset[str] = frozenset(),
         reports_ready: bool = True,
+        place: Place = LOOPBACK,
     ) -> None:
         self.name = name
         self.features = features
@@ -48,17 +74,19 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
         self._log, path = tempfile.mkstemp()
         Path(path).unlink()
-        # Bound and not listening: nobody else gets the port between two lives of the server, a dial meanwhile is
-        # refused, and it cannot connect to itself, which a dial to a free ephemeral port sometimes does.
-        self._reservation = socket.socket()
-        self._reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._reservation.bind(("127.0.0.1", 0))
-        self.port: int = self._reservation.getsockname()[1]
+        self._place = place
+        self._reservation: socket.socket | None = None
+        self.host = place.host
+        self.port = place.port
+        if place.port == 0:
+            self._reservation = reserved_port(place.host)
+            self.port = self._reservation.getsockname()[1]
+        self._closed = False
 
     @property
     def url(self) -> str:
         """The address without a path."""
-        return f"ws://127.0.0.1:{self.port}"
+        return f"ws://{self.host}:{self.port}"
 
     @property
     def pid(self) -> int:
@@ -131,11 +159,13 @@ class Server:
 
     def close(self) -> None:
         """End it for good and give the port back; a second call does nothing."""
-        if self._reservation.fileno() < 0:
+        if self._closed:
             return
+        self._closed = True
         self.kill()
         os.close(self._log)
-        self._reservation.close()
+        if self._reservation is not None:
+            self._reservation.close()
 
     def log(self) -> str:
         """Return what it wrote to standard error, in all its lives."""
@@ -173,7 +203,7 @@ class Server:
         setpriv = find_tool("setpriv") if threading.current_thread() is threading.main_thread() else None
         tied = [setpriv, "--pdeathsig", "KILL"] if setpriv else []
         self._process = subprocess.Popen(
-            [*tied, *self._command(self.port)],
+            [*tied, *self._place.prefix, *self._command(self._place.listen or self.host, self.port)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -205,7 +235,7 @@ class Server:
             if self._running().poll() is not None:
                 raise RuntimeError(f"{self.name} ended at once: {self.log()}")
             try:
-                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                socket.create_connection((self.host, self.port), timeout=1).close()
             except OSError as error:
                 if time.monotonic() > deadline:
                     raise RuntimeError(
@@ -214,3 +244,15 @@ class Server:
                 time.sleep(0.02)
             else:
                 return
+
+
+def reserved_port(host: str) -> socket.socket:
+    """Return a socket that is bound and does not listen.
+
+    Nobody else gets its port between two lives of a server, a dial meanwhile is refused, and a dial to it cannot
+    connect to itself, which one to a free ephemeral port sometimes does.
+    """
+    reservation = socket.socket()
+    reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    reservation.bind((host, 0))
+    return reservation

@@ -64,7 +64,7 @@ async def say_goodbye(app: web.Application) -> None:
 
 
 async def main() -> None:
-    port = little_protocol.port_from_arguments().port
+    arguments = little_protocol.read_arguments()
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     app = web.Application()
@@ -72,9 +72,9 @@ async def main() -> None:
     app.on_shutdown.append(say_goodbye)
     runner = web.AppRunner(app, shutdown_timeout=1)
     await runner.setup()
-    listening = little_protocol.listening_socket(port)
+    listening = little_protocol.listening_socket(arguments)
     await web.SockSite(runner, listening).start()
-    little_protocol.report_ready(listening.getsockname()[1])
+    little_protocol.report_ready(listening)
     await stop.wait()
     await runner.cleanup()
 

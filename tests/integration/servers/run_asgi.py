@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import socket
 from typing import Any
 
 import hypercorn.asyncio
@@ -62,8 +63,7 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
         event = await receive()
 
 
-async def serve_uvicorn(port: int, implementation: Any) -> None:
-    listening = little_protocol.listening_socket(port)
+async def serve_uvicorn(listening: socket.socket, implementation: Any) -> None:
     config = uvicorn.Config(
         application,
         ws=implementation,
@@ -72,24 +72,29 @@ async def serve_uvicorn(port: int, implementation: Any) -> None:
         log_level="warning",
         timeout_graceful_shutdown=1,
     )
-    little_protocol.report_ready(listening.getsockname()[1])
     await uvicorn.Server(config).serve(sockets=[listening])
 
 
-async def serve_hypercorn(port: int) -> None:
+async def serve_hypercorn(listening: socket.socket) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    listening = little_protocol.listening_socket(port)
     config = hypercorn.config.Config()
     config.bind = [f"fd://{listening.fileno()}"]
     config.websocket_max_message_size = little_protocol.MAX_MESSAGE_SIZE
     config.graceful_timeout = 1
-    little_protocol.report_ready(listening.getsockname()[1])
     await hypercorn.asyncio.serve(application, config, shutdown_trigger=stop.wait)
 
 
-arguments = little_protocol.port_from_arguments("server")
-if arguments.server == "hypercorn":
-    asyncio.run(serve_hypercorn(arguments.port))
-else:
-    asyncio.run(serve_uvicorn(arguments.port, arguments.server))
+async def main() -> None:
+    arguments = little_protocol.read_arguments("server")
+    listening = little_protocol.listening_socket(arguments)
+    little_protocol.report_ready(
+        listening
+    )  # it listens: who connects before the library accepts waits its turn
+    if arguments.server == "hypercorn":
+        await serve_hypercorn(listening)
+    else:
+        await serve_uvicorn(listening, arguments.server)
+
+
+asyncio.run(main())

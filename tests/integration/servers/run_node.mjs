@@ -1,12 +1,13 @@
 // The little protocol (see little_protocol.py) on the npm package ws.
 
-import { createServer } from "node:http";
-import { STATUS_CODES } from "node:http";
+import { STATUS_CODES, createServer } from "node:http";
+import { parseArgs } from "node:util";
 import { WebSocketServer } from "ws";
 
 const SUBPROTOCOLS = ["chat.v2", "chat.v1"];
-const portAt = process.argv.indexOf("--port");
-const port = portAt < 0 ? 0 : Number(process.argv[portAt + 1]);
+const { values } = parseArgs({
+  options: { host: { type: "string", default: "127.0.0.1" }, port: { type: "string", default: "0" } },
+});
 
 const server = createServer();
 const webSockets = new WebSocketServer({
@@ -77,6 +78,6 @@ process.on("SIGTERM", () => {
   setTimeout(() => process.exit(0), 1000).unref();
 });
 
-server.listen(port, "127.0.0.1", 512, () => {
+server.listen(Number(values.port), values.host, 512, () => {
   console.log(JSON.stringify({ port: server.address().port, pid: process.pid }));
 });

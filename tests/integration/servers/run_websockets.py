@@ -62,10 +62,10 @@ def choose(connection: ServerConnection, offered: Sequence[Subprotocol]) -> Subp
 
 
 async def main() -> None:
-    port = little_protocol.port_from_arguments().port
+    arguments = little_protocol.read_arguments()
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    listening = little_protocol.listening_socket(port)
+    listening = little_protocol.listening_socket(arguments)
     async with serve(
         talk,
         sock=listening,
@@ -74,7 +74,7 @@ async def main() -> None:
         max_size=little_protocol.MAX_MESSAGE_SIZE,
         compression="deflate",
     ):
-        little_protocol.report_ready(listening.getsockname()[1])
+        little_protocol.report_ready(listening)
         await stop.wait()
 
 

@@ -1,0 +1,1 @@
+"""The client in networks that are really broken."""
