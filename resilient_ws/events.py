@@ -6,8 +6,10 @@ Header values and the query of a URL never appear in a `repr`.
 from __future__ import annotations
 
 import enum
+import sys
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import cast
 
 import attrs
 from yarl import URL
@@ -50,10 +52,10 @@ def public_url(url: URL) -> str:
     try:
         port = f":{url.explicit_port}" if url.explicit_port is not None else ""
         host = url.raw_host or ""
-        host = f"[{host}]" if ":" in host else host
-        return f"{url.scheme}://{host}{port}{url.raw_path}"
     except ValueError:
         return "(an address that cannot be shown)"
+    host = f"[{host}]" if ":" in host else host
+    return f"{url.scheme}://{host}{port}{url.raw_path}"
 
 
 def parse_url(value: object) -> URL:
@@ -86,22 +88,31 @@ def parse_url(value: object) -> URL:
 def _headers(value: Mapping[str, str] | None) -> Mapping[str, str]:
     if value is None:
         return _NO_HEADERS
+    _check_headers(value)
+    return value
+
+
+def _check_headers(value: object) -> None:
     if not isinstance(value, Mapping):
         raise TypeError(f"headers must be a mapping, got {type(value).__name__}")
-    for name, text in value.items():
+    for name, text in cast(Mapping[object, object], value).items():
         if not isinstance(name, str) or not isinstance(text, str):
             raise TypeError("headers must map str to str")
         if any(c in "\r\n\0" for c in name) or any(c in "\r\n\0" for c in text):
             raise ValueError(f"header {name!r}: CR, LF and NUL are not allowed in a header")
         if not name or any(not 33 <= ord(c) <= 126 or c in '()<>@,;:\\"/[]?={}' for c in name):
             raise ValueError(f"header {name!r}: a header name is one or more token characters (RFC 9110 5.1)")
-    return value
 
 
 def _subprotocols(value: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(value, str) or not isinstance(value, Sequence):
+    _check_subprotocols(value)
+    return tuple(value)
+
+
+def _check_subprotocols(value: object) -> None:
+    if isinstance(value, str | bytes) or not isinstance(value, Sequence):
         raise TypeError(f"subprotocols must be a sequence of str, got {type(value).__name__}")
-    names = tuple(value)
+    names = cast(Sequence[object], value)
     for name in names:
         if not isinstance(name, str):
             raise TypeError(f"subprotocols must be a sequence of str, one is {type(name).__name__}")
@@ -109,7 +120,6 @@ def _subprotocols(value: Sequence[str]) -> tuple[str, ...]:
             raise ValueError(f"subprotocol {name!r} must be one or more token characters (RFC 6455 4.1)")
     if len(set(names)) != len(names):
         raise ValueError("subprotocols must not repeat a name (RFC 6455 4.1)")
-    return names
 
 
 @attrs.frozen
@@ -359,19 +369,20 @@ class Retry:
         after: Seconds to wait, 0 or more; `None` = what the policy's formula gives.
     """
 
-    after: float | None = attrs.field(default=None)
+    after: float | None = None
 
-    @after.validator
-    def _check_after(self, _: object, value: float | None) -> None:
-        if value is None:
-            return
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise TypeError(f"Retry.after must be a number of seconds or None, got {type(value).__name__}")
-        if not 0 <= value < float("inf"):
-            raise ValueError(f"Retry.after must be 0 or more and finite, got {value!r}")
+    def __attrs_post_init__(self) -> None:
+        _check_after(self.after)
 
 
-Event = (
-    OpenEvent | CloseEvent | RetryEvent | ReconnectEvent | UndeliveredEvent | StateEvent | ErrorEvent
-)
+def _check_after(value: object) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"Retry.after must be a number of seconds or None, got {type(value).__name__}")
+    if not 0 <= value <= sys.float_info.max:
+        raise ValueError(f"Retry.after must be 0 or more and finite, got {value!r}")
+
+
+Event = OpenEvent | CloseEvent | RetryEvent | ReconnectEvent | UndeliveredEvent | StateEvent | ErrorEvent
 """Whatever `events()` yields."""

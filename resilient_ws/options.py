@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import Literal, Self
+from typing import Literal, Self, overload
 
 import attrs
 from tenacity import RetryCallState
@@ -19,6 +20,10 @@ Duration = float | int | timedelta
 MiB = 1024 * 1024
 
 
+@overload
+def seconds(name: str, value: object, *, zero: bool = ..., none: Literal[False] = ...) -> float: ...
+@overload
+def seconds(name: str, value: object, *, zero: bool = ..., none: bool) -> float | None: ...
 def seconds(name: str, value: object, *, zero: bool = False, none: bool = False) -> float | None:
     """Returns `value` in seconds.
 
@@ -40,9 +45,27 @@ def seconds(name: str, value: object, *, zero: bool = False, none: bool = False)
         also = " or None" if none else ""
         raise TypeError(f"{name} must be seconds or a timedelta{also}, got {type(value).__name__}")
     low = "0 or more" if zero else "more than 0"
-    if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
-        raise ValueError(f"{name} must be {low} and finite, got {value!r}")
-    return float(value)
+    number = _as_float(value)
+    if not math.isfinite(number) or number < 0 or (number == 0 and not zero):
+        raise ValueError(f"{name} must be {low} and finite, got {number!r}")
+    return number
+
+
+def factor_of_growth(name: str, value: object) -> float:
+    """Returns `value`, a number of 1 or more; raises `TypeError` or `ValueError` naming the field."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    number = _as_float(value)
+    if not 1 <= number < math.inf:
+        raise ValueError(f"{name} must be 1 or more and finite, got {number!r}")
+    return number
+
+
+def _as_float(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # an int beyond any float
+        return math.inf if value > 0 else -math.inf
 
 
 def whole(name: str, value: object, *, low: int = 1) -> int:
@@ -64,29 +87,36 @@ def one_of(name: str, value: object, allowed: tuple[str, ...]) -> str:
     return value
 
 
-def function(name: str, value: object) -> None:
-    """Raises `TypeError` unless `value` can be called."""
+def switch(name: str, value: object) -> None:
+    """Raises `TypeError` unless `value` is `True`, `False` or `None`."""
+    if value is not None and not isinstance(value, bool):
+        raise TypeError(f"{name} must be True, False or None, got {type(value).__name__}")
+
+
+def function(name: str, value: object, *, sync: bool = False) -> None:
+    """Raises `TypeError` unless `value` can be called, and with `sync` if calling it would have to be awaited."""
     if not callable(value):
         raise TypeError(f"{name} must be callable, got {type(value).__name__}")
+    if sync and (inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(type(value).__call__)):
+        raise TypeError(f"{name} must not be async: what it returns is used at once")
 
 
-def _duration(name: str, *, zero: bool = False) -> Callable[[object], float]:
-    def convert(value: object) -> float:
-        checked = seconds(name, value, zero=zero)
-        assert checked is not None
-        return checked
-
-    return convert
+def _number(value: Duration) -> float:
+    """Converts for the type checkers; `_normalise` checks, since it knows the name of the field."""
+    return value.total_seconds() if isinstance(value, timedelta) else value
 
 
-def _optional_duration(name: str) -> Callable[[object], float | None]:
-    def convert(value: object) -> float | None:
-        return seconds(name, value, none=True)
-
-    return convert
+def _number_or_none(value: Duration | None) -> float | None:
+    return None if value is None else _number(value)
 
 
-AppMessage = Message | Callable[[], Message]
+def _normalise(options: object, *names: str, zero: bool = False, none: bool = False) -> None:
+    """Checks the named durations of a frozen object that is being made, and leaves floats in them."""
+    for name in names:
+        object.__setattr__(options, name, seconds(name, getattr(options, name), zero=zero, none=none))
+
+
+AppMessage = Message | bytearray | memoryview | Callable[[], Message]
 
 
 @attrs.frozen
@@ -107,15 +137,17 @@ class Heartbeat:
         TypeError, ValueError: A value is not a duration, or out of its range.
     """
 
-    interval: float = attrs.field(default=15.0, converter=_duration("interval"))
-    timeout: float = attrs.field(default=10.0, converter=_duration("timeout"))
-    pong_timeout: float | None = attrs.field(default=60.0, converter=_optional_duration("pong_timeout"))
-    idle_timeout: float | None = attrs.field(
-        default=None, converter=_optional_duration("idle_timeout"), kw_only=True
-    )
+    interval: float = attrs.field(default=15.0, converter=_number)
+    timeout: float = attrs.field(default=10.0, converter=_number)
+    pong_timeout: float | None = attrs.field(default=60.0, converter=_number_or_none)
+    idle_timeout: float | None = attrs.field(default=None, converter=_number_or_none, kw_only=True)
     kind: Literal["ping", "expect", "app"] = attrs.field(default="ping", init=False)
     message: AppMessage | None = attrs.field(default=None, init=False, repr=False)
     is_reply: Callable[[Message], bool] | None = attrs.field(default=None, init=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        _normalise(self, "interval", "timeout")
+        _normalise(self, "pong_timeout", "idle_timeout", none=True)
 
     @classmethod
     def expect(cls, within: Duration = 60, *, idle_timeout: Duration | None = None) -> Self:
@@ -126,7 +158,6 @@ class Heartbeat:
             idle_timeout: As for `Heartbeat`.
         """
         limit = seconds("within", within)
-        assert limit is not None
         made = cls(interval=limit, timeout=limit, pong_timeout=None, idle_timeout=idle_timeout)
         object.__setattr__(made, "kind", "expect")
         return made
@@ -152,9 +183,10 @@ class Heartbeat:
             pong_timeout: Seconds one may stay unanswered although messages arrive; `None` = no limit.
             idle_timeout: As for `Heartbeat`; replies do not count as data.
         """
-        if not callable(message) and not isinstance(message, str | bytes | bytearray | memoryview):
-            raise TypeError(f"message must be str, bytes-like or callable, got {type(message).__name__}")
-        function("is_reply", is_reply)
+        if isinstance(message, bytearray | memoryview):
+            message = bytes(message)  # what is sent does not change with the buffer
+        _check_message(message)
+        function("is_reply", is_reply, sync=True)
         made = cls(interval=interval, timeout=timeout, pong_timeout=pong_timeout, idle_timeout=idle_timeout)
         object.__setattr__(made, "kind", "app")
         object.__setattr__(made, "message", message)
@@ -162,8 +194,16 @@ class Heartbeat:
         return made
 
 
+def _check_message(value: object) -> None:
+    if isinstance(value, str | bytes):
+        return
+    if not callable(value):
+        raise TypeError(f"message must be str, bytes-like or callable, got {type(value).__name__}")
+    function("message", value, sync=True)
+
+
 Strategy = Callable[[RetryCallState], float]
-Decide = Callable[[Failure], "Retry | Stop | None | Awaitable[Retry | Stop | None]"]
+Decide = Callable[[Failure], "Retry | Stop | Awaitable[Retry | Stop | None] | None"]
 
 
 @attrs.frozen
@@ -176,7 +216,7 @@ class ReconnectPolicy:
     Args:
         first_delay: Seconds, 0 or more: the range of the first retry.
         min_delay: Seconds, 0 or more: the least delay of the later ones.
-        max_delay: Seconds, more than 0: where the range stops growing. One below the default of `min_delay` or
+        max_delay: Seconds, 0 or more: where the range stops growing. One below the default of `min_delay` or
             `first_delay` lowers that default to it.
         factor: 1 or more: how the range grows.
         max_attempts: Attempts in a row, 1 or more; `None` = no limit.
@@ -190,22 +230,21 @@ class ReconnectPolicy:
         TypeError, ValueError: A value has the wrong type or is out of its range.
     """
 
-    first_delay: float = attrs.field(default=1.0, converter=_duration("first_delay", zero=True))
-    min_delay: float = attrs.field(default=0.5, converter=_duration("min_delay", zero=True))
-    max_delay: float = attrs.field(default=30.0, converter=_duration("max_delay", zero=True))
+    first_delay: float = attrs.field(default=1.0, converter=_number)
+    min_delay: float = attrs.field(default=0.5, converter=_number)
+    max_delay: float = attrs.field(default=30.0, converter=_number)
     factor: float = attrs.field(default=2.0)
     max_attempts: int | None = attrs.field(default=None)
-    max_elapsed: float | None = attrs.field(default=None, converter=_optional_duration("max_elapsed"))
-    min_uptime: float = attrs.field(default=10.0, converter=_duration("min_uptime", zero=True))
+    max_elapsed: float | None = attrs.field(default=None, converter=_number_or_none)
+    min_uptime: float = attrs.field(default=10.0, converter=_number)
     wait: Strategy | None = attrs.field(default=None, repr=False)
     stop: Callable[[RetryCallState], bool] | None = attrs.field(default=None, repr=False)
     decide: Decide | None = attrs.field(default=None, repr=False)
 
     def __attrs_post_init__(self) -> None:
-        if isinstance(self.factor, bool) or not isinstance(self.factor, int | float):
-            raise TypeError(f"factor must be a number, got {type(self.factor).__name__}")
-        if not 1 <= self.factor < math.inf:
-            raise ValueError(f"factor must be 1 or more and finite, got {self.factor!r}")
+        _normalise(self, "first_delay", "min_delay", "max_delay", "min_uptime", zero=True)
+        _normalise(self, "max_elapsed", none=True)
+        object.__setattr__(self, "factor", factor_of_growth("factor", self.factor))
         for name, default in (("first_delay", 1.0), ("min_delay", 0.5)):
             delay = getattr(self, name)
             if delay > self.max_delay:
@@ -216,7 +255,7 @@ class ReconnectPolicy:
             whole("max_attempts", self.max_attempts)
         for name in ("wait", "stop", "decide"):
             if getattr(self, name) is not None:
-                function(name, getattr(self, name))
+                function(name, getattr(self, name), sync=name != "decide")
 
 
 Overflow = Literal["raise", "wait", "drop_oldest", "drop_newest"]
@@ -245,19 +284,20 @@ class Outbox:
 
     max_messages: int = 1000
     max_bytes: int = 8 * MiB
-    ttl: float | None = attrs.field(default=None, converter=_optional_duration("ttl"))
+    ttl: float | None = attrs.field(default=None, converter=_number_or_none)
     overflow: Overflow = "raise"
     on_uncertain: OnUncertain = "report"
     confirm: bool | None = None
-    confirm_interval: float = attrs.field(default=1.0, converter=_duration("confirm_interval"))
+    confirm_interval: float = attrs.field(default=1.0, converter=_number)
 
     def __attrs_post_init__(self) -> None:
+        _normalise(self, "ttl", none=True)
+        _normalise(self, "confirm_interval")
         whole("max_messages", self.max_messages)
         whole("max_bytes", self.max_bytes)
         one_of("overflow", self.overflow, ("raise", "wait", "drop_oldest", "drop_newest"))
         one_of("on_uncertain", self.on_uncertain, ("report", "resend"))
-        if self.confirm is not None and not isinstance(self.confirm, bool):
-            raise TypeError(f"confirm must be True, False or None, got {type(self.confirm).__name__}")
+        switch("confirm", self.confirm)
 
 
 @attrs.frozen

@@ -1,0 +1,310 @@
+"""The facts a program is told: what they hold, what they refuse, and what they keep to themselves."""
+
+import attrs
+import pytest
+from multidict import CIMultiDict
+from yarl import URL
+
+from resilient_ws import events
+from resilient_ws.closing import CloseOrigin
+from resilient_ws.errors import ConnectionLost, InvalidURL
+from resilient_ws.events import (
+    Attempt,
+    CloseEvent,
+    Endpoint,
+    ErrorEvent,
+    Failure,
+    Fate,
+    Gap,
+    OpenEvent,
+    ReconnectEvent,
+    Retry,
+    RetryEvent,
+    State,
+    StateEvent,
+    Stop,
+    UndeliveredEvent,
+    parse_url,
+    public_url,
+)
+
+HOME = Endpoint("wss://host/path")
+CLOSE = CloseEvent(code=1006)
+
+FIELDS = {
+    OpenEvent: "attempt endpoint subprotocol headers first",
+    CloseEvent: "code reason was_clean synthesized origin sent_code cause opened_for silent_for unsent uncertain"
+    " unread will_retry retry_in rule final",
+    RetryEvent: "attempt delay cause rule",
+    ReconnectEvent: "attempts downtime close resent uncertain endpoint",
+    UndeliveredEvent: "message fate accepted_at age",
+    StateEvent: "old new",
+    ErrorEvent: "where exception event",
+    Gap: "close downtime count dropped resumed",
+    Endpoint: "url headers subprotocols",
+    Attempt: "number endpoint last_failure last_close",
+    Failure: "close error status headers retry_after attempt opened_for endpoint",
+    Retry: "after",
+}
+
+
+@pytest.mark.parametrize("kind", FIELDS)
+def test_the_fields_of_each_event(kind):
+    assert [field.name for field in attrs.fields(kind)] == FIELDS[kind].split()
+
+
+@pytest.mark.parametrize(
+    "event,field",
+    [
+        (CLOSE, "code"),
+        (OpenEvent(attempt=1, endpoint=HOME), "attempt"),
+        (RetryEvent(attempt=1, delay=0.5), "delay"),
+        (ReconnectEvent(attempts=1, downtime=2.0, close=CLOSE, endpoint=HOME), "close"),
+        (UndeliveredEvent(message="m", fate=Fate.EXPIRED, accepted_at=0.0, age=1.0), "fate"),
+        (StateEvent(old=State.IDLE, new=State.CONNECTING), "new"),
+        (ErrorEvent(where="on_close", exception=ValueError()), "where"),
+        (Gap(), "count"),
+        (HOME, "url"),
+        (Attempt(number=1), "number"),
+        (Failure(), "error"),
+        (Retry(), "after"),
+    ],
+)
+def test_events_are_frozen(event, field):
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        setattr(event, field, None)
+
+
+def test_states_and_fates_are_their_names():
+    assert [state.value for state in State] == ["idle", "connecting", "open", "backoff", "closing", "closed"]
+    assert [fate.value for fate in Fate] == ["uncertain", "expired", "evicted", "abandoned"]
+
+
+# ------------------------------------------------------------------------------------------------- addresses
+
+
+@pytest.mark.parametrize(
+    "given,url",
+    [
+        ("ws://host", "ws://host"),
+        ("wss://host:8443/a/b?x=1", "wss://host:8443/a/b?x=1"),
+        ("WSS://HOST/Path", "wss://host/Path"),
+        ("ws://host/p#part", "ws://host/p"),
+        ("ws://[::1]:9000/p", "ws://[::1]:9000/p"),
+        (URL("wss://host/p"), "wss://host/p"),
+    ],
+)
+def test_an_address_is_parsed(given, url):
+    assert str(parse_url(given)) == url
+
+
+@pytest.mark.parametrize(
+    "given,message",
+    [
+        ("http://host", "url must begin with ws:// or wss://, its scheme is http://"),
+        ("", "url must begin with ws:// or wss://, its scheme is none"),
+        ("//host/path", "its scheme is none"),
+        ("ws://", "url must have a host"),
+        ("wss:///path", "url must have a host"),
+        ("ws://host:0/", "url must have a port from 1 to 65535, got 0"),
+        ("ws://host:65536/", "url cannot be parsed as a URL"),
+        ("ws://host:port/", "url cannot be parsed as a URL"),
+        ("ws://[host/", "url cannot be parsed as a URL"),
+    ],
+)
+def test_what_is_no_address_is_refused(given, message):
+    with pytest.raises(InvalidURL, match=message):
+        parse_url(given)
+
+
+@pytest.mark.promise("P12")
+def test_a_parse_failure_shows_nothing_of_the_address():
+    with pytest.raises(InvalidURL) as caught:
+        parse_url("ws://user:secret@host:port/?token=secret")
+    assert "secret" not in str(caught.value)
+    assert caught.value.foreign == "ValueError"
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize("given", [None, b"ws://host", 1])
+def test_an_address_is_text_or_a_url(given):
+    with pytest.raises(TypeError, match=r"url must be a str or yarl\.URL, got "):
+        parse_url(given)
+
+
+@pytest.mark.promise("P12")
+@pytest.mark.parametrize(
+    "url,shown",
+    [
+        ("wss://user:secret@host:1/path?token=secret#secret", "wss://host:1/path"),
+        ("ws://[::1]:5/p?q", "ws://[::1]:5/p"),
+        ("ws://host", "ws://host/"),
+        ("/relative", ":///relative"),
+    ],
+)
+def test_only_the_harmless_parts_of_an_address_are_shown(url, shown):
+    assert public_url(URL(url)) == shown
+
+
+def test_an_address_that_cannot_be_taken_apart_is_not_shown():
+    assert public_url(URL("ws://secret:99999/", encoded=True)) == "(an address that cannot be shown)"
+
+
+# ------------------------------------------------------------------------------------------------- endpoints
+
+
+@pytest.mark.promise("P12")
+def test_an_endpoint_shows_no_secret():
+    endpoint = Endpoint("wss://u:secret@host/p?token=secret", {"Authorization": "secret"}, ["chat"])
+    assert repr(endpoint) == "Endpoint(url=wss://host/p, subprotocols=('chat',))"
+    assert str(endpoint) == "wss://host/p"
+    assert endpoint.url == URL("wss://u:secret@host/p?token=secret")
+    assert dict(endpoint.headers) == {"Authorization": "secret"}
+
+
+@pytest.mark.promise("P12")
+@pytest.mark.parametrize(
+    "event",
+    [
+        OpenEvent(attempt=1, endpoint=HOME, headers={"Set-Cookie": "secret"}),
+        Failure(status=401, headers={"Set-Cookie": "secret"}, endpoint=HOME),
+        UndeliveredEvent(message="secret", fate=Fate.EXPIRED, accepted_at=0.0, age=1.0),
+        ErrorEvent(where="on_message", exception=ValueError(), event="secret"),
+    ],
+)
+def test_no_event_shows_a_header_or_a_message(event):
+    assert "secret" not in repr(event)
+
+
+def test_an_endpoint_needs_only_an_address():
+    assert dict(HOME.headers) == {}
+    assert HOME.subprotocols == ()
+    with pytest.raises(TypeError):
+        HOME.headers["A"] = "b"
+    assert Endpoint("ws://h", None).headers == HOME.headers
+    with pytest.raises(InvalidURL):
+        Endpoint("http://host")
+
+
+def test_headers_of_any_mapping_are_kept():
+    headers = CIMultiDict([("A", "1"), ("A", "2")])
+    assert Endpoint("ws://h", headers).headers.getall("a") == ["1", "2"]
+
+
+@pytest.mark.parametrize(
+    "headers,error,message",
+    [
+        ([("A", "b")], TypeError, "headers must be a mapping, got list"),
+        ({1: "b"}, TypeError, "headers must map str to str"),
+        ({"A": 1}, TypeError, "headers must map str to str"),
+        ({"A": b"b"}, TypeError, "headers must map str to str"),
+        ({"A": "b\r"}, ValueError, "header 'A': CR, LF and NUL"),
+        ({"A": "b\nC: d"}, ValueError, "header 'A': CR, LF and NUL"),
+        ({"A": "b\0"}, ValueError, "header 'A': CR, LF and NUL"),
+        ({"A\r\n": "b"}, ValueError, "CR, LF and NUL"),
+        ({"": "b"}, ValueError, "header '': a header name is one or more token characters"),
+        ({"A b": "b"}, ValueError, "header 'A b': a header name"),
+        ({"A:": "b"}, ValueError, "header 'A:': a header name"),
+        ({"Ä": "b"}, ValueError, "header 'Ä': a header name"),
+    ],
+)
+@pytest.mark.promise("P12")
+def test_headers_that_could_smuggle_are_refused(headers, error, message):
+    with pytest.raises(error, match=message):
+        Endpoint("ws://h", headers)
+
+
+@pytest.mark.promise("P12")
+def test_a_refused_header_does_not_show_its_value():
+    with pytest.raises(ValueError, match="header 'A'") as caught:
+        Endpoint("ws://h", {"A": "secret\r\n"})
+    assert "secret" not in str(caught.value)
+
+
+def test_header_values_may_be_empty_or_beyond_ascii():
+    assert Endpoint("ws://h", {"A-b_9!": "", "B": "ü"}).headers == {"A-b_9!": "", "B": "ü"}
+
+
+@pytest.mark.parametrize(
+    "names,error,message",
+    [
+        ("chat", TypeError, "subprotocols must be a sequence of str, got str"),
+        (b"chat", TypeError, "subprotocols must be a sequence of str, got bytes"),
+        ({"chat"}, TypeError, "subprotocols must be a sequence of str, got set"),
+        (None, TypeError, "subprotocols must be a sequence of str, got NoneType"),
+        (["a", 1], TypeError, "subprotocols must be a sequence of str, one is int"),
+        (["a", ""], ValueError, "subprotocol '' must be"),
+        (["a b"], ValueError, "subprotocol 'a b' must be"),
+        (["a,b"], ValueError, "subprotocol 'a,b' must be"),
+        (["a", "b", "a"], ValueError, "subprotocols must not repeat a name"),
+    ],
+)
+def test_subprotocols_are_unique_tokens(names, error, message):
+    with pytest.raises(error, match=message):
+        Endpoint("ws://h", subprotocols=names)
+
+
+def test_subprotocols_keep_their_order():
+    assert Endpoint("ws://h", subprotocols=["v2.chat", "v1.chat"]).subprotocols == ("v2.chat", "v1.chat")
+
+
+# ------------------------------------------------------------------------------------------------- events
+
+
+def test_a_close_says_itself_in_a_line():
+    peer = CloseEvent(code=1001, reason="moved", was_clean=True, origin=CloseOrigin.PEER)
+    assert str(peer) == "closed by peer with 1001 Going Away: moved"
+    dead = CloseEvent(code=1006, synthesized=True, cause=ConnectionLost("silent for 25 s"))
+    assert str(dead) == "closed by network with 1006 Abnormal Closure, synthesized (silent for 25 s)"
+
+
+def test_the_least_a_close_says():
+    assert CLOSE.reason == CLOSE.rule == ""
+    assert CLOSE.origin is CloseOrigin.NETWORK
+    assert (CLOSE.unsent, CLOSE.uncertain, CLOSE.unread) == (0, 0, 0)
+    for name in ("sent_code", "cause", "opened_for", "silent_for", "retry_in"):
+        assert getattr(CLOSE, name) is None
+    for name in ("was_clean", "synthesized", "will_retry", "final"):
+        assert getattr(CLOSE, name) is False
+
+
+def test_an_open_has_headers_even_if_none_came():
+    event = OpenEvent(attempt=1, endpoint=HOME)
+    assert dict(event.headers) == {}
+    assert (event.subprotocol, event.first) == (None, False)
+
+
+def test_every_event_of_the_stream_is_in_the_union():
+    members = set(events.Event.__args__)
+    named = {
+        thing for name, thing in vars(events).items() if name.endswith("Event") and isinstance(thing, type)
+    }
+    assert members == named
+
+
+# ------------------------------------------------------------------------------------------------- verdicts
+
+
+def test_stop_is_raised_or_returned():
+    assert Stop("banned").reason == str(Stop("banned")) == "banned"
+    assert Stop().reason == "the program said stop"
+    with pytest.raises(Stop, match="banned"):
+        raise Stop("banned")
+
+
+@pytest.mark.parametrize("after", [None, 0, 0.5, 10**6])
+def test_a_retry_waits_a_time_that_can_be_waited(after):
+    assert Retry(after).after == Retry(after=after).after == after
+
+
+@pytest.mark.parametrize("after", [-1, -0.001, float("inf"), float("nan"), pytest.param(10**400, id="huge")])
+def test_a_retry_does_not_wait_nonsense(after):
+    with pytest.raises(ValueError, match=r"Retry\.after must be 0 or more and finite, got "):
+        Retry(after)
+
+
+@pytest.mark.parametrize("after", ["1", True, [1]])
+def test_a_retry_waits_a_number(after):
+    with pytest.raises(TypeError, match=r"Retry\.after must be a number of seconds or None, got "):
+        Retry(after)
