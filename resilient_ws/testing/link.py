@@ -49,7 +49,7 @@ class Link(asyncio.Protocol):
         self._held = False
         self._deaf = False
         self.muted = False
-        self.muted_bytes = 0
+        self._half_closed = False
         self.keep_after_eof = False
         self.ending = False
         self.lost = asyncio.Event()
@@ -109,10 +109,8 @@ class Link(asyncio.Protocol):
         return 0 if self._transport is None else self._transport.get_write_buffer_size()
 
     def write(self, data: bytes) -> None:
-        """Write without waiting; count instead while muted; nothing once the connection is ending."""
-        if self.muted:
-            self.muted_bytes += len(data)
-        elif self._transport is not None and not self.ending:
+        """Write without waiting; nothing while muted, half-closed or ending."""
+        if self._transport is not None and not (self.muted or self._half_closed or self.ending):
             self._transport.write(data)
 
     async def drain(self) -> None:
@@ -158,7 +156,7 @@ class Link(asyncio.Protocol):
         transport = self._transport
         if transport is None or transport.is_closing():
             return
-        self.keep_after_eof = True
+        self.keep_after_eof = self._half_closed = True
         if transport.can_write_eof():
             transport.write_eof()
             return
