@@ -70,7 +70,7 @@ docs: $(VENV)/.installed-docs  ## build the documentation into site/
 
 .PHONY: audit
 audit: $(VENV)/.installed-dev  ## known vulnerabilities of the run-time dependencies
-	$(VENV)/bin/pip-audit --progress-spinner off .
+	@tools/audit.sh $(VENV)/bin/pip-audit
 
 .PHONY: format
 format: $(VENV)/.installed-dev  ## let ruff format and repair what it can

@@ -54,6 +54,11 @@ class Network:
     ``server_address`` and ``client_address`` are the addresses of the two ends, also after a change.
     """
 
+    namespace: str
+    client_link: str
+    client_address: str
+    server_address: str
+
     def __init__(self) -> None:
         self._cleanup = ExitStack()
         self._servers: list[Server] = []
