@@ -19,6 +19,7 @@ comma := ,
 PURE_FILES := $(subst $(empty) ,$(comma),$(PURE:%=resilient_ws/%.py))
 
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+export NO_MKDOCS_2_WARNING := 1
 export PYTHON
 
 .PHONY: help
