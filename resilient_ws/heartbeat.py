@@ -1,0 +1,327 @@
+"""A quiet peer or a dead one: the verdict, and what must be seen before it is given.
+
+Pure: `now` and a `Reading` come in, a deadline and a `Verdict` go out. It knows no clock, no loop and no socket; it
+does not send the pings it asks for, it does not end a connection, and it does not know which platform it is on.
+
+The rules, in the words of the code below:
+
+- A **ping** is due `interval` after the last one, whatever arrives: it measures, it confirms, and it asks the
+  direction away from us, which arriving data say nothing about.
+- The connection is **quiet** from the first ping after the last sign of life. Its clock starts when the ping has left,
+  because an answer cannot come to what stands behind an upload of ours. It ends with whatever arrives.
+- A verdict is **doubted** first: the reading is taken again `CONFIRM` seconds later, so that the loop has asked the
+  socket in between.
+- A look that comes **late**, or after the machine slept, judges nothing: it saw the loop stand still, not the peer.
+- While **paused** by our own full inbox, the peer cannot be heard, so silence proves nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final, Literal
+
+import attrs
+
+from resilient_ws.evidence import Answers, Quiet, Reading, in_flight
+from resilient_ws.options import Heartbeat
+
+__all__ = ["HeartbeatMonitor", "Reading", "Verdict"]
+
+Rule = Literal["silence", "answer", "idle"]
+_SILENCE: Final = "silence"
+_ANSWER: Final = "answer"
+_IDLE: Final = "idle"
+
+CONFIRM: Final = 0.03
+"""Seconds between the two looks that a verdict takes."""
+
+LATE: Final = 0.25
+"""Seconds after its deadline from which a look says more about our loop than about the peer."""
+
+SLEPT: Final = 1.0
+"""Seconds of suspension from which the time before it proves nothing."""
+
+DOUBTS: Final = 4
+"""How often a verdict may be put off because the second look came late as well."""
+
+TICK: Final = 0.001
+"""Seconds, the resolution of the coarsest loop (uvloop); two looks are never nearer."""
+
+GRAIN: Final = 0.02
+"""Seconds that the kernel's clock of the last arrival may be wrong by: it counts jiffies, of 10 ms at most, twice."""
+
+
+@attrs.frozen
+class Verdict:
+    """What to do after a look.
+
+    Attributes:
+        ping: Whether to send a ping now, and tell so with `ping_sent`.
+        dead: Why the connection is dead, in words; `None` while it is not.
+        hint: What to try instead, if this peer never answered a ping.
+    """
+
+    ping: bool
+    dead: str | None = None
+    hint: str | None = None
+
+
+_NOTHING: Final = Verdict(ping=False)
+_PING: Final = Verdict(ping=True)
+
+
+class HeartbeatMonitor:
+    """Judges one connection, from its opening to its end.
+
+    Call `look` at `deadline` with a fresh `Reading`, and send a ping if the verdict asks for one. A look may come
+    early (after reading was resumed, or because a timer was left where it stood), which changes nothing. `deadline`
+    moves only in `look`, `ping_sent` and `pong`; after each of them it is later than the `now` it was given.
+
+    Args:
+        options: The rules. With `Heartbeat.app` only the application's own pings are to be told to `ping_sent`,
+            since any ping that is told takes the place of the next one.
+        now: Seconds on a monotonic clock, the same one for all calls and for the times in a `Reading`.
+        reading: What the connection shows at its beginning.
+    """
+
+    deadline: float
+    """When to look next."""
+
+    def __init__(self, options: Heartbeat, now: float, reading: Reading) -> None:
+        self._interval = options.interval
+        self._timeout = options.timeout
+        self._idle = math.inf if options.idle_timeout is None else options.idle_timeout
+        self._kind = options.kind
+        self._coarsest = max(0.1, options.timeout / 20)
+        self._limits: dict[Rule, float] = {
+            _SILENCE: options.timeout,
+            _ANSWER: math.inf if options.pong_timeout is None else options.pong_timeout,
+            _IDLE: self._idle,
+        }
+        self._reading = reading
+        self._looked_at = now
+        self._begun_at = now
+        self._moved_at = now
+        self._stuck_at = now
+        self._pinged_at = -math.inf
+        self._next_ping = math.inf if self._kind == "expect" else now + self._interval
+        self._owes_ping = False
+        self._quiet: Quiet | None = None
+        self._answers = Answers(self._interval, self._limits[_ANSWER])
+        self._excused = False
+        self._doubt: Rule | None = None
+        self._doubted_at = now
+        self._doubts = 0
+        self._schedule(now)
+
+    @property
+    def answered(self) -> bool:
+        """Whether this peer has ever answered a ping on this connection."""
+        return self._answers.answered
+
+    @property
+    def unanswered_first(self) -> bool:
+        """Whether pings were sent and none was ever answered."""
+        return self._answers.last > -math.inf and not self._answers.answered
+
+    @property
+    def hint(self) -> str | None:
+        """What to try with a peer that never answered a ping; `None` if it did, or was never asked."""
+        if not self.unanswered_first:
+            return None
+        if self._kind == "app":
+            return "no reply to an application ping has ever come on this connection: is_reply matched no message"
+        return (
+            "this peer has never answered a ping on this connection: Heartbeat.expect suits a server that sends the "
+            "pings itself, Heartbeat.app one that answers only its own ping message"
+        )
+
+    # --- what happens ---
+
+    def look(self, now: float, reading: Reading, *, suspended: float = 0.0) -> Verdict:
+        """Judges by what the connection shows now.
+
+        Args:
+            now: Seconds; later than `deadline` by more than `LATE` means that our loop stood still.
+            reading: Taken just before.
+            suspended: Seconds that the machine slept since the last look, as far as `now` does not show them.
+        """
+        late = now - self.deadline
+        self._observe(now, reading, counts=late <= LATE and suspended <= SLEPT)
+        if suspended > SLEPT:
+            self._begin_anew(now)
+            self._owes_ping = True
+        dead = self._judge(now, late)
+        ping = self._kind != "expect" and (self._owes_ping or now + TICK >= self._next_ping)
+        if ping:
+            self._next_ping = now + self._interval
+        self._owes_ping = False
+        self._schedule(now)
+        if dead is not None:
+            return Verdict(ping=False, dead=dead, hint=self.hint)
+        return _PING if ping else _NOTHING
+
+    def ping_sent(self, number: int, now: float, reading: Reading) -> None:
+        """Takes note of a ping that was just handed to the transport, whoever wanted it; the next is `interval` away.
+
+        Args:
+            number: Larger than that of any ping before.
+            now: Seconds.
+            reading: Taken after the ping was written, so that `pending` includes it.
+        """
+        self._observe(now, reading, counts=now - self.deadline <= LATE)
+        self._answers.sent(number, now)
+        self._pinged_at = now
+        if self._kind != "expect":
+            self._owes_ping = False
+            self._next_ping = now + self._interval
+            if self._quiet is None:
+                self._quiet = Quiet(now, reading)
+        self._schedule(now)
+
+    def pong(self, number: int, now: float) -> float | None:
+        """Takes an answer to ping `number`; it answers the pings before it too, and is a sign of life in any case.
+
+        Returns:
+            The round trip in seconds; `None` for a ping that was answered before or never sent.
+        """
+        self._hear()
+        trip = self._answers.came(number, now)
+        self._schedule(now)
+        return trip
+
+    # --- what is seen ---
+
+    def _observe(self, now: float, reading: Reading, *, counts: bool) -> None:
+        """Takes in what changed since the last look; `counts`: whether our loop ran all the time."""
+        before, since = self._reading, self._looked_at
+        self._reading, self._looked_at = reading, now
+        if reading.received != before.received:
+            self._hear()
+        moved = reading.left != before.left
+        if moved or not before.pending:
+            self._moved_at = now
+        if moved or not in_flight(before):
+            self._stuck_at = now
+        if self._quiet is not None:
+            self._quiet.observe(now, reading, self._coarsest)
+        seen = reading.resumed_at > since
+        if before.paused or reading.paused or seen:
+            if not reading.paused:
+                self._begun_at = reading.resumed_at if seen else now
+                self._ask_again(now)
+        elif counts:
+            self._answers.observe(now, since, before, reading)
+
+    def _hear(self) -> None:
+        """Something arrived: whatever it was, the peer lived when it sent it."""
+        self._quiet = None
+        self._excused = False
+
+    def _ask_again(self, now: float) -> None:
+        """Lets a silence begin anew with a fresh ping, or with the last one if that was only just sent."""
+        if self._quiet is None:
+            return
+        if now - self._pinged_at < min(1.0, self._interval / 2):
+            self._quiet.restart(now)
+        else:
+            self._quiet = None
+            self._owes_ping = True
+
+    def _begin_anew(self, now: float) -> None:
+        """Forgets what spoke against the peer."""
+        self._begun_at = now
+        self._answers.restart()
+        self._ask_again(now)
+
+    # --- what is judged ---
+
+    def _judge(self, now: float, late: float) -> str | None:
+        """Returns the cause of death, if there is one and it was seen twice."""
+        due, rule = self._first_due()
+        if now < due - CONFIRM:
+            return None
+        if late > max(LATE, self._limits[rule] / 2):
+            self._excused = True
+            self._begin_anew(now)
+        elif late > LATE and not self._excused:
+            self._excused = True
+            if rule == _SILENCE:
+                self._ask_again(now)
+        elif not self._doubted(rule, due):
+            self._doubt, self._doubted_at, self._doubts = rule, now, 1
+        elif late > CONFIRM and self._doubts < DOUBTS:
+            self._doubted_at = now
+            self._doubts += 1
+        elif now >= max(due, self._doubted_at + CONFIRM):
+            return self._cause(rule, now)
+        return None
+
+    def _doubted(self, rule: Rule, due: float) -> bool:
+        """Whether this very verdict was near when it was last looked at."""
+        return self._doubt == rule and due - CONFIRM <= self._doubted_at + TICK
+
+    def _first_due(self) -> tuple[float, Rule]:
+        """Returns when the first of the rules is broken if nothing changes, and which."""
+        due = self._silence_due()
+        rule: Rule = _SILENCE
+        answer = self._answers.due(self._reading, self._looked_at)
+        if answer < due:
+            due, rule = answer, _ANSWER
+        if not self._reading.paused:
+            idle = max(self._reading.message_at, self._begun_at) + self._idle
+            if idle < due:
+                due, rule = idle, _IDLE
+        return due, rule
+
+    def _silence_due(self) -> float:
+        reading, quiet = self._reading, self._quiet
+        if self._kind == "expect":
+            return math.inf if reading.paused else self._heard_at() + self._timeout + GRAIN
+        if quiet is None:
+            return math.inf
+        if reading.paused:
+            # What we do not read proves nothing, but a living kernel acknowledges what reaches it.
+            stuck = reading.acknowledged and in_flight(reading)
+            return max(self._stuck_at, quiet.since) + self._timeout if stuck else math.inf
+        return self._silent_since(quiet) + self._timeout
+
+    def _heard_at(self) -> float:
+        return max(self._reading.received_at, self._begun_at)
+
+    def _silent_since(self, quiet: Quiet) -> float:
+        """Since when an answer could be on its way, or nothing of ours moves."""
+        return max(self._moved_at, quiet.since) if quiet.left_at is None else quiet.left_at
+
+    def _cause(self, rule: Rule, now: float) -> str:
+        reading, quiet = self._reading, self._quiet
+        if rule == _IDLE:
+            return f"no data message for {now - max(reading.message_at, self._begun_at):.1f} s"
+        if rule == _ANSWER:
+            answer = "PONG" if self._kind == "ping" else "reply"
+            return f"no {answer} for {self._answers.owed:.1f} s though messages arrive"
+        if quiet is None:
+            return f"nothing arrived for {now - self._heard_at():.1f} s"
+        if reading.paused:
+            stuck = now - max(self._stuck_at, quiet.since)
+            return f"nothing of ours was acknowledged and nothing arrived for {stuck:.1f} s"
+        silent = now - self._silent_since(quiet)
+        if quiet.left_at is None:
+            return (
+                f"nothing of ours moved and nothing arrived for {silent:.1f} s: {reading.pending} bytes stand"
+            )
+        return f"nothing arrived for {silent:.1f} s after a ping"
+
+    def _schedule(self, now: float) -> None:
+        """Sets the deadline: the first moment at which a look can change anything."""
+        looked_at, quiet = self._looked_at, self._quiet
+        due, rule = self._first_due()
+        doubted = self._doubted(rule, due)
+        wake = min(self._next_ping, max(due, self._doubted_at + CONFIRM) if doubted else due - CONFIRM)
+        if self._reading.paused:
+            wake = min(wake, looked_at + min(self._interval, self._idle) / 2)
+        elif quiet is not None and quiet.left_at is None:
+            wake = min(wake, looked_at + quiet.step)
+        elif self._answers.awaited and self._limits[_ANSWER] < math.inf:
+            wake = min(wake, looked_at + self._answers.gap / 2)
+        self.deadline = max(wake, now + TICK)

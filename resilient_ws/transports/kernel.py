@@ -1,0 +1,99 @@
+"""What the kernel knows about a TCP socket: bytes that we have not read yet, bytes that the peer has acknowledged.
+
+Linux only. It knows nothing of WebSockets, and it judges nothing.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import sys
+from typing import Any, Final, Protocol
+
+import attrs
+
+if sys.platform == "linux":
+    import fcntl
+    import termios
+
+# `struct tcp_info` of linux/tcp.h only ever grows at its end: offsets are for ever, but an old kernel returns less.
+_SIZE: Final = 256
+_LAST_DATA_RECV: Final = struct.Struct("=52xI")
+_BYTES: Final = struct.Struct("=120xQQ")  # tcpi_bytes_acked, tcpi_bytes_received: Linux 4.1
+_NOTSENT: Final = struct.Struct("=144xI")  # tcpi_notsent_bytes: Linux 4.6
+_SND_WND: Final = struct.Struct("=228xI")  # tcpi_snd_wnd: Linux 5.4
+_INT: Final = struct.Struct("=i")
+
+
+class Socket(Protocol):
+    """What is asked of a socket; those of asyncio and of uvloop have it."""
+
+    def fileno(self) -> int:
+        """The number of the socket; -1 for a closed one."""
+        ...
+
+    def getsockopt(self, level: int, optname: int, buflen: int, /) -> Any:
+        """The option as bytes."""
+        ...
+
+
+@attrs.frozen
+class SocketFacts:
+    """One look at a TCP socket.
+
+    Attributes:
+        bytes_received: Bytes that came from the peer, in order and once, whether read by us or not.
+        bytes_acked: Bytes of ours that the peer's kernel has acknowledged (one more than that after a connect, since
+            the SYN counts).
+        queued: Bytes of ours in our kernel that are not acknowledged, sent or not.
+        in_flight: How many of `queued` are sent, to a peer that has room; `None` where the kernel does not tell.
+            0 while the peer's window is closed: then it is not asked to acknowledge anything.
+        last_data_recv: Seconds since data last came, in steps of the kernel's clock (1 to 10 ms).
+    """
+
+    bytes_received: int
+    bytes_acked: int
+    queued: int
+    in_flight: int | None
+    last_data_recv: float
+
+
+def read(sock: Socket | None) -> SocketFacts | None:
+    """Asks the kernel about `sock`: two system calls.
+
+    Not to be called after the transport of the socket was closed: its number may belong to another socket then.
+
+    Returns:
+        `None` if this is no TCP socket, or a closed one, or on a system (one that is not Linux, or merely resembles
+        it, or is older than 4.1) that does not count: a WebSocket connection has always sent and received something.
+    """
+    if sys.platform != "linux":
+        return None
+    if sock is None:
+        return None
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _SIZE)
+        # SIOCOUTQ of linux/sockios.h is TIOCOUTQ.
+        queued: int = _INT.unpack(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(_INT.size)))[0]
+    except (OSError, ValueError):
+        return None
+    return facts(info, queued)
+
+
+def facts(info: bytes, queued: int) -> SocketFacts | None:
+    """Takes a `struct tcp_info` apart; `None` if it does not count bytes."""
+    if len(info) < _BYTES.size:
+        return None
+    acked, received = _BYTES.unpack_from(info)
+    if not (acked and received):
+        return None
+    (last,) = _LAST_DATA_RECV.unpack_from(info)
+    return SocketFacts(received, acked, queued, _in_flight(info, queued), last / 1000)
+
+
+def _in_flight(info: bytes, queued: int) -> int | None:
+    if len(info) < _SND_WND.size:
+        return None
+    (unsent,) = _NOTSENT.unpack_from(info)
+    (window,) = _SND_WND.unpack_from(info)
+    return max(0, queued - unsent) if window else 0
