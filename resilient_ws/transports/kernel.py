@@ -67,17 +67,15 @@ def read(sock: Socket | None) -> SocketFacts | None:
         `None` if this is no TCP socket, or a closed one, or on a system (one that is not Linux, or merely resembles
         it, or is older than 4.1) that does not count: a WebSocket connection has always sent and received something.
     """
-    if sys.platform != "linux":
-        return None
-    if sock is None:
-        return None
-    try:
-        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _SIZE)
-        # SIOCOUTQ of linux/sockios.h is TIOCOUTQ.
-        queued: int = _INT.unpack(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(_INT.size)))[0]
-    except (OSError, ValueError):
-        return None
-    return facts(info, queued)
+    if sys.platform == "linux" and sock is not None:
+        try:
+            info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _SIZE)
+            # SIOCOUTQ of linux/sockios.h is TIOCOUTQ.
+            queued: int = _INT.unpack(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(_INT.size)))[0]
+        except (OSError, ValueError):
+            return None
+        return facts(info, queued)
+    return None
 
 
 def facts(info: bytes, queued: int) -> SocketFacts | None:
