@@ -1,0 +1,402 @@
+"""Accepted messages until their fate is known: waiting, written, confirmed, or lost in one of the named ways.
+
+Knows no clock, loop or network: `now` comes in, what became of messages goes out, the caller acts. Each message is in
+exactly one place:
+
+    accept -> lanes (waiting) -> hand (being written) -> unconfirmed -> confirmed
+                                   ^                       |
+                                   +-- resent (in front) <-+  the connection ended
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from resilient_ws.events import Message
+from resilient_ws.options import Outbox
+from resilient_ws.unconfirmed import UNCONFIRMED_MESSAGES, Unconfirmed
+from resilient_ws.waiting import Entry, Lanes
+
+__all__ = ["UNCONFIRMED_MESSAGES", "DeliveryQueue", "Entry", "Loss", "Remains"]
+
+
+class Loss(NamedTuple):
+    """What the end of a connection did: which messages are `UNCERTAIN` now, and how many will be sent again."""
+
+    uncertain: list[Entry]
+    resent: int
+
+
+class Remains(NamedTuple):
+    """What the end of the client left: what was never written (`ABANDONED`), and the rest (`UNCERTAIN`)."""
+
+    abandoned: list[Entry]
+    uncertain: list[Entry]
+
+
+class DeliveryQueue:
+    """The accounting of one client's outgoing messages over all its connections.
+
+    On a connection: `connected`; then `write_through`, `take` followed by `written` or `untake`, and `mark` and
+    `confirm` around each ping and its PONG; then `lost`. `accept` and `expire` at any time, `close` once.
+
+    Args:
+        options: The bounds, the overflow rule, and what happens to plain messages that become uncertain.
+
+    Attributes:
+        confirmed: How many messages a PONG has covered, or were written while confirmation was off.
+        uncertain: How many were written and not confirmed when a connection or the client ended.
+        expired: How many were not written in their time.
+        evicted: How many an overflow rule or a newer message with their key removed.
+        abandoned: How many were never written when the client ended.
+        unverified: How many were let go while no PONG could arrive.
+    """
+
+    def __init__(self, options: Outbox) -> None:
+        self.confirmed = self.uncertain = self.expired = self.evicted = self.abandoned = self.unverified = 0
+        self._max_messages = options.max_messages
+        self._max_bytes = options.max_bytes
+        self._drops = options.overflow if options.overflow in {"drop_oldest", "drop_newest"} else None
+        self._lanes = Lanes()
+        # Written on a connection that ended: no ttl, key or overflow rule touches these.
+        self._resent: deque[Entry] = deque()
+        self._resent_size = 0
+        self._hand: Entry | None = None
+        self._ahead = 0  # how many go before a new message: in the lanes, resent, in hand
+        self._position = 0  # grows with what is accepted: orders messages and barriers
+        self._confirming = False
+        self._unconfirmed = Unconfirmed(options.on_uncertain == "resend")
+
+    # ------------------------------------------------------------------------------------------ what there is
+
+    @property
+    def waiting(self) -> int:
+        """How many accepted messages are still to be written, or to be written again."""
+        return self._lanes.count + len(self._resent)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """The bytes of those messages."""
+        return self._lanes.size + self._resent_size
+
+    @property
+    def unconfirmed(self) -> int:
+        """How many messages are written, or being written, and not confirmed."""
+        return self._unconfirmed.count + (self._hand is not None)
+
+    @property
+    def unconfirmed_bytes(self) -> int:
+        """The bytes of those messages."""
+        return self._unconfirmed.size + (self._hand.size if self._hand is not None else 0)
+
+    @property
+    def confirming(self) -> bool:
+        """Whether what is written now is kept until a PONG covers it."""
+        return self._confirming
+
+    @property
+    def unmarked(self) -> bool:
+        """Whether something is unconfirmed that no ping covers yet."""
+        return bool(self._unconfirmed.items)
+
+    def barrier(self) -> int:
+        """Returns a position behind all messages accepted until now, for `is_settled`."""
+        self._position += 1
+        return self._position
+
+    def is_settled(self, position: int) -> bool:
+        """Whether every message accepted before `position` has its end.
+
+        Messages written between the same two pings settle together, so later ones may delay the answer, as does one
+        that took the place of an older one with its key.
+        """
+        if self._hand is not None and self._hand.position < position:
+            return False
+        if any(entry.position < position for entry in self._resent):
+            return False
+        return self._lanes.oldest_position() >= position and self._unconfirmed.is_behind(position)
+
+    # ------------------------------------------------------------------------------------------ accepting
+
+    def has_room(self, size: int, key: str | None = None) -> bool:
+        """Whether a message fits within the bounds for what waits.
+
+        Messages that will be written again are not counted: the bounds for the unconfirmed hold for them.
+
+        Args:
+            size: Its bytes.
+            key: Its key: the message that it would replace counts as gone. `None` = it has none.
+        """
+        lanes = self._lanes
+        replaced = lanes.keyed(key)
+        if replaced is not None:
+            return lanes.size - replaced.size + size <= self._max_bytes
+        return lanes.count < self._max_messages and lanes.size + size <= self._max_bytes
+
+    def accept(self, entry: Entry) -> Sequence[Entry]:
+        """Appends `entry` to what waits, and returns what was evicted for it.
+
+        It never refuses: with the overflow rules `raise` and `wait` the caller asks `has_room` before. A waiting
+        message with the same key is evicted; `entry` takes its place, or goes to the end if the priorities differ.
+        Where there is no room, `drop_newest` evicts `entry` itself, and `drop_oldest` the oldest messages of the
+        lowest priority, which may be `entry`.
+        """
+        self._position += 1
+        entry.position = self._position
+        lanes = self._lanes
+        if self._drops is None and entry.key is None:
+            self._ahead += 1
+            lanes.append(entry)
+            return ()
+        replaced = lanes.keyed(entry.key)
+        if self._drops == "drop_newest" and not self.has_room(entry.size, entry.key):
+            self.evicted += 1
+            return (entry,)
+        evicted: list[Entry] = []
+        if replaced is None:
+            self._ahead += 1
+            lanes.append(entry)
+        else:
+            lanes.replace(replaced, entry)
+            evicted.append(replaced)
+        if self._drops == "drop_oldest":
+            while lanes.count > self._max_messages or lanes.size > self._max_bytes:
+                self._ahead -= 1
+                evicted.append(lanes.least())
+                lanes.remove(evicted[-1])
+        self.evicted += len(evicted)
+        return evicted
+
+    def restore(self, entries: Iterable[Entry]) -> list[Entry]:
+        """Takes over what an earlier process left, in order, before anything else; returns what is `UNCERTAIN`.
+
+        Entries that had been written go in front if they are to be sent again. No bound is applied: what was
+        accepted stays accepted.
+        """
+        uncertain: list[Entry] = []
+        for entry in entries:
+            self._position += 1
+            entry.position = self._position
+            if entry.written and not entry.resend:
+                self.uncertain += 1
+                uncertain.append(entry)
+                continue
+            self._ahead += 1
+            if entry.written:
+                self._resent.append(entry)
+                self._resent_size += entry.size
+            else:
+                self._lanes.append(entry)
+        return uncertain
+
+    def expire(self, now: float) -> list[Entry]:
+        """Removes and returns the messages that have waited past their time, the earliest first."""
+        due = self._lanes.expire(now)
+        self._ahead -= len(due)
+        self.expired += len(due)
+        return due
+
+    @property
+    def next_expiry(self) -> float | None:
+        """When `expire` has something to do next, in seconds of the caller's clock; `None` = never."""
+        return self._lanes.next_expiry()
+
+    # ------------------------------------------------------------------------------------------ writing
+
+    def connected(self, *, confirming: bool) -> None:
+        """A connection is open; `lost` was called for the one before.
+
+        Args:
+            confirming: Whether written messages are kept until a PONG covers them; else written is confirmed.
+        """
+        self._confirming = confirming
+        self._unconfirmed.begin(self._position)
+
+    def write_through(self, message: Message, size: int, now: float) -> bool:
+        """Accepts a plain message as written already, if it has to wait for nothing.
+
+        Args:
+            message: `str`, or `bytes` that nobody changes.
+            size: Bytes of its payload, 0 to `max_bytes`.
+            now: Seconds of the caller's clock; one object for many messages is faster than equal ones.
+
+        Returns:
+            Whether it was accepted. If so, the caller hands it to the socket before anything else; if not, nothing
+            has changed: no connection is open, something waits, or the bounds for the unconfirmed are reached.
+        """
+        unconfirmed = self._unconfirmed
+        items = unconfirmed.items
+        total = unconfirmed.size + size
+        if self._ahead or total > self._max_bytes or len(items) >= unconfirmed.limit:
+            return False
+        if self._confirming:
+            if now is not unconfirmed.now:
+                unconfirmed.stamp(now)
+            items.append(message)
+            unconfirmed.size = total
+        else:
+            self.confirmed += 1
+        return True
+
+    def fits(self, size: int) -> bool:
+        """Whether a message may be written now: a connection is open, and the unconfirmed are within their bounds.
+
+        One message fits, whatever its size, while nothing is unconfirmed.
+        """
+        unconfirmed = self._unconfirmed
+        if len(unconfirmed.items) >= unconfirmed.limit:
+            return False
+        return unconfirmed.size + size <= self._max_bytes or not unconfirmed.count
+
+    def take(self) -> Entry | None:
+        """Takes the next message in hand, to be written; `written` or `untake` follows.
+
+        Deadlines are not looked at: `expire` comes first.
+
+        Returns:
+            `None` if nothing waits or the next message does not fit.
+        """
+        assert self._hand is None, "the message taken before is neither written nor put back"
+        entry = self._resent[0] if self._resent else self._lanes.first()
+        if entry is None or not self.fits(entry.size):
+            return None
+        if entry.written:
+            del self._resent[0]
+            self._resent_size -= entry.size
+        else:
+            self._lanes.pop(entry)
+        self._hand = entry
+        return entry
+
+    def untake(self) -> None:
+        """The message in hand was not written, no byte of it: it goes back in front.
+
+        For this one message the bounds of what waits may be passed.
+        """
+        entry = self._release()
+        self._ahead += 1
+        if entry.written:
+            self._resent.appendleft(entry)
+            self._resent_size += entry.size
+        else:
+            self._lanes.put_back(entry)
+
+    def written(self) -> Entry | None:
+        """The message in hand was handed to the socket whole.
+
+        Returns:
+            The entry if it counts as confirmed at once, because confirmation is off; else `None`.
+        """
+        entry = self._release()
+        if not self._confirming:
+            self.confirmed += 1
+            return entry
+        self._unconfirmed.append(entry)
+        return None
+
+    # ------------------------------------------------------------------------------------------ confirming
+
+    @property
+    def needs_ping(self) -> bool:
+        """Whether a ping should go out at once: half of a bound is reached, and it would cover something new."""
+        unconfirmed = self._unconfirmed
+        if not unconfirmed.items:
+            return False
+        return 2 * unconfirmed.count >= UNCONFIRMED_MESSAGES or 2 * unconfirmed.size >= self._max_bytes
+
+    def mark(self) -> int:
+        """Returns the mark of a ping that is sent now: it covers what was written whole until now."""
+        return self._unconfirmed.mark(self._position)
+
+    def confirm(self, mark: int) -> Sequence[Entry]:
+        """The PONG for `mark` came: what its ping covers is confirmed, as are the messages of earlier pings.
+
+        A mark of an earlier connection, or one that was confirmed already, confirms nothing.
+
+        Returns:
+            Those of the confirmed that have a token or a record.
+        """
+        count, watched = self._unconfirmed.confirm(mark)
+        self.confirmed += count
+        return watched
+
+    def turn_off(self) -> Sequence[Entry]:
+        """Confirmation is off for the rest of this connection: what was written counts as confirmed.
+
+        Returns:
+            Those that have a token or a record.
+        """
+        watched = self._unconfirmed.watched()
+        self.confirmed += self._unconfirmed.count
+        self._unconfirmed.forget()
+        self.connected(confirming=False)
+        return watched
+
+    def let_go(self, size: int) -> Sequence[Entry]:
+        """Gives up the confirmation of the oldest written messages until one of `size` bytes may be written.
+
+        It stops early, without room, at a message that is to be sent again if it gets lost. Those given up are
+        counted as `unverified`.
+
+        Returns:
+            Those that have a token or a record.
+        """
+        watched: list[Entry] = []
+        unconfirmed = self._unconfirmed
+        while unconfirmed.count and not self.fits(size) and not unconfirmed.oldest_resends():
+            entry = unconfirmed.pop()
+            self.unverified += 1
+            if entry.watched:
+                watched.append(entry)
+        return watched
+
+    # ------------------------------------------------------------------------------------------ ends
+
+    def lost(self, *, poison: bool = False) -> Loss:
+        """The connection has ended: what was unconfirmed is uncertain, or goes in front to be sent again.
+
+        A message still in hand counts as written; if no byte of it was, `untake` comes first.
+
+        Args:
+            poison: Whether the peer said that it cannot take what we sent: then nothing is sent again, since it
+                might end every connection.
+        """
+        again: list[Entry] = []
+        uncertain: list[Entry] = []
+        for entry in self._take_unconfirmed():
+            (again if entry.resend and not poison else uncertain).append(entry)
+        for entry in again:
+            entry.written = True
+            self._resent_size += entry.size
+        self._resent.extendleft(reversed(again))
+        self._ahead += len(again)
+        self.uncertain += len(uncertain)
+        return Loss(uncertain, len(again))
+
+    def close(self) -> Remains:
+        """The client has ended: takes out all that is left. A message still in hand counts as written."""
+        uncertain = [*self._take_unconfirmed(), *self._resent]
+        abandoned = self._lanes.in_order()
+        self.uncertain += len(uncertain)
+        self.abandoned += len(abandoned)
+        self._lanes = Lanes()
+        self._resent.clear()
+        self._resent_size = 0
+        self._ahead = 0
+        return Remains(abandoned, uncertain)
+
+    def _take_unconfirmed(self) -> list[Entry]:
+        entries = self._unconfirmed.clear()
+        if self._hand is not None:
+            entries.append(self._release())
+        self._confirming = False
+        return entries
+
+    def _release(self) -> Entry:
+        entry = self._hand
+        assert entry is not None, "no message was taken"
+        self._hand = None
+        self._ahead -= 1
+        return entry
