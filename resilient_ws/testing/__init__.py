@@ -1,8 +1,10 @@
 """A kit to prove that a program survives bad servers and bad networks.
 
 `FaultServer` is an in-process WebSocket server that does what it is told and records what it got.
+`VirtualClock` makes hours of waiting take milliseconds.
 """
 
+from .clock import DeadlockError, TimeLimitError, VirtualClock, VirtualLoop, run_virtual
 from .connection import FaultConnection
 from .deflate import Deflate
 from .handshake import Headers, Request
@@ -39,6 +41,7 @@ __all__ = [
     "Answer",
     "AttemptRecord",
     "Behaviour",
+    "DeadlockError",
     "Deflate",
     "Drip",
     "Drop",
@@ -58,6 +61,9 @@ __all__ = [
     "Refuse",
     "Report",
     "Request",
+    "TimeLimitError",
+    "VirtualClock",
+    "VirtualLoop",
     "WrongAcceptKey",
     "WrongSubprotocol",
     "encode_close",
@@ -66,4 +72,5 @@ __all__ = [
     "numbered",
     "report_messages",
     "report_numbers",
+    "run_virtual",
 ]

@@ -1,6 +1,7 @@
 """A client that shows the bytes: it keeps the rules only where a test wants it to."""
 
 import asyncio
+import contextlib
 import ssl as ssl_module
 from types import TracebackType
 from typing import Self
@@ -14,7 +15,9 @@ KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 class RawClient:
     """A TCP connection to a WebSocket server, with as much of a handshake as asked for."""
 
-    def __init__(self, port: int, *, ssl: ssl_module.SSLContext | None = None, host: str = "127.0.0.1") -> None:
+    def __init__(
+        self, port: int, *, ssl: ssl_module.SSLContext | None = None, host: str = "127.0.0.1"
+    ) -> None:
         self.port, self.host, self.ssl = port, host, ssl
         self.parser = FrameParser(1 << 30)
         self.frames: list[Frame] = []
@@ -31,10 +34,8 @@ class RawClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.writer.transport.abort()
-        try:
+        with contextlib.suppress(OSError):
             await self.writer.wait_closed()
-        except OSError:
-            pass
 
     async def request(self, *extra: str, path: str = "/", version: str = "13") -> None:
         lines = [
@@ -52,7 +53,9 @@ class RawClient:
     async def response(self) -> int:
         head = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         first, *rest = head.strip().split("\r\n")
-        self.headers = Headers((name, value.strip()) for name, _, value in (line.partition(":") for line in rest))
+        self.headers = Headers(
+            (name, value.strip()) for name, _, value in (line.partition(":") for line in rest)
+        )
         self.status = int(first.split(" ")[1])
         return self.status
 

@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import socket
 
 import pytest
@@ -66,21 +67,24 @@ async def test_ipv6():
 
 @pytest.mark.parametrize("drop", ["fin", "rst", "silent"])
 async def test_everything_is_dropped_handshakes_included(drop):
-    async with FaultServer([NeverAnswer(), Accept()]) as server:
-        async with RawClient(server.port) as waiting, RawClient(server.port) as client:
-            await waiting.request()
-            await server.until(lambda: server.attempts[0].outcome == "never answered")
-            await client.open()
-            assert server.drop_all(drop) == 2
-            for one in (waiting, client):
-                if drop == "fin":
-                    assert await one.frame() is None
-                elif drop == "rst":
-                    with pytest.raises(ConnectionResetError):
-                        await one.frame()
-                else:
-                    one.text("anyone?")
-                    assert await one.quiet()
+    async with (
+        FaultServer([NeverAnswer(), Accept()]) as server,
+        RawClient(server.port) as waiting,
+        RawClient(server.port) as client,
+    ):
+        await waiting.request()
+        await server.until(lambda: server.attempts and server.attempts[0].outcome == "never answered")
+        await client.open()
+        assert server.drop_all(drop) == 2
+        for one in (waiting, client):
+            if drop == "fin":
+                assert await one.frame() is None
+            elif drop == "rst":
+                with pytest.raises(ConnectionResetError):
+                    await one.frame()
+            else:
+                one.text("anyone?")
+                assert await one.quiet()
 
 
 async def test_connections_are_handed_out_once_in_order_and_stay_listed():
@@ -94,7 +98,9 @@ async def test_connections_are_handed_out_once_in_order_and_stay_listed():
             assert server.connections == [first, second]
             await first.wait_ended()
             assert server.open_connections == [second]
-            with pytest.raises(TimeoutError, match=r"not within 0.01 s; .* last attempts: \['accepted', 'accepted'\]"):
+            with pytest.raises(
+                TimeoutError, match=r"not within 0.01 s; .* last attempts: \['accepted', 'accepted'\]"
+            ):
                 await server.connection(0.01)
 
 
@@ -147,11 +153,13 @@ async def test_a_thousand_connections_leave_nothing():
                 await client.__aenter__()
                 await client.request()
             for client in clients:
-                try:
+                with contextlib.suppress(ConnectionResetError):
                     await client.reader.read()
-                except ConnectionResetError:
-                    pass
                 await client.__aexit__(None, None, None)
         await server.until(lambda: not server.visits)
         assert server.attempt_count == 1000
-        assert not [task for task in asyncio.all_tasks() if "FaultServer" in task.get_name() and "accept" not in task.get_name()]
+        assert not [
+            task
+            for task in asyncio.all_tasks()
+            if "FaultServer" in task.get_name() and "accept" not in task.get_name()
+        ]

@@ -26,7 +26,9 @@ from resilient_ws.testing.wire import (
         st.builds(
             Frame,
             opcode=st.integers(0, 15),
-            payload=st.sampled_from([b"", b"a", bytes(125), bytes(126), bytes(65535), bytes(65536), os.urandom(777)]),
+            payload=st.sampled_from(
+                [b"", b"a", bytes(125), bytes(126), bytes(65535), bytes(65536), os.urandom(777)]
+            ),
             fin=st.booleans(),
             rsv=st.integers(0, 7),
             masked=st.booleans(),
@@ -38,7 +40,8 @@ from resilient_ws.testing.wire import (
 def test_what_is_encoded_is_parsed_however_it_is_cut(frames: list[Frame], cut: int):
     mask = b"\x01\xff\x80\x7f"
     stream = b"".join(
-        encode_frame(f.opcode, f.payload, fin=f.fin, rsv=f.rsv, mask=mask if f.masked else None) for f in frames
+        encode_frame(f.opcode, f.payload, fin=f.fin, rsv=f.rsv, mask=mask if f.masked else None)
+        for f in frames
     )
     parser = FrameParser(1 << 20)
     parsed = [frame for at in range(0, len(stream), cut) for frame in parser.feed(stream[at : at + cut])]
