@@ -1,0 +1,885 @@
+"""A failure becomes a delay or a stop: the table of defaults, the verdicts, the limits and tenacity's strategies."""
+
+import datetime as dt
+import math
+import random
+from collections.abc import Callable
+
+import pytest
+import tenacity
+from tenacity import (
+    stop_after_attempt,
+    stop_after_delay,
+    stop_all,
+    stop_any,
+    stop_before_delay,
+    wait_chain,
+    wait_exception,
+    wait_exponential,
+    wait_exponential_jitter,
+    wait_fixed,
+    wait_incrementing,
+    wait_none,
+    wait_random,
+    wait_random_exponential,
+)
+
+from resilient_ws.closing import CloseOrigin
+from resilient_ws.errors import (
+    CertificateRejected,
+    ConnectError,
+    ConnectionLost,
+    HandshakeRejected,
+    InvalidURL,
+    OpenTimeout,
+    SetupFailed,
+    SetupTimeout,
+)
+from resilient_ws.events import CloseEvent, Failure, Retry, Stop
+from resilient_ws.options import ReconnectPolicy
+from resilient_ws.retry import Decision, RetryState, delay_range
+
+DEFAULT = ReconnectPolicy()
+
+
+class Highest:
+    """Draws the upper end, so that a test can say which range a delay came from."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return b
+
+
+def refused() -> Failure:
+    return Failure(error=ConnectError("connection refused"))
+
+
+def closed(
+    code: int = 1006,
+    opened_for: float | None = 0.0,
+    origin: CloseOrigin = CloseOrigin.PEER,
+    sent_code: int | None = None,
+) -> Failure:
+    close = CloseEvent(code=code, origin=origin, opened_for=opened_for, sent_code=sent_code)
+    return Failure(close=close, error=close.cause, opened_for=opened_for)
+
+
+def answered(status: int, retry_after: float | None = None) -> Failure:
+    error = HandshakeRejected(f"HTTP {status}", status=status, retry_after=retry_after)
+    return Failure(error=error, status=status, retry_after=retry_after)
+
+
+class Story:
+    """A client's life on a clock of its own: it dials, sometimes opens, and fails."""
+
+    def __init__(self, policy: ReconnectPolicy | None = DEFAULT, **options) -> None:
+        self.state = RetryState(policy, Highest(), **options)
+        self.now = 100.0
+        self.state.started(self.now)
+
+    def fails(self, failure: Failure, verdict: object = None, *, lost_at: float | None = None) -> Decision:
+        """Dial, open if the failure says so, fail."""
+        self.state.dialing(self.now)
+        if failure.opened_for is not None:
+            self.state.opened()
+            self.now += failure.opened_for
+        decision = self.state.failed(failure, self.now, verdict, lost_at=lost_at)
+        assert 0 <= decision.delay < math.inf
+        self.now += decision.delay
+        return decision
+
+    def was_open(self) -> "Story":
+        """Have one stable connection behind it."""
+        assert not self.fails(closed(opened_for=60.0)).stop
+        return self
+
+
+# ------------------------------------------------------------------------------------------------- the formula
+
+
+@pytest.mark.parametrize(
+    "n,expected", [(1, (0, 1)), (2, (0.5, 2)), (3, (0.5, 4)), (4, (0.5, 8)), (5, (0.5, 16)), (6, (0.5, 30))]
+)
+def test_the_range_grows_up_to_the_cap(n, expected):
+    assert delay_range(DEFAULT, n) == expected
+
+
+@pytest.mark.parametrize("n", [1_000, 10_000_000])
+def test_the_range_survives_any_number_of_failures(n):
+    assert delay_range(DEFAULT, n) == (0.5, 30)
+    assert delay_range(ReconnectPolicy(first_delay=0), n) == (0.5, 0.5)
+    assert delay_range(ReconnectPolicy(factor=1), n) == (0.5, 1)
+
+
+def test_the_range_is_never_below_min_delay():
+    assert delay_range(ReconnectPolicy(first_delay=0.1, min_delay=5), 2) == (5, 5)
+
+
+def test_the_slow_range_is_that_of_the_cap_at_once():
+    assert delay_range(DEFAULT, 1, slow=True) == (0.5, 30)
+
+
+def test_a_delay_is_drawn_from_its_range():
+    state = RetryState(DEFAULT, random.Random(7))
+    drawn = random.Random(7)
+    for low, high in ((0, 1), (0.5, 2), (0.5, 4), (0.5, 8)):
+        assert state.failed(refused(), 0.0).delay == drawn.uniform(low, high)
+
+
+@pytest.mark.parametrize("outside,expected", [(-5.0, 0.5), (99.0, 2.0)])
+def test_a_draw_outside_of_the_range_is_brought_back(outside, expected):
+    class Wrong:
+        def uniform(self, a: float, b: float) -> float:
+            return outside
+
+    state = RetryState(DEFAULT, Wrong())
+    state.failed(refused(), 0.0)
+    assert state.failed(refused(), 0.0).delay == expected
+
+
+# ------------------------------------------------------------------------------------------------- the count
+
+
+@pytest.mark.promise("P10")
+def test_the_count_begins_anew_only_after_min_uptime():
+    story = Story()
+    assert [story.fails(closed(1000, opened_for=9.99)).delay for _ in range(6)] == [1, 2, 4, 8, 16, 30]
+    assert (story.state.failures, story.state.attempt) == (6, 6)
+    assert story.state.next_failure_number(9.99) == story.state.next_failure_number(None) == 7
+    assert story.state.next_failure_number(10.0) == 1
+    assert story.fails(closed(1000, opened_for=10.0)).delay == 1
+    assert (story.state.failures, story.state.attempt) == (1, 0)
+
+
+def test_dials_are_counted_since_the_last_stable_connection():
+    state = RetryState(DEFAULT, Highest())
+    assert [state.dialing(0.0), state.dialing(1.0)] == [1, 2]
+    state.failed(closed(opened_for=10.0), 11.0)
+    assert (state.attempt, state.dialing(12.0)) == (0, 1)
+
+
+def test_a_connection_that_ended_during_set_up_was_not_open():
+    story = Story(ReconnectPolicy(min_uptime=0))
+    story.fails(refused())
+    assert story.fails(closed(1000, opened_for=None)).delay == 2
+    assert story.fails(closed(1000, opened_for=0.0)).delay == 1
+
+
+def test_a_duration_that_is_no_number_is_not_stable():
+    story = Story()
+    story.fails(refused())
+    assert story.state.failed(closed(opened_for=math.nan), story.now).delay == 2
+
+
+# ------------------------------------------------------------------------------------------------- closes
+
+
+@pytest.mark.parametrize("code", [1000, 1001, 1005, 1006, 1011, 1012, 1014, 3000, 3999, 4000, 4999])
+@pytest.mark.parametrize("opened_for", [None, 0.0, 60.0])
+def test_a_close_nobody_asked_for_is_a_drop(code, opened_for):
+    story = Story()
+    for _ in range(20):
+        decision = story.fails(closed(code, opened_for))
+        assert (decision.stop, decision.errors) == (False, ())
+        assert decision.rule.startswith(f"closed by peer with {code} ")
+
+
+@pytest.mark.parametrize("origin", [CloseOrigin.NETWORK, CloseOrigin.HEARTBEAT, CloseOrigin.SETUP])
+def test_a_connection_that_died_is_replaced(origin):
+    story = Story()
+    delays = [story.fails(closed(1006, 1.0, origin)).delay for _ in range(3)]
+    assert delays == [1, 2, 4]
+    rule = story.fails(closed(1006, 1.0, origin)).rule
+    assert rule == f"closed by {origin.value} with 1006 Abnormal Closure: retry 4 within 0.5 to 8 s"
+
+
+def test_try_again_later_starts_in_the_longest_range_and_stays_there():
+    story = Story()
+    assert story.fails(closed(1013)).delay == 30
+    assert story.fails(refused()).delay == 30
+    assert story.fails(closed(1001, opened_for=10.0)).delay == 1
+
+
+def test_try_again_later_counts_after_a_stable_connection_too():
+    story = Story()
+    assert story.fails(closed(1013, opened_for=60.0)).delay == 30
+    assert story.fails(refused()).delay == 30
+
+
+BREAKING = [1002, 1007, 1009, 1004, 1015, 1016, 2999, 999, 5000]
+
+
+@pytest.mark.parametrize("code", BREAKING)
+def test_the_third_broken_connection_in_a_row_ends_it(code):
+    story = Story()
+    assert [story.fails(closed(code)).stop for _ in range(2)] == [False, False]
+    decision = story.fails(closed(code))
+    assert (decision.stop, decision.exhausted, decision.delay) == (True, False, 0)
+    assert decision.rule.startswith(f"closed by peer with {code} ")
+    assert decision.rule.endswith(", number 3 of 3 in a row without min_uptime=10 s in between: stop")
+
+
+@pytest.mark.parametrize("sent_code", [1002, 1007, 1009])
+@pytest.mark.parametrize("code", [1000, 1006, 1009])
+def test_what_we_sent_decides_where_we_ended_it(code, sent_code):
+    story = Story()
+    ours = closed(code, origin=CloseOrigin.PROTOCOL, sent_code=sent_code)
+    assert [story.fails(ours).stop for _ in range(3)] == [False, False, True]
+    assert Story().fails(ours).rule.startswith(f"closed by us with {sent_code} ")
+
+
+def test_what_we_answered_does_not_decide_where_the_peer_ended_it():
+    story = Story()
+    assert not any(story.fails(closed(1001, sent_code=1002)).stop for _ in range(5))
+
+
+def test_a_broken_protocol_without_a_code_is_a_drop():
+    story = Story()
+    assert not any(story.fails(closed(1006, origin=CloseOrigin.PROTOCOL)).stop for _ in range(5))
+
+
+def test_breaking_in_different_ways_is_one_row():
+    story = Story()
+    assert [story.fails(closed(code)).stop for code in (1002, 1007, 1009)] == [False, False, True]
+
+
+def test_a_failed_dial_does_not_interrupt_the_row():
+    story = Story()
+    row = [closed(1002), refused(), closed(1002), answered(503), closed(1002)]
+    assert [story.fails(failure).stop for failure in row] == [False, False, False, False, True]
+
+
+@pytest.mark.parametrize(
+    "other", [closed(1000), closed(1013), closed(1006, 0.0, CloseOrigin.LOCAL)], ids=["1000", "1013", "local"]
+)
+def test_another_end_interrupts_the_row(other):
+    story = Story()
+    row = [closed(1002), closed(1002), other, closed(1002), closed(1002), closed(1002)]
+    assert [story.fails(failure).stop for failure in row] == [False] * 5 + [True]
+
+
+def test_a_stable_connection_begins_a_new_row():
+    story = Story()
+    row = [closed(1002), closed(1002), closed(1002, opened_for=10.0), closed(1002), closed(1002)]
+    assert [story.fails(failure).stop for failure in row] == [False] * 4 + [True]
+
+
+@pytest.mark.parametrize("code", [1003, 1008, 1010])
+def test_a_rejection_ends_it_and_a_late_rule_does_not(code):
+    for opened_for in (None, 0.0, 9.99):
+        decision = Story().fails(closed(code, opened_for))
+        assert (decision.stop, decision.exhausted) == (True, False)
+        assert decision.rule.endswith(" within min_uptime=10 s of opening: stop")
+    decision = Story().fails(closed(code, opened_for=10.0))
+    assert (decision.stop, decision.delay) == (False, 1)
+    assert decision.rule.endswith(" after min_uptime=10 s of opening: retry 1 within 0 to 1 s")
+
+
+def test_without_a_min_uptime_only_set_up_can_be_rejected():
+    policy = ReconnectPolicy(min_uptime=0)
+    assert not Story(policy).fails(closed(1008, opened_for=0.0)).stop
+    assert Story(policy).fails(closed(1008, opened_for=None)).stop
+
+
+# ------------------------------------------------------------------------------------------------- reconnect_now
+
+
+@pytest.mark.parametrize("code", [1000, 1006, 1008, 1009])
+def test_a_replaced_connection_is_followed_by_another(code):
+    story = Story(ReconnectPolicy(max_attempts=1, max_elapsed=0.001, stop=stop_after_attempt(1)))
+    for _ in range(5):
+        decision = story.fails(closed(code, 3.0, CloseOrigin.LOCAL, sent_code=1000))
+        assert (decision.stop, decision.delay) == (False, 0)
+        assert decision.rule.startswith("reconnect_now() replaced the connection: retry ")
+
+
+@pytest.mark.promise("P10")
+def test_replacing_at_once_keeps_min_delay_between_dials():
+    story = Story(ReconnectPolicy(min_delay=0.5))
+    assert story.state.redial_in(story.now) == 0
+    assert story.fails(closed(1000, 0.25, CloseOrigin.LOCAL)).delay == 0.25
+    story.state.dialing(story.now)
+    assert story.state.redial_in(story.now) == 0.5
+    assert story.state.redial_in(story.now + 0.5) == story.state.redial_in(story.now + 9) == 0
+
+
+def test_decide_may_still_say_otherwise_about_a_replaced_connection():
+    replaced = closed(1000, 3.0, CloseOrigin.LOCAL)
+    assert Story().fails(replaced, Stop("enough")).stop
+    assert Story().fails(replaced, Retry(7)).delay == 7
+    assert Story().fails(replaced, Retry()).delay == 1
+
+
+# ------------------------------------------------------------------------------------------------- failed attempts
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectError("refused"),
+        OpenTimeout(),
+        SetupFailed(),
+        SetupTimeout(),
+        ConnectionResetError(),
+        TimeoutError(),
+        OSError("no such host"),
+        RuntimeError("the provider failed"),
+        None,
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_attempt_that_may_end_differently_is_repeated(error):
+    story = Story()
+    decisions = [story.fails(Failure(error=error)) for _ in range(50)]
+    assert not any(decision.stop for decision in decisions)
+    assert [decision.delay for decision in decisions[:7]] == [1, 2, 4, 8, 16, 30, 30]
+
+
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, 599, 600, 999, 0, 99])
+@pytest.mark.parametrize("before", [False, True])
+def test_a_server_that_is_not_well_is_asked_again(status, before):
+    story = Story().was_open() if before else Story()
+    assert not any(story.fails(answered(status)).stop for _ in range(30))
+
+
+REFUSALS = [400, 401, 403, 404, 410, 426, 451, 499, 100, 102, 200, 204, 301, 304, 399]
+
+
+@pytest.mark.parametrize("status", REFUSALS)
+def test_a_refusal_ends_a_client_that_was_never_open(status):
+    story = Story()
+    story.fails(refused())
+    decision = story.fails(answered(status))
+    assert (decision.stop, decision.exhausted) == (True, False)
+    assert decision.rule == f"HTTP {status} before the client was ever open: stop"
+
+
+@pytest.mark.parametrize("status", REFUSALS)
+def test_a_refusal_later_is_waited_out_up_to_the_tenth(status):
+    story = Story().was_open()
+    for _ in range(9):
+        decision = story.fails(answered(status))
+        assert (decision.stop, decision.delay) == (False, 30)
+    decision = story.fails(answered(status))
+    assert (decision.stop, decision.exhausted) == (True, False)
+    assert decision.rule == f"HTTP {status}, number 10 of 10 since the last open: stop"
+
+
+def test_a_connection_that_was_open_for_a_moment_counts_as_open():
+    story = Story()
+    story.fails(closed(1000, opened_for=0.0))
+    assert not story.fails(answered(404)).stop
+
+
+def test_an_open_connection_begins_a_new_row_of_refusals():
+    story = Story().was_open()
+    for _ in range(3):
+        assert not any(story.fails(answered(404)).stop for _ in range(9))
+        assert not story.fails(closed(1001, opened_for=0.0)).stop
+
+
+def test_a_certificate_is_a_refusal():
+    bad = Failure(error=CertificateRejected("self-signed certificate"))
+    decision = Story().fails(bad)
+    assert decision.stop
+    assert (
+        decision.rule == "CertificateRejected (self-signed certificate) before the client was ever open: stop"
+    )
+    story = Story().was_open()
+    assert [story.fails(bad).delay for _ in range(9)] == [30] * 9
+    assert story.fails(bad).stop
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_provider_gets_one_chance_with_a_fresh_token(status):
+    story = Story(provider=True)
+    assert story.fails(answered(status)).delay == 1
+    assert story.fails(answered(status)).stop
+    assert Story(provider=False).fails(answered(status)).stop
+    assert Story(provider=True).fails(answered(404)).stop
+
+
+def test_the_chance_is_granted_again_after_the_next_open():
+    story = Story(provider=True)
+    assert not story.fails(answered(401)).stop
+    story.fails(closed(1000, opened_for=0.0))
+    assert story.fails(answered(401)).delay == 4, "the ordinary range: it may well work now"
+    delays = [story.fails(answered(401)).delay for _ in range(8)]
+    assert delays == [30] * 8
+    assert story.fails(answered(401)).stop, "the tenth in a row"
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        Failure(error=InvalidURL("url must have a host")),
+        Failure(error=ConnectError("unsupported option", retryable=False)),
+        Failure(
+            error=HandshakeRejected("wrong Sec-WebSocket-Accept", status=101, retryable=False), status=101
+        ),
+    ],
+    ids=["url", "option", "accept"],
+)
+def test_what_cannot_end_differently_ends_it(failure):
+    for story in (Story(), Story().was_open()):
+        decision = story.fails(failure)
+        assert (decision.stop, decision.exhausted) == (True, False)
+        assert decision.rule == f"{type(failure.error).__name__} ({failure.error}): stop"
+
+
+def test_an_accepted_handshake_that_failed_otherwise_is_repeated():
+    assert not Story().fails(Failure(error=ConnectError("lost"), status=101)).stop
+
+
+@pytest.mark.promise("P12")
+def test_the_text_of_a_foreign_exception_is_not_shown():
+    rule = Story().fails(Failure(error=RuntimeError("token=secret"))).rule
+    assert rule == "RuntimeError: retry 1 within 0 to 1 s"
+
+
+def test_a_stop_that_was_raised_ends_it_whatever_decide_says():
+    decision = Story().fails(Failure(error=Stop("banned")), Retry(1))
+    assert (decision.stop, decision.exhausted) == (True, False)
+    assert decision.rule == "Stop was raised: banned"
+
+
+# ------------------------------------------------------------------------------------------------- Retry-After
+
+
+@pytest.mark.promise("P10")
+@pytest.mark.parametrize("status", [429, 503])
+def test_retry_after_is_waited_before_the_drawn_delay(status):
+    story = Story()
+    decision = story.fails(answered(status, retry_after=20))
+    assert decision.delay == 20 + 1
+    assert decision.rule == f"HTTP {status}: retry 1 after 20 s for Retry-After and then within 0 to 1 s"
+    assert story.fails(answered(status, retry_after=20)).delay == 20 + 2
+
+
+@pytest.mark.parametrize("retry_after", [3600.1, 10**9, math.inf])
+def test_retry_after_is_capped_at_an_hour(retry_after):
+    assert Story().fails(answered(503, retry_after)).delay == 3600 + 1
+
+
+@pytest.mark.parametrize("retry_after", [None, 0, -1, math.nan, -math.inf])
+def test_a_retry_after_that_makes_no_sense_is_not_waited(retry_after):
+    assert Story().fails(answered(503, retry_after)).delay == 1
+
+
+@pytest.mark.parametrize("status", [500, 502, 408, 404])
+def test_other_answers_may_not_ask_for_a_pause(status):
+    story = Story().was_open()
+    assert story.fails(answered(status, retry_after=600)).delay <= 30
+
+
+def test_retry_after_is_added_to_a_strategy():
+    story = Story(ReconnectPolicy(wait=wait_fixed(3)))
+    assert story.fails(answered(429, retry_after=20)).delay == 23
+
+
+# ------------------------------------------------------------------------------------------------- verdicts
+
+
+def test_decide_may_stop_at_once():
+    decision = Story().fails(refused(), Stop("the market is closed"))
+    assert (decision.stop, decision.exhausted, decision.delay) == (True, False, 0)
+    assert decision.rule == "decide said stop: the market is closed"
+
+
+@pytest.mark.parametrize("after", [0, 0.25, 7, 100_000])
+def test_decide_may_set_the_delay(after):
+    story = Story(ReconnectPolicy(wait=wait_fixed(3)))
+    decision = story.fails(answered(429, retry_after=20), Retry(after))
+    assert decision.delay == after
+    assert type(decision.delay) is float
+    assert decision.rule == f"HTTP 429: retry 1 after {after:g} s, as decide said"
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [answered(404), closed(1008), Failure(error=InvalidURL("bad")), Failure(error=CertificateRejected())],
+    ids=["404", "1008", "url", "certificate"],
+)
+def test_decide_may_overrule_a_stop(failure):
+    assert Story().fails(failure).stop
+    story = Story()
+    assert [story.fails(failure, Retry()).delay for _ in range(12)][:6] == [1, 2, 4, 8, 16, 30]
+    assert story.fails(failure, Retry(0.5)).delay == 0.5
+
+
+def test_overruling_without_a_delay_means_the_formula():
+    story = Story().was_open()
+    assert story.fails(answered(404), Retry()).delay == 2, "not the range of max_delay"
+    decision = story.fails(answered(429, retry_after=20), Retry())
+    assert decision.delay == 20 + 4
+    assert decision.rule.endswith("after 20 s for Retry-After and then within 0.5 to 4 s, as decide said")
+    assert Story().fails(closed(1013), Retry()).delay == 1
+
+
+def test_a_row_goes_on_while_decide_overrules():
+    story = Story()
+    for _ in range(3):
+        assert not story.fails(closed(1002), Retry()).stop
+    assert story.fails(closed(1002)).stop
+
+
+@pytest.mark.parametrize("verdict", [True, 5, "stop", Stop, Retry], ids=repr)
+def test_a_verdict_that_is_none_is_reported_and_the_default_used(verdict):
+    decision = Story().fails(refused(), verdict)
+    assert (decision.stop, decision.delay) == (False, 1)
+    ((where, error),) = decision.errors
+    assert where == "decide"
+    assert str(error) == f"decide must return Retry, Stop or None, got {type(verdict).__name__}"
+    decision = Story().fails(answered(404), verdict)
+    assert decision.stop
+    assert decision.errors
+
+
+def test_without_reconnect_the_first_end_is_the_end():
+    for failure in (closed(1001, opened_for=60.0), refused(), closed(1006, 1.0, CloseOrigin.LOCAL)):
+        decision = Story(None, endpoints=3).fails(failure)
+        assert (decision.stop, decision.exhausted, decision.delay) == (True, False, 0)
+        assert decision.rule.startswith("reconnect=False: ")
+    assert "HTTP 503" in Story(None).fails(answered(503)).rule
+    assert Story(None).fails(Failure(error=Stop("banned"))).rule == "Stop was raised: banned"
+
+
+# ------------------------------------------------------------------------------------------------- limits
+
+
+@pytest.mark.promise("P10")
+@pytest.mark.parametrize("limit", [1, 2, 3, 10])
+@pytest.mark.parametrize("failure", [refused(), closed(1000, 1.0)], ids=["refused", "accept and close"])
+def test_max_attempts_is_a_number_of_dials(limit, failure):
+    story = Story(ReconnectPolicy(max_attempts=limit))
+    for _ in range(2):
+        dials = 1
+        while not (decision := story.fails(failure)).stop:
+            dials += 1
+        assert (dials, decision.exhausted, decision.delay) == (limit, True, 0)
+        assert decision.rule.startswith(f"max_attempts={limit} reached; ")
+        assert not story.fails(closed(1001, opened_for=10.0)).stop, "a stable connection: as many dials again"
+
+
+def test_max_attempts_holds_when_decide_says_retry():
+    story = Story(ReconnectPolicy(max_attempts=2))
+    assert not story.fails(refused(), Retry(0)).stop
+    assert story.fails(refused(), Retry(0)).exhausted
+
+
+def test_a_rule_that_stops_is_named_before_a_limit():
+    decision = Story(ReconnectPolicy(max_attempts=1)).fails(answered(404))
+    assert (decision.stop, decision.exhausted) == (True, False)
+
+
+def test_no_attempt_begins_after_max_elapsed():
+    story = Story(ReconnectPolicy(max_elapsed=14.9))
+    decisions = []
+    while not (decision := story.fails(refused())).stop:
+        decisions.append(decision.delay)
+    assert decisions == [1, 2, 4]
+    assert story.state.elapsed(story.now) == 7
+    assert decision.exhausted
+    assert decision.rule.startswith(
+        "max_elapsed=14.9 s would be passed: the next attempt would begin at 15 s; "
+    )
+
+
+def test_an_attempt_may_begin_at_max_elapsed():
+    story = Story(ReconnectPolicy(max_elapsed=7))
+    assert [story.fails(refused()).stop for _ in range(4)] == [False, False, False, True]
+
+
+def test_max_elapsed_counts_what_the_server_asks_for():
+    assert Story(ReconnectPolicy(max_elapsed=60)).fails(answered(503, retry_after=60)).exhausted
+    assert Story(ReconnectPolicy(max_elapsed=60)).fails(refused(), Retry(61)).exhausted
+
+
+def test_max_elapsed_counts_from_the_loss():
+    story = Story(ReconnectPolicy(max_elapsed=5))
+    assert not story.fails(closed(1006, opened_for=1000.0)).stop
+    assert story.state.elapsed(story.now) == 1, "the delay that was slept"
+    assert not story.fails(refused()).stop
+    assert story.fails(refused()).exhausted
+
+
+def test_the_loss_may_be_earlier_than_the_decision():
+    story = Story(ReconnectPolicy(max_elapsed=5))
+    story.fails(closed(1006, opened_for=1000.0), lost_at=story.now + 998)
+    assert story.state.elapsed(story.now) == 3, "2 s for decide and 1 s of sleep"
+
+
+def test_the_time_in_which_a_connection_was_open_does_not_count():
+    story = Story(ReconnectPolicy(max_elapsed=5, min_uptime=10_000))
+    assert not story.fails(closed(1006, opened_for=1000.0)).stop
+    assert story.state.elapsed(story.now) == 1
+
+
+@pytest.mark.promise("P10")
+def test_accept_then_close_does_not_set_max_elapsed_back():
+    story = Story(ReconnectPolicy(max_elapsed=60))
+    decisions = [story.fails(closed(1000, opened_for=0.0)) for _ in range(7)]
+    assert [decision.stop for decision in decisions] == [False] * 5 + [True] * 2
+
+
+def test_elapsed_before_the_start_is_nothing():
+    state = RetryState(ReconnectPolicy(max_elapsed=5), Highest())
+    assert state.elapsed(1000.0) == 0
+    assert not state.failed(refused(), 1000.0).stop
+    assert not state.failed(closed(1000, opened_for=1.0), 1000.0).stop
+    state.dialing(1000.0)
+    state.dialing(1003.0)
+    assert state.elapsed(1004.0) == 4, "since the first dial"
+    assert state.elapsed(999.0) == 0
+
+
+# ------------------------------------------------------------------------------------------------- tenacity: wait
+
+WAITS: list[tuple[Callable[..., float], list[tuple[float, float]]]] = [
+    (wait_none(), [(0, 0)] * 4),
+    (wait_fixed(dt.timedelta(seconds=3)), [(3, 3)] * 4),
+    (wait_exponential(multiplier=2, max=10), [(2, 2), (4, 4), (8, 8), (10, 10)]),
+    (wait_exponential_jitter(multiplier=1, max=5, jitter=1), [(1, 2), (2, 3), (4, 5), (5, 5)]),
+    (wait_random_exponential(multiplier=1, max=5), [(0, 1), (0, 2), (0, 4), (0, 5)]),
+    (wait_chain(wait_fixed(1), wait_fixed(7), wait_random(2, 3)), [(1, 1), (7, 7), (2, 3), (2, 3)]),
+    (wait_incrementing(1, 10, 25) + wait_random(0, 1), [(1, 2), (11, 12), (21, 22), (25, 26)]),
+    (wait_exception(lambda error: 9 if isinstance(error, ConnectError) else 1), [(9, 9)] * 4),
+    (lambda state: state.attempt_number * 2, [(2, 2), (4, 4), (6, 6), (8, 8)]),
+]
+
+
+@pytest.mark.parametrize("wait,ranges", WAITS, ids=lambda value: type(value).__name__)
+def test_any_wait_strategy_replaces_the_formula(wait, ranges):
+    for slow in (False, True):
+        story = Story(ReconnectPolicy(wait=wait))
+        if slow:
+            story.state.failed(closed(1013, opened_for=60.0), story.now)
+            story.state.failures = 0
+        for low, high in ranges:
+            decision = story.fails(refused())
+            assert low <= decision.delay <= high
+            assert decision.errors == ()
+            assert decision.rule.endswith(f"after {decision.delay:g} s, as wait said")
+
+
+def test_wait_counts_failures_since_the_last_stable_connection():
+    story = Story(ReconnectPolicy(wait=wait_incrementing(1, 1)))
+    assert [story.fails(refused()).delay for _ in range(3)] == [1, 2, 3]
+    assert story.fails(closed(1000, opened_for=60.0)).delay == 1
+
+
+def test_strategies_see_what_happened_on_our_clock():
+    seen = []
+
+    def wait(state: tenacity.RetryCallState) -> float:
+        assert state.outcome is not None
+        seen.append(("wait", state.attempt_number, state.seconds_since_start, state.outcome.exception()))
+        assert state.outcome.failed
+        assert repr(state)
+        return 4
+
+    def stop(state: tenacity.RetryCallState) -> bool:
+        assert state.outcome is not None
+        seen.append(("stop", state.attempt_number, state.seconds_since_start, state.upcoming_sleep))
+        return False
+
+    story = Story(ReconnectPolicy(wait=wait, stop=stop))
+    error, cause = ConnectError("refused"), ConnectionLost("reset")
+    story.fails(Failure(error=error))
+    story.now += 0.5
+    story.fails(Failure(close=CloseEvent(code=1006, cause=cause), opened_for=20.0))
+    story.fails(answered(429, retry_after=6))
+    assert seen == [
+        ("wait", 1, 0.0, error),
+        ("stop", 1, 0.0, 4),
+        ("wait", 1, 0.0, cause),
+        ("stop", 0, 0.0, 4),
+        ("wait", 2, 4.0, seen[4][3]),
+        ("stop", 1, 4.0, 10),
+    ]
+
+
+def test_strategies_see_an_exception_even_where_none_was():
+    seen = []
+    story = Story(ReconnectPolicy(wait=wait_exception(lambda error: seen.append(error) or 1.0)))
+    story.fails(closed(1001))
+    story.fails(Failure())
+    assert [type(error) for error in seen] == [ConnectionLost, ConnectionLost]
+    assert str(seen[0]) == "closed by peer with 1001 Going Away"
+
+
+@pytest.mark.promise("P10")
+@pytest.mark.parametrize(
+    "returned",
+    [-1, -0.001, math.nan, math.inf, -math.inf, None, "1", True, 10**400],
+    ids=lambda value: str(value)[:5],
+)
+def test_a_wait_that_returns_nonsense_is_reported_and_the_formula_used(returned):
+    story = Story(ReconnectPolicy(wait=lambda state: returned))
+    for expected in (1, 2, 4):
+        decision = story.fails(refused())
+        assert (decision.stop, decision.delay) == (False, expected)
+        ((where, error),) = decision.errors
+        assert where == "wait"
+        assert str(error).startswith("what wait returns must be ")
+
+
+def test_a_wait_may_return_a_timedelta():
+    assert Story(ReconnectPolicy(wait=lambda state: dt.timedelta(seconds=2))).fails(refused()).delay == 2
+
+
+def test_strategies_that_raise_are_reported_and_the_default_used():
+    def broken(state: tenacity.RetryCallState) -> float:
+        raise ZeroDivisionError
+
+    story = Story(ReconnectPolicy(wait=broken, stop=broken, max_attempts=2))
+    decision = story.fails(refused())
+    assert (decision.stop, decision.delay) == (False, 1)
+    assert [(where, type(error)) for where, error in decision.errors] == [
+        ("wait", ZeroDivisionError),
+        ("stop", ZeroDivisionError),
+    ]
+    decision = story.fails(refused())
+    assert decision.exhausted
+    assert [where for where, _ in decision.errors] == ["wait"], "the limit that holds is not asked twice"
+
+
+def test_what_must_end_the_program_is_not_caught():
+    def interrupted(state: tenacity.RetryCallState) -> float:
+        raise KeyboardInterrupt
+
+    for name in ("wait", "stop"):
+        with pytest.raises(KeyboardInterrupt):
+            Story(ReconnectPolicy(**{name: interrupted})).fails(refused())
+
+
+# ------------------------------------------------------------------------------------------------- tenacity: stop
+
+STOPS = [
+    (stop_after_attempt(4), 4),
+    (stop_after_delay(7), 4),
+    (stop_before_delay(7), 3),
+    (stop_any(stop_after_attempt(9), stop_after_delay(3)), 3),
+    (stop_after_attempt(2) | stop_after_delay(1000), 2),
+    (stop_all(stop_after_attempt(2), stop_after_delay(3)), 3),
+    (stop_after_attempt(5) & stop_after_delay(1), 5),
+    (lambda state: state.attempt_number > 2, 3),
+]
+
+
+@pytest.mark.parametrize("stop,dials", STOPS, ids=lambda value: type(value).__name__)
+def test_any_stop_strategy_ends_it(stop, dials):
+    story = Story(ReconnectPolicy(stop=stop))
+    decisions = [story.fails(refused()) for _ in range(dials)]
+    assert [decision.stop for decision in decisions] == [False] * (dials - 1) + [True]
+    assert decisions[-1].exhausted
+    assert decisions[-1].rule.startswith(f"stop said so after attempt {dials}, ")
+
+
+def test_a_stop_strategy_counts_anew_after_a_stable_connection():
+    story = Story(ReconnectPolicy(stop=stop_after_attempt(2)))
+    assert [story.fails(refused()).stop, story.fails(closed(1000, opened_for=10.0)).stop] == [False, False]
+    assert [story.fails(refused()).stop for _ in range(2)] == [False, True]
+
+
+@pytest.mark.parametrize(
+    "policy,dials",
+    [
+        (ReconnectPolicy(max_attempts=2, max_elapsed=100, stop=stop_after_attempt(3)), 2),
+        (ReconnectPolicy(max_attempts=9, max_elapsed=2, stop=stop_after_attempt(3)), 2),
+        (ReconnectPolicy(max_attempts=9, max_elapsed=100, stop=stop_after_attempt(3)), 3),
+    ],
+    ids=["max_attempts", "max_elapsed", "stop"],
+)
+def test_of_several_limits_the_first_wins(policy, dials):
+    story = Story(policy)
+    assert [story.fails(refused()).exhausted for _ in range(dials)] == [False] * (dials - 1) + [True]
+
+
+# ------------------------------------------------------------------------------------------------- several addresses
+
+
+def test_the_next_address_is_tried_in_turn():
+    story = Story(endpoints=3)
+    visited = []
+    for _ in range(7):
+        visited.append(story.state.endpoint)
+        story.fails(refused())
+    assert visited == [0, 1, 2, 0, 1, 2, 0]
+
+
+def test_after_a_stable_connection_the_same_address_comes_first():
+    story = Story(endpoints=3)
+    story.fails(refused())
+    story.fails(closed(1001, opened_for=10.0))
+    assert story.state.endpoint == 1
+    story.fails(closed(1001, opened_for=9.0))
+    assert story.state.endpoint == 2
+
+
+def test_it_ends_only_when_all_of_a_round_said_stop():
+    story = Story(endpoints=3)
+    decision = story.fails(answered(404))
+    assert (decision.stop, decision.delay) == (False, 1)
+    assert (
+        "HTTP 404 before the client was ever open: stop for address 1 of 3, the next one is tried: "
+        in decision.rule
+    )
+    assert not story.fails(Failure(error=InvalidURL("bad"))).stop
+    decision = story.fails(closed(1008, opened_for=None))
+    assert (decision.stop, decision.exhausted) == (True, False)
+    assert decision.rule.endswith(": stop, and all 3 addresses say so")
+
+
+@pytest.mark.parametrize("other", [refused(), answered(503), closed(1001)], ids=["refused", "503", "1001"])
+def test_another_failure_of_an_address_takes_its_word_back(other):
+    story = Story(ReconnectPolicy(), endpoints=2)
+    bad = Failure(error=InvalidURL("bad"))
+    rounds = [bad, other, other, bad, bad]
+    assert [story.fails(failure).stop for failure in rounds] == [False] * 4 + [True]
+
+
+def test_an_open_takes_back_the_word_of_that_address_only():
+    story = Story(endpoints=2)
+    bad = Failure(error=InvalidURL("bad"))
+    assert not story.fails(bad).stop
+    assert not story.fails(closed(1000, opened_for=60.0)).stop
+    assert story.state.endpoint == 1
+    assert story.fails(bad).stop
+
+
+def test_an_address_that_opened_is_asked_again_though_it_was_refused_before():
+    story = Story(endpoints=2)
+    bad = Failure(error=InvalidURL("bad"))
+    assert not story.fails(bad).stop
+    story.fails(refused())
+    story.state.dialing(story.now)
+    story.state.opened()
+    assert not story.state.failed(closed(1001, opened_for=60.0), story.now).stop
+    story.fails(refused())
+    assert not story.fails(bad).stop, "address 1 has been open since it said stop"
+
+
+def test_decide_takes_back_the_word_of_an_address():
+    story = Story(endpoints=2)
+    assert not story.fails(answered(404)).stop
+    assert not story.fails(answered(404), Retry()).stop
+    assert not story.fails(answered(404), Retry()).stop
+    assert not story.fails(answered(404)).stop
+    assert story.fails(answered(404)).stop
+
+
+def test_a_stop_of_the_program_holds_for_all_addresses():
+    assert Story(endpoints=3).fails(refused(), Stop()).stop
+    assert Story(endpoints=3).fails(Failure(error=Stop())).stop
+
+
+def test_limits_hold_for_all_addresses_together():
+    story = Story(ReconnectPolicy(max_attempts=2), endpoints=3)
+    assert not story.fails(answered(404)).stop
+    assert story.fails(answered(404)).exhausted
+
+
+@pytest.mark.parametrize("endpoints,error", [(0, ValueError), (-1, ValueError), (True, TypeError)])
+def test_there_is_at_least_one_address(endpoints, error):
+    with pytest.raises(error, match="endpoints must be "):
+        RetryState(DEFAULT, Highest(), endpoints=endpoints)
