@@ -14,6 +14,9 @@ WORKERS ?= 2
 ARGS ?=
 # The modules that decide; they know no loop and no clock, so nothing in them is hard to reach.
 PURE := closing errors events heartbeat lifecycle options outbox retry
+# Tests are checked by running them; what they stand on, and the API as a program uses it, by mypy too.
+TYPED := resilient_ws $(wildcard examples/*.py tests/typing/*.py) tests/conftest.py tests/requirements.py \
+	tests/faults/conftest.py tests/faults/netns.py tests/integration/conftest.py tests/integration/servers
 empty :=
 comma := ,
 PURE_FILES := $(subst $(empty) ,$(comma),$(PURE:%=resilient_ws/%.py))
@@ -42,7 +45,7 @@ lint: $(VENV)/.installed-dev  ## style, format, spelling
 
 .PHONY: types
 types: $(VENV)/.installed-dev  ## mypy strict and pyright
-	$(PY) -m mypy
+	$(PY) -m mypy $(TYPED)
 	$(VENV)/bin/pyright
 
 .PHONY: imports
