@@ -20,6 +20,7 @@ from .connection import FaultConnection
 from .handshake import Request
 from .ledger import AttemptRecord, Received, Report, leading_number, report_numbers
 from .link import Link
+from .listener import Listener
 from .script import Accept, Answer, Behaviour, Drop
 from .visit import Visit
 from .wire import Message
@@ -84,8 +85,6 @@ class FaultServer:
         check_range("port", port, 0, 65535)
         check_range("linger", linger, 0)
         self.default: Behaviour = Accept() if default is None else default
-        self.host = host
-        self.port = port
         self.max_message_size = max_message_size
         self.keep = keep
         self._attempts: deque[AttemptRecord] = deque(maxlen=keep)
@@ -100,7 +99,6 @@ class FaultServer:
         self._kept_bytes = 0
         self._number = number
         self._numbers: list[int | None] = []
-        self._receive_buffer = receive_buffer
         self._linger = linger
         self._attempt_count = 0
         self._accepted_count = 0
@@ -108,9 +106,7 @@ class FaultServer:
         self._fresh: deque[FaultConnection] = deque()
         self.visits: set[Visit] = set()
         self._tasks: set[asyncio.Task[object]] = set()
-        self._listener: socket.socket | None = None
-        self._placeholder: socket.socket | None = None
-        self._accepting: asyncio.Task[object] | None = None
+        self._listener = Listener(host, port, receive_buffer)
         self._changed = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -120,15 +116,24 @@ class FaultServer:
     # ---- life
 
     @property
+    def host(self) -> str:
+        """The address or name that it listens on."""
+        return self._listener.host
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on; 0 before the first `start` if none was given."""
+        return self._listener.port
+
+    @property
     def url(self) -> str:
         """The address, ``ws://host:port/`` or ``wss://host:port/``."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'ws' if self._ssl is None else 'wss'}://{host}:{self.port}/"
+        return f"{'ws' if self._ssl is None else 'wss'}://{self._listener.authority}/"
 
     @property
     def is_listening(self) -> bool:
         """Whether new connections are taken."""
-        return self._listener is not None
+        return self._listener.is_listening
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -143,13 +148,7 @@ class FaultServer:
 
     async def start(self) -> None:
         """Listen, on the same port as before if there was one; does nothing while listening."""
-        if self._listener is not None:
-            return
-        sock = self._placeholder or self._bind()
-        self._placeholder = None
-        sock.listen(1024)
-        self._listener = sock
-        self._accepting = self._start(self._accept_all(sock), "accept")
+        self._listener.start(self._accepted)
 
     async def stop(self, drop: Drop | None = "fin") -> None:
         """Take no new connections: they are refused until `start`; the port stays ours.
@@ -157,22 +156,15 @@ class FaultServer:
         Args:
             drop: What happens to the connections that are there; ``None``: they go on.
         """
-        if self._listener is None or self._accepting is None:
+        if not self._listener.is_listening:
             return
-        self._accepting.cancel()
-        await asyncio.wait([self._accepting])
-        self._listener.close()
-        self._listener = self._accepting = None
-        self._placeholder = self._bind()  # bound but not listening: the kernel answers with RST
+        await self._listener.stop()
         if drop is not None:
             self.drop_all(drop)
 
     async def aclose(self) -> None:
         """Stop for good: everything open is reset, every task has ended when this returns."""
-        await self.stop(drop=None)
-        if self._placeholder is not None:
-            self._placeholder.close()
-            self._placeholder = None
+        await self._listener.close()
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -184,40 +176,18 @@ class FaultServer:
             await visit.link.lost.wait()
         await asyncio.sleep(0)
 
-    def _bind(self) -> socket.socket:
-        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            sock.settimeout(0)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if self._receive_buffer is not None:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receive_buffer)
-            sock.bind((self.host, self.port))
-        except BaseException:
-            sock.close()
-            raise
-        self.port = sock.getsockname()[1]
-        return sock
-
-    async def _accept_all(self, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            sock, _ = await loop.sock_accept(listener)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            visit = Visit(self, sock, self._take_behaviour(), self._record_attempt(), self._linger)
-            self.spawn(visit.begin(sock, self._ssl), f"attempt {visit.record.number}")
+    def _accepted(self, sock: socket.socket) -> None:
+        visit = Visit(self, sock, self._take_behaviour(), self._record_attempt(), self._linger)
+        self.spawn(visit.begin(sock, self._ssl), f"attempt {visit.record.number}")
 
     def spawn(self, work: Coroutine[object, object, object], name: str) -> None:
         """Run ``work`` as a task that ends with the server at the latest; used by the server itself."""
-        self._start(work, name).add_done_callback(self._finished)
-
-    def _start(self, work: Coroutine[object, object, object], name: str) -> asyncio.Task[object]:
         task = asyncio.get_running_loop().create_task(work, name=f"FaultServer:{self.port}:{name}")
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+        task.add_done_callback(self._finished)
 
     def _finished(self, task: asyncio.Task[object]) -> None:
+        self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self.errors.append(error)
         self.notify()

@@ -1,0 +1,109 @@
+"""A listening socket that can go away and come back on the same port; used by the server and the proxy of the kit.
+
+Knows nothing of what is done with an accepted socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+
+_RETRY_ACCEPT = 0.05
+"""Seconds after an accept that failed, for instance because the process has no descriptor left."""
+
+
+class Listener:
+    """Accepts TCP connections on one port; while stopped the port stays taken and refuses them.
+
+    Args:
+        host: The address or name to listen on; one with a colon is IPv6.
+        port: The port; ``0``: any free one, the same again after `stop` and `start`.
+        receive_buffer: ``SO_RCVBUF`` of the accepted sockets in bytes; ``None``: as the system has it.
+    """
+
+    def __init__(self, host: str, port: int, receive_buffer: int | None = None) -> None:
+        self.host = host
+        self.port = port
+        self._receive_buffer = receive_buffer
+        self._listening: socket.socket | None = None
+        self._placeholder: socket.socket | None = None
+        self._accepting: asyncio.Task[None] | None = None
+
+    @property
+    def authority(self) -> str:
+        """Host and port as a URL has them."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def is_listening(self) -> bool:
+        """Whether connections are accepted."""
+        return self._listening is not None
+
+    def start(self, accepted: Callable[[socket.socket], None]) -> None:
+        """Accept connections from now on; does nothing while listening.
+
+        Args:
+            accepted: Called with each accepted socket, which it then owns.
+
+        Raises:
+            OSError: The port is taken.
+        """
+        if self._listening is not None:
+            return
+        sock = self._placeholder or self._bind()
+        self._placeholder = None
+        sock.listen(1024)
+        self._listening = sock
+        self._accepting = asyncio.get_running_loop().create_task(
+            self._accept_all(sock, accepted), name=f"Listener:{self.port}"
+        )
+
+    async def stop(self) -> None:
+        """Refuse connections until `start`: the port is bound and not listening, the kernel answers with RST."""
+        await self._end()
+        if self._placeholder is None:
+            self._placeholder = self._bind()
+
+    async def close(self) -> None:
+        """Give the port back."""
+        await self._end()
+        if self._placeholder is not None:
+            self._placeholder.close()
+            self._placeholder = None
+
+    async def _end(self) -> None:
+        if self._accepting is not None:
+            accepting, self._accepting = self._accepting, None
+            accepting.cancel()
+            await asyncio.wait([accepting])
+        if self._listening is not None:
+            self._listening.close()
+            self._listening = None
+
+    def _bind(self) -> socket.socket:
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            sock.settimeout(0)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if self._receive_buffer is not None:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receive_buffer)
+            sock.bind((self.host, self.port))
+        except BaseException:
+            sock.close()
+            raise
+        self.port = sock.getsockname()[1]
+        return sock
+
+    @staticmethod
+    async def _accept_all(listening: socket.socket, accepted: Callable[[socket.socket], None]) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                sock, _ = await loop.sock_accept(listening)
+            except OSError:
+                await asyncio.sleep(_RETRY_ACCEPT)
+                continue
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            accepted(sock)
