@@ -17,6 +17,8 @@ import hypothesis
 import pytest
 import pytest_asyncio
 
+from tests.requirements import in_ci
+
 # What is about to end gets this long, in real seconds: a peer in the same loop needs some turns to see the end too.
 GRACE = 1.0
 DESCRIPTORS = Path("/proc/self/fd")
@@ -25,9 +27,13 @@ WATCHED_LOGGERS = ("resilient_ws", "asyncio")
 failed_key = pytest.StashKey[bool]()
 
 # A shared machine is slow now and then, which says nothing about the code; --timeout bounds each test as a whole.
-hypothesis.settings.register_profile("default", deadline=None, print_blob=True)
-hypothesis.settings.register_profile("soak", deadline=None, print_blob=True, max_examples=5_000)
-hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+# In CI the examples are the same each time, so that a change fails for its own reason; everywhere else they are new.
+hypothesis.settings.register_profile(
+    "default", deadline=None, print_blob=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.register_profile("ci", hypothesis.settings.get_profile("default"), derandomize=True)
+hypothesis.settings.register_profile("soak", hypothesis.settings.get_profile("default"), max_examples=5_000)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if in_ci() else "default"))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
