@@ -1,9 +1,11 @@
 """The checks that run after each test: each kind of leak fails its test, and a tidy test passes."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -67,6 +69,18 @@ async def test_it():
 """,
         "Task exception was never retrieved",
     ),
+    "an_exception_in_a_cycle_of_a_sync_test": (
+        """
+def test_it():
+    async def fail(): raise ValueError("unseen")
+    async def main():
+        cycle = [asyncio.create_task(fail())]
+        cycle.append(cycle)
+        await asyncio.sleep(0.01)
+    asyncio.run(main())
+""",
+        "Task exception was never retrieved",
+    ),
     "a_coroutine_nobody_awaited": ("async def test_it(): asyncio.sleep(1)", "was never awaited"),
     "an_exception_in_a_finalizer": (
         """
@@ -76,39 +90,57 @@ def test_it(): Broken()
 """,
         "in __del__",
     ),
-    "a_test_that_hangs": ("async def test_it(): await asyncio.Event().wait()", "Timeout (>2.0s)"),
+    "a_test_that_hangs": ("async def test_it(): await asyncio.Event().wait()", "Timeout (>3.0s)"),
     "an_unknown_marker": ("@pytest.mark.promised\ndef test_it(): pass", "not found in `markers`"),
 }
 
 
-def run_one(folder: Path, source: str) -> str:
-    """Run a test file beside a copy of the suite's conftest, in a process of its own; return what pytest printed."""
+FAILED_ONCE = "def test_it():\n    kept.append(socket.socket())\n    assert 1 == 2\n"
+CASES = TIDY | {name: source for name, (source, _) in UNTIDY.items()} | {"a_failed_test": FAILED_ONCE}
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Run each case beside the suite's conftest, all in one other process; return what pytest says about each."""
+    folder = tmp_path_factory.mktemp("cases")
     (folder / "conftest.py").write_text("from tests.conftest import *\n")
-    (folder / "test_it.py").write_text(PRELUDE + source)
+    for name, source in CASES.items():
+        (folder / f"test_{name}.py").write_text(PRELUDE + source)
     command = [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT)]
-    command += ["--timeout", "2", "-p", "no:cacheprovider", "-p", "no:xdist", str(folder)]
+    command += [
+        "--timeout",
+        "3",
+        "--continue-on-collection-errors",
+        "--junit-xml",
+        str(folder / "report.xml"),
+    ]
+    command += ["-p", "no:cacheprovider", "-p", "no:xdist", "-o", "junit_logging=no", str(folder)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_ADDOPTS": ""}
     result = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=50, check=False
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=55, check=False
     )
-    return f"{result.stdout}{result.stderr}"
+    report = folder / "report.xml"
+    assert report.is_file(), result.stdout + result.stderr
+    found: dict[str, str] = {}
+    for case in ET.parse(report).iter("testcase"):
+        name = case.get("classname") or case.get("name") or ""
+        name = name.rpartition(".")[2].removeprefix("test_")
+        said = [f"{result.tag}: {result.get('message')} {result.text}" for result in case]
+        found[name] = "\n".join([found.get(name, ""), *said])
+    return found
 
 
-@pytest.mark.parametrize("source", TIDY.values(), ids=TIDY)
-def test_a_tidy_test_passes(tmp_path, source):
-    printed = run_one(tmp_path, source)
-    assert "1 passed" in printed
-    assert "error" not in printed.splitlines()[-1]
+@pytest.mark.parametrize("name", TIDY)
+def test_a_tidy_test_passes(reports, name):
+    assert not reports[name]
 
 
-@pytest.mark.parametrize("source, complaint", UNTIDY.values(), ids=UNTIDY)
-def test_what_is_left_behind_fails_the_test(tmp_path, source, complaint):
-    printed = run_one(tmp_path, source)
-    assert complaint in printed
-    assert "1 error" in printed or "1 failed" in printed
+@pytest.mark.parametrize("name, complaint", [(name, complaint) for name, (_, complaint) in UNTIDY.items()])
+def test_what_is_left_behind_fails_the_test(reports, name, complaint):
+    assert re.search(r"^(failure|error): ", reports[name], re.MULTILINE)
+    assert complaint in reports[name]
 
 
-def test_a_failed_test_is_not_blamed_twice(tmp_path):
-    printed = run_one(tmp_path, "def test_it():\n    kept.append(socket.socket())\n    assert 1 == 2\n")
-    assert "1 failed" in printed
-    assert "left open" not in printed
+def test_a_failed_test_is_not_blamed_twice(reports):
+    assert "assert 1 == 2" in reports["a_failed_test"]
+    assert "left open" not in reports["a_failed_test"]
