@@ -240,6 +240,29 @@ class DeliveryQueue:
             self.confirmed += 1
         return True
 
+    def retract(self, size: int) -> None:
+        """Takes the last `write_through`, of `size` bytes, back: the socket did not take it."""
+        if self._confirming:
+            self._unconfirmed.items.pop()
+            self._unconfirmed.size -= size
+        else:
+            self.confirmed -= 1
+
+    @property
+    def has_hand(self) -> bool:
+        """Whether a message was taken and is neither written nor put back."""
+        return self._hand is not None
+
+    @property
+    def next_size(self) -> int:
+        """The bytes of the message that `take` would look at; 0 if nothing waits."""
+        entry = self._resent[0] if self._resent else self._lanes.first()
+        return entry.size if entry is not None else 0
+
+    def watched_waiting(self) -> list[Entry]:
+        """Those of the waiting messages that have a token or a record."""
+        return [entry for entry in (*self._resent, *self._lanes.in_order()) if entry.watched]
+
     def fits(self, size: int) -> bool:
         """Whether a message may be written now: a connection is open, and the unconfirmed are within their bounds.
 

@@ -1,0 +1,186 @@
+"""What the `setup` hook is given: one new connection, before anything that waited is sent on it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+
+from resilient_ws.errors import ConnectionLost, MessageTooBig, NotConnected
+from resilient_ws.events import Endpoint, Message
+from resilient_ws.inbox import Ended
+from resilient_ws.live import Live
+from resilient_ws.options import AppMessage, Heartbeat, seconds
+
+
+class Connection:
+    """A connection that is being set up; not usable afterwards.
+
+    Attributes:
+        first: Whether it is the first connection of this client.
+        attempt: Its number, counted from 1 since the last stable connection.
+        endpoint: Where it leads.
+        subprotocol: What the server chose, or `None`.
+        headers: Of the server's answer to the handshake.
+    """
+
+    def __init__(
+        self, live: Live, *, first: bool, attempt: int, heartbeat: Heartbeat | None, max_bytes: int
+    ) -> None:
+        assert live.link is not None
+        self.first = first
+        self.attempt = attempt
+        self.endpoint: Endpoint = live.link.endpoint
+        self.subprotocol: str | None = live.link.subprotocol
+        self.headers: Mapping[str, str] = live.link.headers
+        self._live = live
+        self._heartbeat = heartbeat
+        self._max_bytes = max_bytes
+        self._over = False
+
+    def __repr__(self) -> str:
+        return f"<Connection to {self.endpoint}, attempt {self.attempt}{', over' if self._over else ''}>"
+
+    async def send(self, message: Message | bytearray | memoryview) -> None:
+        """Sends a message at once, before everything that waits in the outbox; it is not kept for another connection.
+
+        Cancel-safe: a cancelled call has sent nothing.
+
+        Args:
+            message: `str` is sent as TEXT, bytes-like as BINARY.
+
+        Raises:
+            ConnectionLost: The connection has ended.
+            NotConnected: The set-up is over.
+            TypeError, ValueError, MessageTooBig: As for `WebSocketClient.send`.
+        """
+        self._check()
+        plain, _ = checked(message, self._max_bytes)
+        writer = self._live.writer
+        assert writer is not None
+        await writer.send(plain)
+
+    async def recv(self) -> Message:
+        """Waits for the next message on this connection, `str` for TEXT and `bytes` for BINARY, and takes it.
+
+        What the set-up does not take reaches the program afterwards, in order. Cancel-safe: a cancelled call takes
+        nothing.
+
+        Raises:
+            ConnectionLost: The connection has ended.
+            NotConnected: The set-up is over.
+            ConcurrencyError: Another `recv` is waiting.
+        """
+        self._check()
+        try:
+            return await self._live.setup_inbox.get()
+        except Ended:
+            raise ConnectionLost("the connection ended during its set-up") from None
+
+    async def request(
+        self,
+        message: Message | bytearray | memoryview,
+        match: Callable[[Message], bool],
+        timeout: float | timedelta | None = None,  # noqa: ASYNC109 - the contract's name, as `WebSocketClient.request`
+    ) -> Message:
+        """Sends a message and returns the first one from then on for which `match` is true.
+
+        Args:
+            message: As for `send`.
+            match: Is asked for each message on its arrival, and must not block; all others stay for `recv`.
+            timeout: Seconds or `timedelta`; `None` = until `setup_timeout`.
+
+        Raises:
+            TimeoutError: No answer in time.
+            DeliveryUncertain: The connection ended first.
+            ConnectionLost, NotConnected, TypeError, ValueError, MessageTooBig: As for `send`.
+        """
+        self._check()
+        plain, size = checked(message, self._max_bytes)
+        limit = seconds("timeout", timeout, none=True)
+        writer = self._live.writer
+        assert writer is not None
+        async with asyncio.timeout(limit):
+            await writer.room()
+            return await self._live.request(lambda: writer.write(plain, size), match)
+
+    def heartbeat(
+        self, interval: float | timedelta | None = None, message: AppMessage | None = None
+    ) -> None:
+        """Changes the heartbeat of this connection: gateways tell their interval in a hello message.
+
+        Args:
+            interval: Seconds or `timedelta`; `None` = unchanged.
+            message: What to send as `Heartbeat.app` does; `None` = unchanged. Where the client's heartbeat is not
+                one of `Heartbeat.app`, replies are not recognised and reach the program as any message does.
+
+        Raises:
+            NotConnected: The set-up is over.
+            TypeError, ValueError: A value has the wrong type or is out of its range.
+        """
+        self._check()
+        pinger = self._live.pinger
+        assert pinger is not None
+        old = self._heartbeat if self._heartbeat is not None else Heartbeat()
+        every = old.interval if interval is None else interval
+        if message is None and old.kind == "app":
+            message = old.message
+        if message is not None:
+            new = Heartbeat.app(
+                message,
+                old.is_reply or _is_never_reply,
+                every,
+                old.timeout,
+                pong_timeout=old.pong_timeout,
+                idle_timeout=old.idle_timeout,
+            )
+        elif old.kind == "expect":
+            new = Heartbeat.expect(every, idle_timeout=old.idle_timeout)
+        else:
+            new = Heartbeat(every, old.timeout, old.pong_timeout, idle_timeout=old.idle_timeout)
+        self._heartbeat = new
+        pinger.use(new)
+        if new.kind == "app":
+            self._live.watch_replies()
+
+    def retire(self) -> None:
+        """The set-up is over: every later call raises."""
+        self._over = True
+
+    def _check(self) -> None:
+        if self._over:
+            raise NotConnected("this Connection is not usable any more: its set-up is over")
+
+
+def _is_never_reply(_: Message) -> bool:
+    return False
+
+
+def checked(message: object, limit: int) -> tuple[Message, int]:
+    """Returns a message as `str` or `bytes` that nobody can change, and its size in bytes.
+
+    Raises:
+        TypeError: It is neither `str` nor bytes-like.
+        ValueError: It is text that UTF-8 cannot encode.
+        MessageTooBig: It is larger than `limit`.
+    """
+    if isinstance(message, str):
+        plain: Message = message if type(message) is str else str(message)
+        try:
+            size = len(plain) if plain.isascii() else len(plain.encode())
+        except UnicodeEncodeError as error:
+            raise ValueError(f"message must be encodable as UTF-8: {error.reason}") from None
+    elif isinstance(message, bytes):
+        plain = message if type(message) is bytes else bytes(message)
+        size = len(plain)
+    elif isinstance(message, bytearray | memoryview):
+        plain = bytes(message)
+        size = len(plain)
+    else:
+        raise TypeError(f"message must be str or bytes-like, got {type(message).__name__}")
+    if size > limit:
+        raise MessageTooBig(
+            f"the message has {size} bytes, outbox.max_bytes is {limit}", size=size, limit=limit
+        )
+    return plain, size
+

@@ -1,0 +1,106 @@
+"""Where the next attempt goes: one address, several in turn, or a provider that is asked each time."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final
+
+import attrs
+from yarl import URL
+
+from resilient_ws.errors import ConnectError
+from resilient_ws.events import Attempt, Endpoint, Stop
+
+Provider = Callable[[Attempt], Awaitable[Any]]
+
+MAX_ADDRESSES: Final = 1_000
+
+
+class Addresses:
+    """The addresses of one client, checked.
+
+    Args:
+        url: `str`, `yarl.URL`, a sequence of them or of `Endpoint`, or an async provider.
+        headers: Sent with every handshake; those of an `Endpoint` win.
+        subprotocols: Offered with every handshake, unless an `Endpoint` has its own.
+
+    Raises:
+        InvalidURL: An address is not `ws` or `wss`.
+        TypeError, ValueError: Something else is wrong with an argument.
+    """
+
+    def __init__(self, url: object, headers: Mapping[str, str] | None, subprotocols: Sequence[str]) -> None:
+        defaults = Endpoint("ws://localhost", headers, subprotocols)
+        self._headers: Mapping[str, str] = dict(defaults.headers)
+        self._subprotocols = defaults.subprotocols
+        self._provider: Provider | None = None
+        self._static: tuple[Endpoint, ...] = ()
+        if isinstance(url, str | URL | Endpoint):
+            self._static = (self._complete(url),)
+        elif callable(url):
+            self._provider = url
+        elif isinstance(url, Sequence) and not isinstance(url, bytes | bytearray | memoryview):
+            if not 1 <= len(url) <= MAX_ADDRESSES:
+                raise ValueError(f"url must be 1 to {MAX_ADDRESSES} addresses, got {len(url)}")
+            self._static = tuple(self._complete(one) for one in url)
+        else:
+            raise TypeError(
+                f"url must be a str, yarl.URL, Endpoint, a sequence of them, or an async function, "
+                f"got {type(url).__name__}"
+            )
+
+    @property
+    def count(self) -> int:
+        """How many addresses are tried in turn; a provider counts as one."""
+        return len(self._static) or 1
+
+    @property
+    def is_provided(self) -> bool:
+        """Whether a provider is asked."""
+        return self._provider is not None
+
+    @property
+    def shown(self) -> str:
+        """For texts: the first address, or that there is a provider."""
+        return str(self._static[0]) if self._static else "(URL provider)"
+
+    @property
+    def host(self) -> str:
+        """For the names of tasks."""
+        return self._static[0].url.host or "" if self._static else "provider"
+
+    async def next(self, index: int, attempt: Attempt) -> Endpoint:
+        """Returns where to dial.
+
+        Args:
+            index: Which of several addresses.
+            attempt: What the provider is told.
+
+        Raises:
+            Stop: The provider raised or returned it.
+            ConnectError: The provider raised something else, or returned something that is not an address.
+        """
+        if self._provider is None:
+            return self._static[index]
+        try:
+            given = self._provider(attempt)
+            if isinstance(given, Awaitable):
+                given = await given
+            if isinstance(given, Stop):
+                raise given
+            return self._complete(given)
+        except (Stop, ConnectError):
+            raise
+        except Exception as error:
+            raise ConnectError(f"the URL provider raised {type(error).__name__}") from error
+
+    def _complete(self, given: object) -> Endpoint:
+        """Returns an endpoint with the client's own headers and subprotocols beneath its own."""
+        if not isinstance(given, str | URL | Endpoint):
+            raise TypeError(f"an address must be a str, yarl.URL or Endpoint, got {type(given).__name__}")
+        endpoint = given if isinstance(given, Endpoint) else Endpoint(given)
+        return attrs.evolve(
+            endpoint,
+            headers={**self._headers, **endpoint.headers},
+            subprotocols=endpoint.subprotocols or self._subprotocols,
+        )

@@ -1,0 +1,275 @@
+"""Events to callbacks and subscribers: in order, one at a time, isolated from each other and from the client.
+
+Two lanes, each serial: events, and messages while an `on_message` callback is registered. A callback that raises is
+reported and the next one runs; one that is slow delays its own lane and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, Generic, Self, TypeVar
+
+from resilient_ws.errors import ConcurrencyError, ResilientWSError
+from resilient_ws.events import (
+    CloseEvent,
+    ErrorEvent,
+    Event,
+    Message,
+    OpenEvent,
+    ReconnectEvent,
+    RetryEvent,
+    StateEvent,
+    UndeliveredEvent,
+)
+from resilient_ws.inbox import Ended, Inbox
+
+MAX_EVENTS_WAITING: Final = 10_000
+"""Events that may wait for slow callbacks; beyond, state and retry events go first, counted."""
+
+SUBSCRIBER_QUEUE: Final = 1_000
+"""Events that one `events()` iterator may hold; beyond, the oldest go and an `ErrorEvent` counts them."""
+
+_DISPENSABLE: Final = (StateEvent, RetryEvent)
+
+_CALLBACK_OF: Final[dict[type, str]] = {
+    OpenEvent: "on_open",
+    CloseEvent: "on_close",
+    ReconnectEvent: "on_reconnect",
+    RetryEvent: "on_retry",
+    UndeliveredEvent: "on_undelivered",
+    ErrorEvent: "on_error",
+    StateEvent: "on_state",
+}
+
+CALLBACKS: Final = (*_CALLBACK_OF.values(), "on_message")
+
+T = TypeVar("T")
+Callback = Callable[[T], Awaitable[object] | object]
+
+log = logging.getLogger("resilient_ws")
+
+
+class EventsDropped(ResilientWSError):
+    """Events were not delivered since nobody took them in time.
+
+    Attributes:
+        count: How many.
+    """
+
+    def __init__(self, count: int) -> None:
+        super().__init__(f"{count} events were dropped, since nobody took them in time")
+        self.count = count
+
+
+class Handle(Generic[T]):
+    """A registered callback. Calling it calls the function, so a decorated name still is that function."""
+
+    def __init__(self, remove: Callable[[Handle[T]], None], function: Callback[T]) -> None:
+        self._remove = remove
+        self.function = function
+
+    def __call__(self, event: T) -> Awaitable[object] | object:
+        """Calls the function itself."""
+        return self.function(event)
+
+    def remove(self) -> None:
+        """Unregisters the callback; it is not called again. A second call does nothing."""
+        self._remove(self)
+
+
+class Subscription:
+    """What `events()` returns: an async iterator over every event from now on."""
+
+    def __init__(self, ended: bool) -> None:
+        self._events: deque[Event] = deque()
+        self._dropped = 0
+        self._waiter: asyncio.Future[None] | None = None
+        self._ended = ended
+
+    def push(self, event: Event) -> None:
+        """Appends an event; the oldest one goes when the queue is full."""
+        if len(self._events) >= SUBSCRIBER_QUEUE:
+            self._events.popleft()
+            self._dropped += 1
+        self._events.append(event)
+        self._wake()
+
+    def end(self) -> None:
+        """No event comes any more."""
+        self._ended = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        while not self._events and not self._dropped:
+            if self._ended:
+                raise StopAsyncIteration
+            if self._waiter is not None:
+                raise ConcurrencyError("another task is waiting on this events() iterator")
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        if self._dropped:
+            dropped, self._dropped = self._dropped, 0
+            return ErrorEvent(where="events", exception=EventsDropped(dropped))
+        return self._events.popleft()
+
+
+class Dispatcher:
+    """The callbacks and subscribers of one client, and the two lanes that serve them.
+
+    Args:
+        inbox: Where the message lane takes its messages.
+        spawn: Starts a lane, a child of the owner task; called when there is something to do and no lane runs.
+    """
+
+    def __init__(self, inbox: Inbox, spawn: Callable[[str, Callable[[], Any]], asyncio.Task[None] | None]) -> None:
+        self._inbox = inbox
+        self._spawn = spawn
+        self._callbacks: dict[str, list[Handle[Any]]] = {name: [] for name in CALLBACKS}
+        self._subscriptions: list[Subscription] = []
+        self._waiting: deque[Event] = deque()
+        self._event_lane: asyncio.Task[None] | None = None
+        self._message_lane: asyncio.Task[None] | None = None
+        self._over = False
+        self.dropped: Counter[str] = Counter()
+
+    def register(self, name: str, function: Callback[Any]) -> Handle[Any]:
+        """Adds a callback; it sees what happens from now on."""
+        if not callable(function):
+            raise TypeError(f"{name} must be callable, got {type(function).__name__}")
+        handle: Handle[Any] = Handle(lambda made: self._remove(name, made), function)
+        self._callbacks[name].append(handle)
+        if name == "on_message":
+            self.serve_messages()
+        return handle
+
+    def _remove(self, name: str, handle: Handle[Any]) -> None:
+        if handle in self._callbacks[name]:
+            self._callbacks[name].remove(handle)
+        if name == "on_message" and not self._callbacks[name] and self._message_lane is not None:
+            if self._message_lane is not _current_task():
+                self._message_lane.cancel()
+            self._message_lane = None
+
+    @property
+    def consumes_messages(self) -> bool:
+        """Whether callbacks are the consumer of the inbox."""
+        return bool(self._callbacks["on_message"])
+
+    def subscribe(self) -> Subscription:
+        """Returns an iterator over the events from now on."""
+        subscription = Subscription(self._over)
+        if not self._over:
+            self._subscriptions.append(subscription)
+        return subscription
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """Forgets an iterator that nobody reads any more."""
+        if subscription in self._subscriptions:
+            self._subscriptions.remove(subscription)
+
+    def emit(self, event: Event) -> None:
+        """Hands `event` to every subscriber and queues it for the callbacks."""
+        for subscription in self._subscriptions:
+            subscription.push(event)
+        if not self._callbacks[_CALLBACK_OF[type(event)]]:
+            return
+        if len(self._waiting) >= MAX_EVENTS_WAITING and not self._make_room(event):
+            return
+        self._waiting.append(event)
+        if self._event_lane is None or self._event_lane.done():
+            self._event_lane = self._spawn("events", self._serve_events)
+
+    def _make_room(self, event: Event) -> bool:
+        """Drops one event that can be spared; whether there is a place for `event` now."""
+        for index, waiting in enumerate(self._waiting):
+            if isinstance(waiting, _DISPENSABLE):
+                del self._waiting[index]
+                self.dropped[type(waiting).__name__] += 1
+                return True
+        if isinstance(event, CloseEvent) and event.final:
+            return True
+        self.dropped[type(event).__name__] += 1
+        return False
+
+    def serve(self) -> None:
+        """Starts the lanes for which there is something to do."""
+        self.serve_messages()
+        if self._waiting and (self._event_lane is None or self._event_lane.done()):
+            self._event_lane = self._spawn("events", self._serve_events)
+
+    def serve_messages(self) -> None:
+        """Starts the message lane, if there is a callback for it and none runs."""
+        if self.consumes_messages and (self._message_lane is None or self._message_lane.done()):
+            self._message_lane = self._spawn("messages", self._serve_messages)
+
+    @property
+    def inside(self) -> bool:
+        """Whether the caller is a callback, running in one of the lanes."""
+        task = _current_task()
+        return task is not None and (task is self._event_lane or task is self._message_lane)
+
+    @property
+    def lanes(self) -> list[asyncio.Task[None]]:
+        """The lanes that still run."""
+        return [lane for lane in (self._event_lane, self._message_lane) if lane is not None and not lane.done()]
+
+    def end(self) -> None:
+        """No event comes any more: the iterators end after what they hold."""
+        self._over = True
+        for subscription in self._subscriptions:
+            subscription.end()
+        self._subscriptions.clear()
+
+    async def _serve_events(self) -> None:
+        while self._waiting:
+            event = self._waiting.popleft()
+            name = _CALLBACK_OF[type(event)]
+            for handle in tuple(self._callbacks[name]):
+                await self._call(name, handle, event)
+
+    async def _serve_messages(self) -> None:
+        try:
+            while handles := tuple(self._callbacks["on_message"]):
+                message = await self._inbox.get()
+                for handle in handles:
+                    await self._call("on_message", handle, message)
+        except Ended:
+            return
+
+    async def _call(self, name: str, handle: Handle[Any], argument: Event | Message) -> None:
+        try:
+            result = handle.function(argument)
+            if isinstance(result, Awaitable):
+                await result
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            self._report(name, error, argument)  # raised by the callback itself, not asked of this lane
+        except Exception as error:  # noqa: BLE001 - whatever it is, it must not break the client
+            self._report(name, error, argument)
+
+    def _report(self, name: str, error: BaseException, argument: object) -> None:
+        log.error("callback %s raised %s", name, type(error).__name__, exc_info=error)
+        if name != "on_error":
+            self.emit(ErrorEvent(where=name, exception=error, event=argument))
+
+
+def _current_task() -> asyncio.Task[Any] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        return None

@@ -1,0 +1,123 @@
+"""How a connection or an attempt ended, as facts: what the client then tells, and what the retry rules are asked.
+
+Pure: it turns what was seen into events and failures, and decides nothing about the future.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import attrs
+
+from resilient_ws.closing import CloseCode, CloseOrigin
+from resilient_ws.errors import ConnectError, ConnectionLost
+from resilient_ws.events import CloseEvent, Endpoint, Failure
+from resilient_ws.outbox import Entry
+
+if TYPE_CHECKING:
+    from resilient_ws.opening import AttemptFailed
+    from resilient_ws.retry import RetryState
+    from resilient_ws.transports.base import End
+
+_POISON: Final = frozenset({1003, 1007, 1008, 1009})
+
+
+@attrs.frozen(kw_only=True)
+class Ending:
+    """An open connection has ended.
+
+    Attributes:
+        end: As the link saw it.
+        origin: Who ended it, as it will be told.
+        endpoint: Where it led.
+        at: When, on the loop's clock.
+        opened_for: Seconds it was open.
+        silent_for: Seconds since the last byte from the peer.
+        unsent: Accepted messages that had not been written.
+        unconfirmed: Messages written and not confirmed.
+        unread: Received messages not taken yet.
+        uncertain: Those of the unconfirmed that will not be sent again.
+        hint: What the heartbeat recommends, or `None`.
+    """
+
+    end: End
+    origin: CloseOrigin
+    endpoint: Endpoint | None
+    at: float
+    opened_for: float
+    silent_for: float
+    unsent: int
+    unconfirmed: int
+    unread: int
+    uncertain: list[Entry]
+    hint: str | None
+
+    def failure(self, retry: RetryState) -> Failure:
+        """Returns what the retry rules are asked."""
+        return Failure(
+            close=close_event(self),
+            error=self.end.cause,
+            attempt=retry.next_failure_number(self.opened_for),
+            opened_for=self.opened_for,
+            endpoint=self.endpoint,
+        )
+
+
+def close_event(ending: Ending) -> CloseEvent:
+    """Returns the event for it, with nothing said about the future yet."""
+    base = _close_event(ending.end, ending.origin)
+    return attrs.evolve(
+        base,
+        opened_for=ending.opened_for,
+        silent_for=ending.silent_for,
+        unsent=ending.unsent,
+        uncertain=ending.unconfirmed,
+        unread=ending.unread,
+    )
+
+
+def _close_event(end: End, origin: CloseOrigin) -> CloseEvent:
+    """Source: RFC 6455 7.1.5 (1006 where no CLOSE frame was received, whoever began) and 7.1.4 (clean: both sent)."""
+    if end.code is None:
+        return CloseEvent(
+            code=CloseCode.ABNORMAL_CLOSURE,
+            synthesized=True,
+            origin=origin,
+            sent_code=end.sent_code,
+            cause=end.cause,
+        )
+    return CloseEvent(
+        code=end.code,
+        reason=end.reason,
+        was_clean=end.sent_code is not None,
+        origin=origin,
+        sent_code=end.sent_code,
+        cause=end.cause,
+    )
+
+
+def failed_attempt(failed: AttemptFailed, number: int) -> Failure:
+    """Returns what the retry rules are asked after an attempt."""
+    error = failed.error
+    answer = error if isinstance(error, ConnectError) else None
+    return Failure(
+        close=None if failed.end is None else _close_event(failed.end, failed.end.origin),
+        error=error,
+        status=answer.status if answer is not None else None,
+        headers=answer.headers if answer is not None else None,
+        retry_after=answer.retry_after if answer is not None else None,
+        attempt=number,
+        endpoint=failed.endpoint,
+    )
+
+
+def describe_end(close: CloseEvent | None) -> BaseException:
+    """Returns an exception that says how a connection ended, for chaining."""
+    if close is not None and close.cause is not None:
+        return close.cause
+    return ConnectionLost(str(close) if close is not None else "the connection ended")
+
+
+def is_poison(end: End) -> bool:
+    """Whether the peer said that it cannot take what we sent: sent again, it would end every connection."""
+    return end.origin is CloseOrigin.PEER and end.code in _POISON

@@ -1,0 +1,249 @@
+"""Received messages that the program has not taken yet: bounded, in order, for one consumer at a time.
+
+Knows nothing of connections: it is told of messages and gaps, and tells through `pause`, `resume` and `stuck` when
+it is full, has room again, or is full although somebody waits for an answer that can only come through it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+import attrs
+
+from resilient_ws import options
+from resilient_ws.errors import ConcurrencyError
+from resilient_ws.events import Gap, Message
+
+
+def size_of(message: Message) -> int:
+    """Returns the bytes of `message` on the wire."""
+    if isinstance(message, str):
+        return len(message) if message.isascii() else len(message.encode("utf-8", "surrogatepass"))
+    return len(message)
+
+
+class Ended(Exception):  # noqa: N818 - ends a wait; callers turn it into what the program sees
+    """Nothing is left and nothing will come."""
+
+
+class Inbox:
+    """The queue between the reader of a connection and the program.
+
+    The bytes are a sum since the queue was last empty, which costs one addition for each message; only when that sum
+    reaches a bound are they counted.
+
+    Args:
+        bounds: How much may wait, and what happens beyond.
+        pause: Called when it has become full.
+        resume: Called when half of each bound is free again after that.
+        stuck: Called when it is full although `expect` was told that somebody waits.
+    """
+
+    def __init__(
+        self,
+        bounds: options.Inbox,
+        *,
+        pause: Callable[[], None],
+        resume: Callable[[], None],
+        stuck: Callable[[], None],
+    ) -> None:
+        self._bounds = bounds
+        self._pause = pause
+        self._resume = resume
+        self._stuck = stuck
+        self._items: deque[Message | Gap] = deque()
+        self._gaps = 0  # how many of the items are gaps
+        self._sum = 0  # bytes since it was last empty, at least those of what it holds
+        self._patient = 0  # how many wait for an answer that must come past what is held
+        self._messages_bound = bounds.max_messages
+        self._bytes_bound = bounds.max_bytes
+        self._drops = bounds.overflow == "drop_oldest"
+        self._pending: Gap | None = None  # waits for the first message of the next connection
+        self._waiter: asyncio.Future[None] | None = None
+        self._over = False
+        self.paused = False
+        self.dropped = 0
+
+    def __len__(self) -> int:
+        return len(self._items) - self._gaps
+
+    # --- the side of the connection ---
+
+    def put(self, message: Message, size: int) -> None:
+        """Appends one received message of `size` bytes."""
+        items = self._items
+        if self._pending is not None:
+            self._settle_gap()
+        if not items:
+            self._sum = 0
+        items.append(message)
+        self._sum += size
+        if len(items) >= self._messages_bound or self._sum >= self._bytes_bound:
+            self._full()
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def gap(self, gap: Gap) -> None:
+        """Notes a gap before the next message; adjacent ones merge."""
+        if self._pending is not None:
+            gap = merged(self._pending, gap)
+        self._pending = gap
+
+    def end(self) -> None:
+        """Nothing comes any more; what is held can still be taken."""
+        self._over = True
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def _settle_gap(self) -> None:
+        gap, self._pending = self._pending, None
+        if gap is None:
+            return
+        items = self._items
+        if items and isinstance(last := items[-1], Gap):
+            items[-1] = merged(last, gap)
+        else:
+            items.append(gap)
+            self._gaps += 1
+
+    def _full(self) -> None:
+        self._sum = sum(size_of(item) for item in self._items if not isinstance(item, Gap))
+        if not (len(self) >= self._messages_bound or self._sum >= self._bytes_bound):
+            return
+        if self._drops:
+            self._drop()
+            return
+        if not self.paused:
+            self.paused = True
+            self._pause()
+        if self._patient:
+            self._stuck()
+
+    def _drop(self) -> None:
+        """Removes the oldest messages until the bounds hold; a gap stays in their place, none grows the queue."""
+        items = self._items
+        gap: Gap | None = None
+        count = 0
+        while len(self) > 1 and (len(self) > self._messages_bound or self._sum > self._bytes_bound):
+            item = items.popleft()
+            if isinstance(item, Gap):
+                self._gaps -= 1
+                gap = item if gap is None else merged(gap, item)
+                continue
+            self._sum -= size_of(item)
+            count += 1
+        if count == 0:
+            return
+        self.dropped += count
+        if items and isinstance(first := items[0], Gap):
+            self._gaps -= 1
+            items.popleft()
+            gap = first if gap is None else merged(gap, first)
+        gap = Gap(count=0, dropped=count) if gap is None else attrs.evolve(gap, dropped=gap.dropped + count)
+        items.appendleft(gap)
+        self._gaps += 1
+
+    # --- the side of those who wait for an answer ---
+
+    def expect(self) -> bool:
+        """Somebody waits for an answer: reading goes on to twice the bounds. Returns whether there is room for it."""
+        self._patient += 1
+        if self._patient == 1:
+            self._messages_bound = 2 * self._bounds.max_messages
+            self._bytes_bound = 2 * self._bounds.max_bytes
+        if not self.paused:
+            return True
+        if len(self) >= self._messages_bound or self._sum >= self._bytes_bound:
+            return False
+        self._unpause()
+        return True
+
+    def expect_no_more(self) -> None:
+        """One of those who waited has ended."""
+        self._patient -= 1
+        if self._patient == 0:
+            self._messages_bound = self._bounds.max_messages
+            self._bytes_bound = self._bounds.max_bytes
+            if self._items and (len(self) >= self._messages_bound or self._sum >= self._bytes_bound):
+                self._full()
+
+    def _unpause(self) -> None:
+        self.paused = False
+        self._resume()
+
+    # --- the side of the program ---
+
+    async def get(self) -> Message:
+        """Waits for the next message and takes it; a cancelled call takes nothing.
+
+        Raises:
+            Ended: Nothing is held and nothing will come.
+            ConcurrencyError: Somebody else waits already.
+        """
+        while True:
+            item = await self.get_with_gaps()
+            if not isinstance(item, Gap):
+                return item
+
+    async def get_with_gaps(self) -> Message | Gap:
+        """As `get`, gaps included."""
+        items = self._items
+        while not items:
+            await self._wait()
+        if self._waiter is not None:
+            raise ConcurrencyError("another recv() or iteration is waiting for a message")
+        item = items.popleft()
+        if isinstance(item, Gap):
+            self._gaps -= 1
+        if self.paused:
+            self._relax()
+        return item
+
+    def take_all(self) -> list[Message | Gap]:
+        """Takes everything that is held."""
+        taken = list(self._items)
+        self._items.clear()
+        self._gaps = 0
+        if self.paused:
+            self._relax()
+        return taken
+
+    def clear(self) -> int:
+        """Discards everything that is held and returns how many messages that were."""
+        count = len(self)
+        self.take_all()
+        return count
+
+    async def _wait(self) -> None:
+        if self._over:
+            raise Ended
+        if self._waiter is not None:
+            raise ConcurrencyError("another recv() or iteration is waiting for a message")
+        self._waiter = waiter = asyncio.get_running_loop().create_future()
+        try:
+            await waiter
+        finally:
+            self._waiter = None
+
+    def _relax(self) -> None:
+        """Reading goes on when half of each bound is free."""
+        if len(self) > self._messages_bound // 2:
+            return
+        self._sum = sum(size_of(item) for item in self._items if not isinstance(item, Gap))
+        if self._sum <= self._bytes_bound // 2:
+            self._unpause()
+
+
+def merged(first: Gap, second: Gap) -> Gap:
+    """Returns one gap for two that no message separates; `close` is that of the later one, if it has one."""
+    return Gap(
+        close=second.close if second.close is not None else first.close,
+        downtime=first.downtime + second.downtime,
+        count=first.count + second.count,
+        dropped=first.dropped + second.dropped,
+        resumed=first.resumed and second.resumed,
+    )

@@ -1,0 +1,188 @@
+"""One connection from its dial to its end: where each thing that comes in belongs.
+
+A message goes to the `request` it answers, to the heartbeat it answers, or to the inbox: that of the set-up at first,
+that of the program once the connection is open. After its end a connection says nothing any more, so nothing of an
+abandoned one can act on its successor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from resilient_ws import options
+from resilient_ws.closing import CloseOrigin
+from resilient_ws.errors import ConnectionLost, DeliveryUncertain, ResilientWSError
+from resilient_ws.events import Message
+from resilient_ws.inbox import Inbox, size_of
+from resilient_ws.pinger import Pinger
+from resilient_ws.transports.base import End, Link
+from resilient_ws.writer import Writer
+
+Match = Callable[[Message], bool]
+
+
+class Host(Protocol):
+    """What a connection tells its client."""
+
+    def connection_ended(self, live: Live, end: End, /) -> None:
+        """It is over; called once."""
+
+    def failed(self, where: str, error: BaseException, /) -> None:
+        """Code of the program raised."""
+
+
+class Live:
+    """The receiver of one link.
+
+    Args:
+        host: The client.
+        bounds: Of the inbox for the set-up.
+    """
+
+    def __init__(self, host: Host, bounds: options.Inbox) -> None:
+        self._host = host
+        self.setup_inbox = Inbox(bounds, pause=self._pause, resume=self._resume, stuck=self._stuck)
+        self._inbox = self.setup_inbox
+        self._requests: list[tuple[Match, asyncio.Future[Message]]] = []
+        self._routed = False  # whether a message may belong somewhere else than the inbox
+        self._discards = False
+        self.link: Link | None = None
+        self.writer: Writer | None = None
+        self.pinger: Pinger | None = None
+        self.end: End | None = None
+        self.opened_at = 0.0
+        self.received = 0
+        self.bytes_received = 0
+        self.discarded = 0
+        self.silent_for = 0.0
+        self.hint: str | None = None
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether the set-up does not take what comes in."""
+        return self.setup_inbox.paused
+
+    async def read(self) -> None:
+        """Reads the link until it ends."""
+        assert self.link is not None
+        try:
+            await self.link.read()
+        except Exception as error:  # noqa: BLE001 - a defect in a transport must not stay unnoticed
+            lost = ConnectionLost(f"the reader failed: {type(error).__name__}")
+            lost.__cause__ = error
+            self.ended(End(code=None, origin=CloseOrigin.NETWORK, cause=lost))
+
+    def use(self, link: Link, writer: Writer, pinger: Pinger) -> None:
+        """The handshake is done."""
+        self.link, self.writer, self.pinger = link, writer, pinger
+
+    def watch_replies(self) -> None:
+        """Messages may answer pings of the application's own protocol."""
+        self._routed = True
+
+    def deliver_to(self, inbox: Inbox) -> None:
+        """From now on messages go to `inbox`; those that the set-up left go first."""
+        for item in self.setup_inbox.take_all():
+            if isinstance(item, str | bytes):
+                inbox.put(item, size_of(item))
+        self._inbox = inbox
+
+    def discard(self) -> None:
+        """From now on messages are thrown away and counted: our CLOSE has been sent."""
+        self._discards = self._routed = True
+
+    # --- what the link tells ---
+
+    def message(self, message: Message, size: int, /) -> None:
+        """A whole message has arrived."""
+        self.received += 1
+        self.bytes_received += size
+        if self._routed and self._belongs_elsewhere(message):
+            return
+        self._inbox.put(message, size)
+
+    def pong(self, payload: bytes, /) -> None:
+        """A PONG has arrived."""
+        if self.end is None and self.pinger is not None:
+            self.pinger.pong(payload)
+
+    def ended(self, end: End, /) -> None:
+        """The connection is over."""
+        if self.end is None:
+            self._finish(end)
+            self._host.connection_ended(self, end)
+
+    def cut(self) -> None:
+        """Ends it without telling the client, who knows already."""
+        if self.end is None:
+            self._finish(End(code=None, origin=CloseOrigin.LOCAL))
+
+    def _finish(self, end: End) -> None:
+        self.end = end
+        if self.pinger is not None:
+            self.silent_for = self.pinger.silent_for
+            self.pinger.stop()
+        if self.writer is not None:
+            self.writer.close()
+        if self.link is not None:
+            self.link.abort()
+        self.setup_inbox.end()
+        self.fail_requests(DeliveryUncertain("the connection ended before the answer came"))
+
+    # --- requests ---
+
+    async def request(self, send: Callable[[], None], match: Match) -> Message:
+        """Calls `send`, and returns the first message from then on for which `match` is true.
+
+        Raises:
+            DeliveryUncertain: The connection ended first.
+        """
+        answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        mine = (match, answer)
+        self._requests.append(mine)
+        self._routed = True
+        try:
+            send()
+            return await answer
+        finally:
+            if mine in self._requests:
+                self._requests.remove(mine)
+
+    def fail_requests(self, error: ResilientWSError) -> None:
+        """Ends every request with `error`."""
+        for _, answer in self._requests:
+            if not answer.done():
+                answer.set_exception(error)
+
+    def _belongs_elsewhere(self, message: Message) -> bool:
+        if self._discards:
+            self.discarded += 1
+            return True
+        for mine in self._requests:
+            match, answer = mine
+            if answer.done():
+                continue
+            try:
+                if not match(message):
+                    continue
+            except Exception as error:  # noqa: BLE001 - the program's code fails its own call, not the reader
+                answer.set_exception(error)
+                continue
+            answer.set_result(message)
+            return True
+        return self.pinger is not None and self.pinger.is_reply(message)
+
+    # --- the bounds of the set-up ---
+
+    def _pause(self) -> None:
+        if self.link is not None:
+            self.link.pause()
+
+    def _resume(self) -> None:
+        if self.link is not None and self.end is None:
+            self.link.resume()
+
+    def _stuck(self) -> None:
+        self.fail_requests(ConnectionLost("the answer stands behind messages that the set-up does not take"))

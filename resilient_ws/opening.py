@@ -1,0 +1,245 @@
+"""One attempt, from the address to a connection that is set up: provider, dial, handshake, `setup`, subscriptions.
+
+An attempt ends within its time limits whatever the network does, and leaves nothing behind when it fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Hashable
+
+import attrs
+
+from resilient_ws.closing import CloseCode
+from resilient_ws.connection import Connection, checked
+from resilient_ws.dial import Addresses
+from resilient_ws.errors import ConnectError, OpenTimeout, SetupFailed, SetupTimeout
+from resilient_ws.events import Attempt, Endpoint, Message, Stop
+from resilient_ws.live import Host, Live
+from resilient_ws.options import Heartbeat, Inbox, Outbox
+from resilient_ws.outbox import DeliveryQueue
+from resilient_ws.pinger import Pinger, Watcher
+from resilient_ws.transports.base import End, Transport
+from resilient_ws.writer import Writer
+
+Setup = Callable[[Connection], Awaitable[object]]
+Spawn = Callable[[str, Callable[[], Awaitable[None]]], asyncio.Task[None] | None]
+
+
+@attrs.frozen
+class Subscription:
+    """An intent declared with `subscribe`.
+
+    Attributes:
+        message: What declares it on each connection, or a function that makes it.
+        unsubscribe: What takes it back, or `None`.
+    """
+
+    message: Message | Callable[[], Message] = attrs.field(repr=False)
+    unsubscribe: Message | None = attrs.field(default=None, repr=False)
+
+    def render(self, limit: int) -> Message:
+        """Returns the message to send now."""
+        made: object = self.message() if callable(self.message) else self.message
+        return checked(made, limit)[0]
+
+
+class Interrupted(Exception):  # noqa: N818 - a turn of the owner, not an error
+    """The client is closing, so the attempt was given up."""
+
+
+class AttemptFailed(Exception):  # noqa: N818 - carries the failure to the owner
+    """An attempt has failed.
+
+    Attributes:
+        error: Why: a `ConnectError` or a `Stop`.
+        endpoint: Where it led, `None` when the provider failed.
+        end: How the connection ended, if it did so during its set-up.
+    """
+
+    def __init__(self, error: Exception, endpoint: Endpoint | None, end: End | None = None) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.endpoint = endpoint
+        self.end = end
+
+
+@attrs.frozen(kw_only=True)
+class OpeningOptions:
+    """What each attempt is told."""
+
+    addresses: Addresses
+    transport: Transport
+    setup: Setup | None
+    heartbeat: Heartbeat | None
+    outbox: Outbox
+    inbox: Inbox
+    open_timeout: float | None
+    setup_timeout: float | None
+
+
+class Opener:
+    """Makes the attempts of one client, one at a time.
+
+    Args:
+        options: What each one is told.
+        host: Whom a connection tells of its end.
+        watcher: Whom its heartbeat tells; returns one for the connection.
+        queue: Whose messages its PONGs confirm.
+        subscriptions: The declared intents, alive: what is declared during an attempt is part of it.
+        is_paused: Whether the program's inbox has stopped the reading.
+        spawn: Starts a child of the owner task.
+        idle: Called when a connection has room again.
+    """
+
+    def __init__(
+        self,
+        options: OpeningOptions,
+        *,
+        host: Host,
+        watcher: Callable[[Live], Watcher],
+        queue: DeliveryQueue,
+        subscriptions: dict[Hashable, Subscription],
+        is_paused: Callable[[], bool],
+        spawn: Spawn,
+        idle: Callable[[], None],
+    ) -> None:
+        self._options = options
+        self._host = host
+        self._watcher = watcher
+        self._queue = queue
+        self._subscriptions = subscriptions
+        self._is_paused = is_paused
+        self._spawn = spawn
+        self._idle = idle
+        self._scope: asyncio.Timeout | None = None
+        self._interrupted = False
+        self._live: Live | None = None
+
+    def interrupt(self) -> None:
+        """Gives up the attempt of the moment, and every later one at once."""
+        self._interrupted = True
+        self._cut_short()
+
+    def ended(self, live: Live) -> None:
+        """A connection has ended during its set-up, so that there is nothing to wait for."""
+        if live is self._live:
+            self._cut_short()
+
+    def _cut_short(self) -> None:
+        if self._scope is not None and not self._scope.expired():
+            self._scope.reschedule(asyncio.get_running_loop().time())
+
+    async def open(self, index: int, attempt: Attempt, *, first: bool) -> Live:
+        """Returns a connection that is set up.
+
+        Args:
+            index: Which of several addresses.
+            attempt: What the URL provider is told.
+            first: Whether the client has never been open.
+
+        Raises:
+            AttemptFailed: It could not be opened or set up.
+            Interrupted: `interrupt` was called.
+        """
+        live = self._live = Live(self._host, self._options.inbox)
+        try:
+            endpoint = await self._dial(live, index, attempt)
+            await self._set_up(live, endpoint, attempt.number, first)
+        except BaseException:
+            live.cut()
+            raise
+        finally:
+            self._live = None
+        return live
+
+    async def _dial(self, live: Live, index: int, attempt: Attempt) -> Endpoint:
+        options = self._options
+        endpoint: Endpoint | None = None
+        scope = self._begin(options.open_timeout)
+        try:
+            async with scope:
+                endpoint = await options.addresses.next(index, attempt)
+                link = await options.transport.open(endpoint, live)
+        except (ConnectError, Stop) as error:
+            self._check()
+            raise AttemptFailed(error, endpoint) from error
+        except TimeoutError:
+            self._check()
+            late = OpenTimeout(f"no connection within open_timeout={options.open_timeout} s")
+            raise AttemptFailed(late, endpoint) from None
+        finally:
+            self._scope = None
+        writer = Writer(link, spawn=self._spawn, idle=self._idle)
+        pinger = Pinger(
+            link,
+            writer,
+            self._queue,
+            heartbeat=options.heartbeat,
+            confirm_interval=options.outbox.confirm_interval,
+            is_paused=lambda: live.is_paused or self._is_paused(),
+            watcher=self._watcher(live),
+        )
+        live.use(link, writer, pinger)
+        if options.heartbeat is not None and options.heartbeat.kind == "app":
+            live.watch_replies()
+        self._spawn("reader", live.read)
+        return endpoint
+
+    async def _set_up(self, live: Live, endpoint: Endpoint, number: int, first: bool) -> None:
+        options = self._options
+        assert live.link is not None
+        connection = Connection(
+            live, first=first, attempt=number, heartbeat=options.heartbeat, max_bytes=options.outbox.max_bytes
+        )
+        failure: Exception | None = None
+        scope = self._begin(options.setup_timeout)
+        try:
+            async with scope:
+                if options.setup is not None:
+                    await options.setup(connection)
+                await self._declare(live)
+        except Stop as error:
+            failure = error
+        except Exception as error:  # noqa: BLE001 - the program's code fails the attempt, whatever it raises
+            if isinstance(error, TimeoutError) and scope.expired():
+                failure = SetupTimeout(f"setup took longer than setup_timeout={options.setup_timeout} s")
+            else:
+                failure = SetupFailed(f"setup raised {type(error).__name__}")
+                failure.__cause__ = error
+        finally:
+            self._scope = None
+            connection.retire()
+        self._check()
+        if isinstance(failure, Stop):
+            raise AttemptFailed(failure, endpoint)
+        if live.end is not None:
+            # The code of the peer's CLOSE decides, not what the hook raised in consequence.
+            lost = ConnectError("the connection ended during its set-up")
+            lost.__cause__ = live.end.cause
+            raise AttemptFailed(lost, endpoint, live.end)
+        if failure is not None:
+            live.link.close(CloseCode.NORMAL_CLOSURE, "")
+            raise AttemptFailed(failure, endpoint)
+
+    async def _declare(self, live: Live) -> None:
+        """Writes the declared subscriptions, those included that are declared meanwhile."""
+        assert live.writer is not None
+        written: dict[Hashable, Subscription] = {}
+        while True:
+            due = [(key, one) for key, one in self._subscriptions.items() if written.get(key) is not one]
+            if not due:
+                return
+            for key, one in due:
+                written[key] = one
+                await live.writer.send(one.render(self._options.outbox.max_bytes))
+
+    def _check(self) -> None:
+        if self._interrupted:
+            raise Interrupted
+
+    def _begin(self, limit: float | None) -> asyncio.Timeout:
+        """Returns the scope of one step, which `interrupt` can end early."""
+        self._check()
+        self._scope = asyncio.timeout(limit)
+        return self._scope

@@ -1,0 +1,291 @@
+"""The timer and the pings of one connection: is the peer alive, and what has it read?
+
+It carries out what `resilient_ws.heartbeat` decides, and asks for the confirmations that `resilient_ws.outbox` needs.
+One loop timer serves both; it is re-armed lazily and finds out when it fires whether it fired too early.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import struct
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+
+from resilient_ws.events import Message
+from resilient_ws.heartbeat import HeartbeatMonitor
+from resilient_ws.options import Heartbeat
+from resilient_ws.outbox import DeliveryQueue, Entry
+from resilient_ws.transports.base import Link
+from resilient_ws.writer import Writer
+
+_TAG: Final = struct.Struct("!4sI")
+DEFAULT_TIMEOUT: Final = 10.0
+"""Seconds for the first PONG where no heartbeat gives a timeout."""
+
+MAX_OUTSTANDING: Final = 64
+"""Unanswered pings that are remembered, for a peer that never answers."""
+
+
+class Watcher(Protocol):
+    """What a pinger tells."""
+
+    def dead(self, cause: str, hint: str | None, /) -> None:
+        """The heartbeat's verdict: the connection is to be given up."""
+
+    def confirmed(self, entries: Sequence[Entry], /) -> None:
+        """A PONG covered what had been written; `entries` are those somebody waits for."""
+
+    def failed(self, where: str, error: BaseException, /) -> None:
+        """Code of the program raised."""
+
+
+class Pinger:
+    """Pings, verdicts and confirmations of one connection.
+
+    Args:
+        link: The connection.
+        writer: Its way out, for pings that are messages of the application.
+        queue: Whose written messages a PONG confirms.
+        heartbeat: `None` = no pings and no verdicts of its own.
+        confirm_interval: Seconds between two pings for confirmation.
+        is_paused: Whether our own inbox has stopped the reading.
+        watcher: Is told of verdicts.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        writer: Writer,
+        queue: DeliveryQueue,
+        *,
+        heartbeat: Heartbeat | None,
+        confirm_interval: float,
+        is_paused: Callable[[], bool],
+        watcher: Watcher,
+    ) -> None:
+        self._link = link
+        self._writer = writer
+        self._queue = queue
+        self._heartbeat = heartbeat
+        self._confirm_interval = confirm_interval
+        self._is_paused = is_paused
+        self._watcher = watcher
+        self._loop = asyncio.get_running_loop()
+        now = self._loop.time()
+        self._monitor = HeartbeatMonitor(heartbeat, now, link.look(False)) if heartbeat is not None else None
+        self._prefix = os.urandom(4)
+        self._number = 0
+        self._outstanding: deque[tuple[int, int, float, int]] = deque()  # number, mark, when, messages received then
+        self._last_ping = now
+        self._confirm_at: float | None = None
+        self._wanted = False
+        self._answered = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0
+        self._stopped = False
+        self._ahead_of_real = _suspend_clock()
+        self.latency: float | None = None
+        self._arm()
+
+    @property
+    def silent_for(self) -> float:
+        """Seconds since something came from the peer."""
+        return max(0.0, self._loop.time() - self._link.look(False).received_at)
+
+    def use(self, heartbeat: Heartbeat) -> None:
+        """Goes on with other options: a gateway has told its interval."""
+        self._heartbeat = heartbeat
+        self._monitor = HeartbeatMonitor(heartbeat, self._loop.time(), self._link.look(self._is_paused()))
+        self._arm()
+
+    def stop(self) -> None:
+        """Ends the timer; nothing is told afterwards."""
+        self._stopped = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    # --- confirmations ---
+
+    def wrote(self) -> None:
+        """Something was written that no ping covers; sees to it that one will. Called once a loop turn at most."""
+        if self._stopped or not self._queue.confirming:
+            return
+        if self._queue.needs_ping:
+            self.want()
+        elif self._confirm_at is None and not self._outstanding and self._queue.unmarked:
+            self._confirm_at = self._last_ping + self._confirm_interval
+            if self._confirm_at <= self._loop.time():
+                self._ping()
+            self._arm()
+
+    def want(self) -> None:
+        """Somebody waits for a confirmation: a ping goes out at once, or when the one in flight is answered."""
+        if self._stopped or not self._queue.confirming:
+            return
+        if self._outstanding:
+            self._wanted = True
+        elif self._queue.unmarked:
+            self._ping()
+            self._arm()
+
+    def farewell(self) -> None:
+        """A last ping before our CLOSE, if it would confirm something."""
+        if not self._stopped and self._queue.confirming and self._queue.unconfirmed:
+            self._ping()
+
+    def pong(self, payload: bytes) -> None:
+        """A PONG has come; only one with a tag of this connection says something (RFC 6455 5.5.3)."""
+        if self._stopped or len(payload) != _TAG.size:
+            return
+        prefix, number = _TAG.unpack(payload)
+        if prefix != self._prefix or not self._outstanding or not self._outstanding[0][0] <= number <= self._number:
+            return
+        mark = 0
+        while self._outstanding and self._outstanding[0][0] <= number:
+            mark = self._outstanding.popleft()[1]
+        self._answered = True
+        if self._monitor is not None and self._is_pinging:
+            self._note_latency(self._monitor.pong(number, self._loop.time()))
+        if mark:
+            self._watcher.confirmed(self._queue.confirm(mark))
+        if self._stopped:
+            return
+        if self._wanted and not self._outstanding:
+            self._wanted = False
+            self.want()
+        self.wrote()
+
+    def is_reply(self, message: Message) -> bool:
+        """Whether `message` answers a ping of the application's own protocol; then it is consumed."""
+        heartbeat = self._heartbeat
+        if heartbeat is None or heartbeat.is_reply is None or self._monitor is None:
+            return False
+        try:
+            answers = bool(heartbeat.is_reply(message))
+        except Exception as error:  # noqa: BLE001 - the program's code must not end the reader
+            self._watcher.failed("heartbeat", error)
+            return False
+        if answers:
+            self._note_latency(self._monitor.pong(self._number, self._loop.time()))
+        return answers
+
+    @property
+    def _is_pinging(self) -> bool:
+        return self._heartbeat is not None and self._heartbeat.kind == "ping"
+
+    def _note_latency(self, seconds: float | None) -> None:
+        if seconds is not None:
+            self.latency = seconds
+
+    # --- pings ---
+
+    def _ping(self) -> None:
+        """Writes a PING that covers what has been written whole."""
+        self._number += 1
+        now = self._loop.time()
+        mark = self._queue.mark() if self._queue.confirming else 0
+        self._outstanding.append((self._number, mark, now, self._link.look(False).messages))
+        if len(self._outstanding) > MAX_OUTSTANDING:
+            self._outstanding.popleft()  # a later PONG covers what it covered
+        self._last_ping = now
+        self._confirm_at = None
+        self._link.ping(_TAG.pack(self._prefix, self._number))
+        if self._monitor is not None and self._is_pinging:
+            self._monitor.ping_sent(self._number, now, self._link.look(self._is_paused()))
+
+    def _app_ping(self, heartbeat: Heartbeat) -> None:
+        assert self._monitor is not None
+        try:
+            made = heartbeat.message() if callable(heartbeat.message) else heartbeat.message
+            if not isinstance(made, str | bytes | bytearray | memoryview):
+                raise TypeError(f"Heartbeat.app message must be str or bytes-like, got {type(made).__name__}")
+        except Exception as error:  # noqa: BLE001 - the program's code must not end the timer
+            self._watcher.failed("heartbeat", error)
+            made = None
+        self._number += 1
+        if made is not None:
+            self._writer.post(made if isinstance(made, str) else bytes(made))
+        self._monitor.ping_sent(self._number, self._loop.time(), self._link.look(self._is_paused()))
+
+    # --- the timer ---
+
+    def _arm(self) -> None:
+        """Makes sure that the timer fires at the earliest deadline, or earlier."""
+        if self._stopped:
+            return
+        deadline = self._monitor.deadline if self._monitor is not None else None
+        for other in (self._confirm_at, self._first_answer_due):
+            if other is not None and (deadline is None or other < deadline):
+                deadline = other
+        if deadline is None:
+            return
+        if self._timer is not None:
+            if self._due <= deadline:
+                return
+            self._timer.cancel()
+        self._due = deadline
+        self._timer = self._loop.call_at(deadline, self._fired)
+
+    @property
+    def _first_answer_due(self) -> float | None:
+        """Until when the first ping of the connection must be answered for confirmation to stay on."""
+        if self._answered or not self._outstanding or not self._queue.confirming:
+            return None
+        timeout = self._heartbeat.timeout if self._heartbeat is not None else DEFAULT_TIMEOUT
+        return self._outstanding[0][2] + timeout
+
+    def _fired(self) -> None:
+        self._timer = None
+        now = self._loop.time()
+        first_due = self._first_answer_due
+        if first_due is not None and now >= first_due:
+            self._give_up_confirming()
+        if self._stopped:
+            return
+        monitor = self._monitor
+        if monitor is not None and monitor.deadline is not None and now >= monitor.deadline:
+            self._look(monitor, now)
+        if self._stopped:
+            return
+        if self._confirm_at is not None and now >= self._confirm_at:
+            self._confirm_at = None
+            if self._queue.unmarked and not self._outstanding:
+                self._ping()
+        self._arm()
+
+    def _look(self, monitor: HeartbeatMonitor, now: float) -> None:
+        drift = _suspend_clock()
+        suspended, self._ahead_of_real = drift - self._ahead_of_real, drift
+        verdict = monitor.look(now, self._link.look(self._is_paused()), suspended=suspended)
+        if verdict.dead is not None:
+            self._watcher.dead(verdict.dead, verdict.hint)
+        elif verdict.ping:
+            heartbeat = self._heartbeat
+            if heartbeat is not None and heartbeat.kind == "app":
+                self._app_ping(heartbeat)
+            else:
+                self._ping()
+
+    def _give_up_confirming(self) -> None:
+        """The first ping was not answered: off for this connection, if messages came; else the heartbeat judges."""
+        number, mark, when, messages = self._outstanding[0]
+        waited_in_vain = self._link.look(False).messages > messages or self._monitor is None
+        if waited_in_vain and not self._is_paused():
+            self._outstanding.clear()
+            self._answered = True
+            self._watcher.confirmed(self._queue.turn_off())
+        else:
+            self._outstanding[0] = (number, mark, max(when, self._loop.time()), messages)
+
+
+def _suspend_clock() -> float:
+    """Returns how far the clock that counts suspension is ahead of the one that does not; its growth is sleep."""
+    boot = getattr(time, "CLOCK_BOOTTIME", None)
+    if boot is None:
+        return 0.0
+    return time.clock_gettime(boot) - time.clock_gettime(time.CLOCK_MONOTONIC)
+

@@ -1,0 +1,473 @@
+"""The way of a message from `send` to the socket: admission, order, back-pressure, and who waits for what.
+
+The accounting is `resilient_ws.outbox`; this module adds only waiting, and the writing to the connection of the
+moment. Decisions are taken between two awaits, never across one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from resilient_ws.errors import (
+    ClientClosed,
+    ConnectionLost,
+    DeliveryUncertain,
+    InboxFull,
+    MessageTooBig,
+    NotConnected,
+    OutboxFull,
+    ResilientWSError,
+)
+from resilient_ws.events import Fate, Message
+from resilient_ws.inbox import Inbox
+from resilient_ws.options import Outbox
+from resilient_ws.outbox import DeliveryQueue, Entry, Loss
+from resilient_ws.pinger import Pinger
+from resilient_ws.writer import Writer
+
+TURN_MESSAGES: Final = 512
+"""Messages that may be sent without the event loop having had its turn; then `send` yields once."""
+
+INLINE_COMPRESSION: Final = 16 * 1024
+"""Bytes up to which a compressed message is handed over whole at once (aiohttp compresses larger ones in a thread)."""
+
+
+class Sender:
+    """The outgoing side of a client, over all its connections.
+
+    Args:
+        options: The bounds and rules.
+        inbox: Through which the answers to waiting calls must come.
+        tell: Called with an entry and its fate, when a message is expired or evicted.
+        ended: Returns the exception for a call that comes when, or is blocked until, the client ends.
+        compresses: Whether the transport compresses.
+    """
+
+    def __init__(
+        self,
+        options: Outbox,
+        inbox: Inbox,
+        *,
+        tell: Callable[[Entry, Fate], None],
+        ended: Callable[[], ClientClosed],
+        compresses: bool,
+    ) -> None:
+        self.queue = DeliveryQueue(options)
+        self._options = options
+        self._inbox = inbox
+        self._tell = tell
+        self._ended = ended
+        self._inline = INLINE_COMPRESSION if compresses else math.inf
+        self._writer: Writer | None = None
+        self._pinger: Pinger | None = None
+        self._started = False
+        self._over = False
+        self._room: deque[asyncio.Future[None]] = deque()
+        self._flushers: list[tuple[int, asyncio.Future[None]]] = []
+        self._patient: set[asyncio.Future[None]] = set()
+        self._on_settled: Callable[[], None] | None = None
+        self._turn_open = False
+        self._turn_left = TURN_MESSAGES
+        self._now = 0.0
+        self._expiry: asyncio.TimerHandle | None = None
+
+    # --- sending ---
+
+    async def send(
+        self,
+        message: Message,
+        size: int,
+        *,
+        ttl: float | None,
+        confirm: bool,
+        queue: bool,
+        resend: bool,
+        key: str | None,
+        priority: int,
+    ) -> None:
+        """Accepts one message; see `WebSocketClient.send`."""
+        if size > self._options.max_bytes:
+            raise MessageTooBig(
+                f"the message has {size} bytes, outbox.max_bytes is {self._options.max_bytes}",
+                size=size,
+                limit=self._options.max_bytes,
+            )
+        loop = asyncio.get_running_loop()
+        await self._admission(size, queue, key)
+        now = loop.time()
+        token = self._token(confirm)
+        entry = Entry(
+            message,
+            size,
+            now,
+            resend and queue,
+            expires_at=math.inf if ttl is None else now + ttl,
+            priority=priority,
+            key=key,
+            token=token,
+        )
+        for evicted in self.queue.accept(entry):
+            self._settle(evicted, Fate.EVICTED)
+        self._open_turn()
+        self.pump()
+        self._arm_expiry()
+        if token is not None:
+            await self._confirmation(token)
+
+    async def admit_unqueued(self, size: int) -> None:
+        """Waits until a message that must not wait may be written."""
+        await self._admission(size, queue=False, key=None)
+
+    def write_unqueued(self, message: Message, size: int) -> None:
+        """Writes it; `admit_unqueued` has returned in this same step."""
+        if not self.send_now(message, size):
+            entry = Entry(message, size, asyncio.get_running_loop().time(), resend=False)
+            self.queue.accept(entry)
+            self._open_turn()
+            self.pump()
+
+    def patience(self, waiter: asyncio.Future[None]) -> _Patience:
+        """Returns a scope in which `waiter` counts as waiting for an answer of the peer."""
+        return _Patience(self, waiter)
+
+    def send_now(self, message: Message, size: int) -> bool:
+        """Sends a plain message without any waiting, where nothing stands in its way; returns whether it did."""
+        writer = self._writer
+        if writer is None or writer.busy or self._room or not self._turn_left or size > self._inline:
+            return False
+        if not self._turn_open:
+            self._open_turn()
+        if not self.queue.write_through(message, size, self._now):
+            return False
+        try:
+            writer.write(message, size)
+        except ConnectionLost:
+            self.queue.retract(size)
+            return False
+        self._turn_left -= 1
+        return True
+
+    def _open_turn(self) -> None:
+        """What belongs to a loop turn in which something is sent: one clock reading, and one look afterwards."""
+        if not self._turn_open:
+            loop = asyncio.get_running_loop()
+            self._turn_open = True
+            self._now = loop.time()
+            loop.call_soon(self._end_turn)
+
+    def _end_turn(self) -> None:
+        self._turn_open = False
+        self._turn_left = TURN_MESSAGES
+        if self._pinger is not None:
+            self._pinger.wrote()
+
+    async def _admission(self, size: int, queue: bool, key: str | None) -> None:
+        """Waits until a message may be accepted, in the order of the calls."""
+        self._refuse_if_over()
+        if self._writer is not None and not self._turn_left:
+            await asyncio.sleep(0)  # a loop of sends must not starve the rest of the program
+        waiter: asyncio.Future[None] | None = None
+        try:
+            while not self._admits(size, queue, key, waiter):
+                if waiter is None or waiter.done():
+                    fresh: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                    if waiter is None:
+                        self._room.append(fresh)
+                    else:
+                        self._room[self._room.index(waiter)] = fresh
+                    waiter = fresh
+                await waiter
+        finally:
+            if waiter is not None:
+                self._room.remove(waiter)
+                self._wake_next()
+
+    def _admits(self, size: int, queue: bool, key: str | None, waiter: asyncio.Future[None] | None) -> bool:
+        """Whether it may be accepted now; raises where waiting would be wrong."""
+        self._refuse_if_over()
+        rule = self._options.overflow
+        first = not self._room or self._room[0] is waiter
+        if not queue:
+            if self._writer is None:
+                raise NotConnected("there is no open connection, and queue=False asks for one")
+            return first and not self._writer.busy and not self.queue.waiting and self.queue.fits(size)
+        if rule in ("drop_oldest", "drop_newest"):
+            return True
+        if first and self.queue.has_room(size, key):
+            return True
+        if self._writer is None and rule == "raise":
+            raise OutboxFull(
+                f"no connection is open and the outbox is full: {self.queue.waiting} messages, "
+                f"{self.queue.waiting_bytes} bytes wait"
+            )
+        if not self._started:
+            raise NotConnected("the outbox is full and the client has not been started")
+        self._let_go_if_stuck()
+        return first and self.queue.has_room(size, key)
+
+    def _refuse_if_over(self) -> None:
+        if self._over:
+            raise self._ended()
+
+    def _token(self, confirm: bool) -> asyncio.Future[None] | None:
+        if not confirm:
+            return None
+        if not self._started:
+            raise NotConnected("confirm=True waits, and the client has not been started")
+        if self._writer is not None and not self.queue.confirming:
+            raise DeliveryUncertain("confirmation is off on this connection, so the peer's receipt cannot be known")
+        return asyncio.get_running_loop().create_future()
+
+    async def _confirmation(self, token: asyncio.Future[None]) -> None:
+        with _Patience(self, token):
+            await token
+
+    # --- flushing ---
+
+    async def flush(self) -> None:
+        """Waits until each message accepted before has its end; see `WebSocketClient.flush`."""
+        self._refuse_if_over()
+        position = self.queue.barrier()
+        if self.queue.is_settled(position):
+            return
+        if not self._started:
+            raise NotConnected("flush waits, and the client has not been started")
+        settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        mine = (position, settled)
+        self._flushers.append(mine)
+        try:
+            with _Patience(self, settled):
+                await settled
+        finally:
+            self._flushers.remove(mine)
+
+    @property
+    def is_written(self) -> bool:
+        """Whether nothing waits to be written, or to be handed over whole."""
+        return not self.queue.waiting and not self.queue.has_hand
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing waits and nothing is unconfirmed."""
+        return not self.queue.waiting and not self.queue.unconfirmed
+
+    def when_settled(self, call: Callable[[], None] | None) -> None:
+        """Calls `call` whenever nothing waits and nothing is unconfirmed any more."""
+        self._on_settled = call
+        self._check_flushers()
+
+    def expect(self, waiter: asyncio.Future[None]) -> None:
+        """`waiter` waits for an answer of the peer, so reading goes on to twice the bounds."""
+        self._patient.add(waiter)
+        if not self._inbox.expect():
+            self.stuck()
+        if self._pinger is not None:
+            self._pinger.want()
+
+    def expect_no_more(self, waiter: asyncio.Future[None]) -> None:
+        """It has ended."""
+        self._patient.discard(waiter)
+        self._inbox.expect_no_more()
+
+    def stuck(self) -> None:
+        """The inbox is full beyond twice its bounds: the answers that are waited for cannot come."""
+        for waiter in self._patient:
+            if not waiter.done():
+                waiter.set_exception(
+                    InboxFull("the awaited answer stands behind received messages that the program does not take")
+                )
+
+    # --- the connection of the moment ---
+
+    def start(self) -> None:
+        """From now on waiting makes sense."""
+        self._started = True
+
+    def attach(self, writer: Writer, pinger: Pinger, *, confirming: bool) -> None:
+        """A connection is open: what waits is written, and later messages at once."""
+        self.queue.connected(confirming=confirming)
+        self._writer = writer
+        self._pinger = pinger
+        if not confirming:
+            self._fail_tokens_of_waiting()
+        self.pump()
+        self._open_turn()
+        if self._patient:
+            pinger.want()
+
+    def detach(self, *, poison: bool) -> Loss:
+        """That connection has ended; returns what it took with it. The caller tells of the uncertain ones."""
+        self._writer = self._pinger = None
+        loss = self.queue.lost(poison=poison)
+        for entry in loss.uncertain:
+            _fail(entry, DeliveryUncertain("the connection ended before the peer confirmed the message"))
+        self._check_flushers()
+        self._wake_all()
+        return loss
+
+    def pump(self) -> None:
+        """Writes what waits, as far as the connection takes it."""
+        queue, writer = self.queue, self._writer
+        if writer is None:
+            return
+        now = asyncio.get_running_loop().time()
+        for expired in queue.expire(now):
+            self._settle(expired, Fate.EXPIRED)
+        while not writer.busy:
+            entry = queue.take()
+            if entry is None:
+                break
+            try:
+                writer.write(entry.message, entry.size)
+            except ConnectionLost:
+                queue.untake()
+                return
+            if writer.busy and entry.size > self._inline:
+                break  # it is in hand until it has been compressed
+            self._written()
+        if queue.waiting and not writer.busy and self._pinger is not None:
+            self._pinger.want()
+            self._let_go_if_stuck()
+        self._check_flushers()
+        self._wake_next()
+
+    def idle(self) -> None:
+        """The connection has room again."""
+        if self.queue.has_hand:
+            self._written()
+        self._open_turn()
+        self.pump()
+
+    def confirmed(self, entries: Iterable[Entry]) -> None:
+        """A PONG has covered what was written, `entries` among it."""
+        for entry in entries:
+            _succeed(entry)
+        self.pump()
+
+    def _written(self) -> None:
+        entry = self.queue.written()
+        if entry is not None:
+            _fail(entry, DeliveryUncertain("confirmation is off on this connection"))
+
+    def _let_go_if_stuck(self) -> None:
+        """While our own inbox keeps the PONG from coming, nothing may wait for it."""
+        if not self._inbox.paused or self._writer is None or self._writer.busy:
+            return
+        queue = self.queue
+        needed = queue.next_size
+        if not queue.waiting or queue.fits(needed):
+            return
+        for entry in queue.let_go(needed):
+            _fail(entry, DeliveryUncertain("unverified: the program does not read, so the PONG cannot come"))
+        if queue.fits(needed):
+            asyncio.get_running_loop().call_soon(self.pump)
+        elif self._room:
+            for waiter in self._room:
+                if not waiter.done():
+                    waiter.set_exception(
+                        OutboxFull("the outbox is full, and no PONG can come while the program does not read")
+                    )
+
+    def _fail_tokens_of_waiting(self) -> None:
+        for entry in self.queue.watched_waiting():
+            _fail(entry, DeliveryUncertain("confirmation is off on this connection"))
+
+    # --- fates and ends ---
+
+    def _settle(self, entry: Entry, fate: Fate) -> None:
+        _fail(entry, DeliveryUncertain(f"the message is {fate.value}: it was never written"))
+        self._tell(entry, fate)
+
+    def _arm_expiry(self) -> None:
+        due = self.queue.next_expiry
+        if due is None or (self._expiry is not None and self._expiry.when() <= due):
+            return
+        if self._expiry is not None:
+            self._expiry.cancel()
+        self._expiry = asyncio.get_running_loop().call_at(due, self._expire)
+
+    def _expire(self) -> None:
+        self._expiry = None
+        for entry in self.queue.expire(asyncio.get_running_loop().time()):
+            self._settle(entry, Fate.EXPIRED)
+        self._check_flushers()
+        self._wake_next()
+        self._arm_expiry()
+
+    def refuse(self, *, keep_waiters: bool) -> None:
+        """The client is closing: nothing more is accepted, and blocked calls end.
+
+        Args:
+            keep_waiters: Whether calls that wait for confirmations may go on, since `close(drain=)` does so too.
+        """
+        self._over = True
+        for waiter in self._room:
+            if not waiter.done():
+                waiter.set_exception(self._ended())
+        if not keep_waiters:
+            self._fail_waiters()
+
+    def close(self) -> tuple[list[Entry], list[Entry]]:
+        """The client has ended; returns the abandoned and the uncertain."""
+        self._over = True
+        self._writer = self._pinger = None
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
+        remains = self.queue.close()
+        self.refuse(keep_waiters=False)
+        for entry in (*remains.abandoned, *remains.uncertain):
+            _fail(entry, self._ended())
+        return remains.abandoned, remains.uncertain
+
+    def _fail_waiters(self) -> None:
+        for waiter in self._patient:
+            if not waiter.done():
+                waiter.set_exception(self._ended())
+
+    # --- waking ---
+
+    def _check_flushers(self) -> None:
+        for position, settled in self._flushers:
+            if not settled.done() and self.queue.is_settled(position):
+                settled.set_result(None)
+        if self._on_settled is not None and self.is_settled:
+            self._on_settled()
+
+    def _wake_next(self) -> None:
+        """The first of those who wait for room looks again."""
+        if self._room and not self._room[0].done():
+            self._room[0].set_result(None)
+
+    def _wake_all(self) -> None:
+        for waiter in self._room:
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+class _Patience:
+    """While it is entered, a waiter counts as waiting for an answer of the peer."""
+
+    def __init__(self, sender: Sender, waiter: asyncio.Future[None]) -> None:
+        self._sender = sender
+        self._waiter = waiter
+
+    def __enter__(self) -> None:
+        self._sender.expect(self._waiter)
+
+    def __exit__(self, *_: object) -> None:
+        self._sender.expect_no_more(self._waiter)
+
+
+def _succeed(entry: Entry) -> None:
+    if isinstance(entry.token, asyncio.Future) and not entry.token.done():
+        entry.token.set_result(None)
+
+
+def _fail(entry: Entry, error: ResilientWSError) -> None:
+    if isinstance(entry.token, asyncio.Future) and not entry.token.done():
+        entry.token.set_exception(error)

@@ -1,0 +1,110 @@
+"""What `client.stats` and `client.explain()` show: numbers as of now, and the recent past in words."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Final, Literal
+
+import attrs
+
+from resilient_ws.closing import CloseOrigin
+from resilient_ws.events import (
+    CloseEvent,
+    ErrorEvent,
+    Event,
+    OpenEvent,
+    ReconnectEvent,
+    RetryEvent,
+    StateEvent,
+)
+
+TIMELINE: Final = 200
+"""Events that `explain()` remembers."""
+
+
+@attrs.frozen(kw_only=True)
+class Stats:
+    """Numbers of one client, counted since it was made unless said otherwise.
+
+    Attributes:
+        attempts: Dials.
+        opens: Connections that became open.
+        closes: Ends of those, by who ended them.
+        sent: Messages written, those sent again included.
+        received: Messages received.
+        bytes_sent: Bytes of those messages' payloads.
+        bytes_received: Bytes of those messages' payloads.
+        confirmed: Messages the peer is known to have (or written, where `confirmation` was off).
+        uncertain: Messages reported with `Fate.UNCERTAIN`.
+        expired: Messages reported with `Fate.EXPIRED`.
+        evicted: Messages reported with `Fate.EVICTED`.
+        abandoned: Messages reported with `Fate.ABANDONED`.
+        unverified: Messages let go unconfirmed, since the program did not read and no PONG could arrive.
+        discarded: Messages received and thrown away: after our CLOSE, in a set-up that failed, by `drop_oldest`.
+        waiting: Messages accepted and not written, now.
+        unconfirmed: Messages written and not confirmed, now.
+        unread: Messages received and not taken, now.
+        confirmation: Whether the open connection confirms deliveries: `on`, `off`; `none` without a connection.
+        events_dropped: Events that slow callbacks did not take in time.
+    """
+
+    attempts: int = 0
+    opens: int = 0
+    closes: Mapping[CloseOrigin, int] = attrs.field(factory=dict)
+    sent: int = 0
+    received: int = 0
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    confirmed: int = 0
+    uncertain: int = 0
+    expired: int = 0
+    evicted: int = 0
+    abandoned: int = 0
+    unverified: int = 0
+    discarded: int = 0
+    waiting: int = 0
+    unconfirmed: int = 0
+    unread: int = 0
+    confirmation: Literal["on", "off", "none"] = "none"
+    events_dropped: int = 0
+
+
+class Timeline:
+    """The recent events with their times.
+
+    Args:
+        wall: Returns the time of day, as `time.time()`.
+    """
+
+    def __init__(self, wall: Callable[[], float]) -> None:
+        self._wall = wall
+        self._past: deque[tuple[float, str]] = deque(maxlen=TIMELINE)
+
+    def note(self, event: Event) -> None:
+        """Remembers an event."""
+        self._past.append((self._wall(), told(event)))
+
+    def lines(self, clock: Callable[[float], str]) -> list[str]:
+        """Returns one line for each, the oldest first; `clock` turns a time of day into text."""
+        return [f"{clock(when)}  {text}" for when, text in self._past]
+
+
+def told(event: Event) -> str:
+    """Returns what happened, in words, without any secret."""
+    if isinstance(event, StateEvent):
+        return f"state {event.old.value} -> {event.new.value}"
+    if isinstance(event, OpenEvent):
+        chosen = f", subprotocol {event.subprotocol}" if event.subprotocol else ""
+        return f"open to {event.endpoint}, attempt {event.attempt}{chosen}"
+    if isinstance(event, CloseEvent):
+        length = "" if event.opened_for is None else f" after {event.opened_for:.1f} s open"
+        last = "; this is the end" if event.final else ""
+        return f"{event}{length}; {event.rule}{last}"
+    if isinstance(event, RetryEvent):
+        return f"retry {event.attempt} in {event.delay:.2f} s: {event.rule}"
+    if isinstance(event, ReconnectEvent):
+        return f"back after {event.downtime:.2f} s, {event.attempts} attempts, {event.resent} messages resent"
+    if isinstance(event, ErrorEvent):
+        return f"error in {event.where}: {type(event.exception).__name__}"
+    return f"a message of {event.age:.1f} s is {event.fate.value}"

@@ -1,0 +1,100 @@
+"""The seam to the network: what the client asks of a library that moves WebSocket frames, and hears from it.
+
+A `Transport` opens a `Link`, one WebSocket connection; the link tells a `Receiver` what comes in. Everything but
+`Transport.open`, `Link.read` and what `Link.write` may return is synchronous, so that a decision and its effect
+are never apart. A test of the client puts a fake here; real sockets are only behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Mapping
+from typing import Protocol
+
+import attrs
+
+from resilient_ws.closing import CloseOrigin
+from resilient_ws.events import Endpoint, Message
+from resilient_ws.heartbeat import Reading
+
+
+@attrs.frozen
+class End:
+    """How a link ended.
+
+    Attributes:
+        code: What the peer's CLOSE said, 1005 where it carried no code, `None` where there was no CLOSE.
+        reason: What it said besides.
+        origin: `PEER`, `NETWORK`, `PROTOCOL` as the link saw it.
+        sent_code: The code of the CLOSE that the link wrote, or `None`.
+        cause: What was seen, or `None` after a close handshake.
+    """
+
+    code: int | None
+    origin: CloseOrigin
+    reason: str = ""
+    sent_code: int | None = None
+    cause: BaseException | None = None
+
+
+class Receiver(Protocol):
+    """What a link calls, on the event loop, in the order of the wire; `ended` comes once and last."""
+
+    def message(self, message: Message, size: int, /) -> None:
+        """A whole data message of `size` bytes has arrived."""
+
+    def pong(self, payload: bytes, /) -> None:
+        """A PONG has arrived. (A PING is answered by the link itself.)"""
+
+    def ended(self, end: End, /) -> None:
+        """The connection is over; everything that came before it has been told."""
+
+
+class Link(Protocol):
+    """One WebSocket connection, from the end of its handshake to the end of its socket."""
+
+    endpoint: Endpoint
+    subprotocol: str | None
+    headers: Mapping[str, str]
+
+    def write(self, message: Message, /) -> Awaitable[None] | None:
+        """Hands one message to the socket.
+
+        Returns:
+            `None` when it is done; else an awaitable that ends when it is done and the send buffer has room again, to be
+            awaited before the next `write`. Without compression the frame has been handed over in either case.
+
+        Raises:
+            ConnectionLost: Nothing of it was written; the link has ended or is about to say so.
+        """
+
+    def ping(self, payload: bytes, /) -> None:
+        """Writes a PING; it stands behind what was written before. Does nothing on a dead link."""
+
+    def close(self, code: int, reason: str, /) -> None:
+        """Writes a CLOSE; later data from the peer is still read. Does nothing on a dead link."""
+
+    def abort(self) -> None:
+        """Frees the socket now, unsent bytes included. `ended` is not called afterwards."""
+
+    def pause(self) -> None:
+        """Stops reading, so that TCP slows the peer down."""
+
+    def resume(self) -> None:
+        """Goes on reading."""
+
+    def look(self, paused: bool, /) -> Reading:
+        """Returns what the connection shows now, for the heartbeat."""
+
+    async def read(self) -> None:
+        """Tells the receiver what comes in, until the link ends; a link that needs no task returns at once."""
+
+
+class Transport(Protocol):
+    """A library that moves frames, with the options of one client."""
+
+    async def open(self, endpoint: Endpoint, receiver: Receiver, /) -> Link:
+        """Connects and shakes hands; nothing is left behind when it raises or is cancelled.
+
+        Raises:
+            ConnectError: The attempt failed; the subclass and the fields say how.
+        """

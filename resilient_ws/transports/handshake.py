@@ -1,0 +1,123 @@
+"""What an answer to the opening handshake must look like, whichever library read it.
+
+Pure: it takes status and headers, and returns or raises. Source: RFC 6455 section 4.1 (client requirements).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Final
+
+from yarl import URL
+
+from resilient_ws.errors import ConnectError, HandshakeRejected
+
+GUID: Final = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+"""The constant of RFC 6455 section 1.3 that turns a key into its accept value."""
+
+MAX_REDIRECTS: Final = 5
+REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+
+_SCHEMES: Final = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}
+
+
+def accept_for(key: str) -> str:
+    """Returns the `Sec-WebSocket-Accept` that belongs to a `Sec-WebSocket-Key`."""
+    return base64.b64encode(hashlib.sha1(key.encode() + GUID.encode(), usedforsecurity=False).digest()).decode()
+
+
+def _tokens(value: str) -> list[str]:
+    return [token.strip().lower() for token in value.split(",")]
+
+
+def verify(
+    status: int, headers: Mapping[str, str], *, key: str, offered: Sequence[str], extensions: bool
+) -> str | None:
+    """Checks the answer to a handshake and returns the subprotocol that the server chose, or `None`.
+
+    Args:
+        status: Of the answer.
+        headers: Of the answer; a mapping that ignores case.
+        key: The `Sec-WebSocket-Key` that we sent.
+        offered: The subprotocols that we offered.
+        extensions: Whether we offered an extension.
+
+    Raises:
+        HandshakeRejected: It is not a valid handshake; the text says what is wrong.
+    """
+    if status != 101:
+        raise HandshakeRejected(
+            f"the server answered the handshake with HTTP {status}",
+            status=status,
+            headers=headers,
+            retry_after=retry_after(headers) if status in (429, 503) else None,
+            retryable=status in (408, 425, 429) or status >= 500,
+        )
+
+    def wrong(text: str) -> HandshakeRejected:
+        return HandshakeRejected(f"the server's handshake is invalid: {text}", status=101, headers=headers, retryable=False)
+
+    if headers.get("Upgrade", "").lower() != "websocket":
+        raise wrong("its Upgrade header is not websocket (RFC 6455 4.1)")
+    if "upgrade" not in _tokens(headers.get("Connection", "")):
+        raise wrong("its Connection header does not say Upgrade (RFC 6455 4.1)")
+    if headers.get("Sec-WebSocket-Accept", "").strip() != accept_for(key):
+        raise wrong("its Sec-WebSocket-Accept does not belong to our key (RFC 6455 4.1)")
+    if "Sec-WebSocket-Extensions" in headers and not extensions:
+        raise wrong("it uses an extension that nobody offered (RFC 6455 4.1)")
+    chosen = headers.get("Sec-WebSocket-Protocol")
+    if chosen is not None and chosen not in offered:
+        raise wrong(f"it chose the subprotocol {chosen[:64]!r}, which nobody offered (RFC 6455 4.1)")
+    return chosen
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Returns the seconds that a `Retry-After` header asks to wait, or `None` where there is none to understand.
+
+    A date is compared with the answer's own `Date`, so that a wrong clock on either side does not matter; without
+    one, with our clock. Source: RFC 9110 section 10.2.3.
+    """
+    value = headers.get("Retry-After", "").strip()
+    if value.isascii() and value.isdigit():
+        return float(value[:12])
+    then = _date(value)
+    if then is None:
+        return None
+    now = _date(headers.get("Date", "")) or datetime.now(UTC)
+    return max(0.0, (then - now).total_seconds())
+
+
+def _date(value: str) -> datetime | None:
+    try:
+        parsed = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return parsed if parsed.tzinfo is not None else parsed.replace(tzinfo=UTC)
+
+
+def redirect(origin: URL, location: str) -> URL:
+    """Returns where a redirect from `origin` leads; `http` and `https` become `ws` and `wss`.
+
+    Raises:
+        ConnectError: It leads from wss to ws, or to something that is not a WebSocket address.
+    """
+    try:
+        target = origin.join(URL(location))
+        scheme = _SCHEMES.get(target.scheme)
+        if scheme is None or not target.host:
+            raise ValueError(location)
+        target = target.with_scheme(scheme).with_fragment(None)
+    except (ValueError, TypeError):
+        raise ConnectError("the server redirected to something that is not a WebSocket address", retryable=False) from None
+    if origin.scheme == "wss" and target.scheme == "ws":
+        raise ConnectError("the server redirected from wss to ws, which would drop the encryption", retryable=False)
+    return target
+
+
+def same_origin(one: URL, other: URL) -> bool:
+    """Whether both have the same scheme, host and port: only then our headers go along with a redirect."""
+    return (one.scheme, one.host, one.port) == (other.scheme, other.host, other.port)

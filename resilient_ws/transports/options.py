@@ -1,0 +1,27 @@
+"""What a transport is told by its client."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+from yarl import URL
+
+
+@attrs.frozen(kw_only=True)
+class TransportOptions:
+    """Checked by the transport when it is made.
+
+    Attributes:
+        ssl: `True`, an `ssl.SSLContext`, what the transport's library takes besides, or `False` = unverified.
+        proxy: A URL, `"env"`, or `None`.
+        session: What the transport's library can borrow from, or `None`.
+        compression: `"deflate"` or `None`.
+        max_message_size: Bytes, inclusive.
+    """
+
+    ssl: Any = attrs.field(default=True, repr=False)
+    proxy: str | URL | None = attrs.field(default=None, repr=False)
+    session: Any = attrs.field(default=None, repr=False)
+    compression: str | None = None
+    max_message_size: int = 4 * 1024 * 1024

@@ -1,0 +1,113 @@
+"""Name look-ups on threads of their own, one for each host in flight.
+
+`getaddrinfo` cannot be cancelled. On the shared executor, look-ups that hang would use up its threads one retry
+after the other; here a retry joins the look-up that is still under way instead of starting a second one.
+Nothing is cached: each attempt that starts after the last one has answered resolves anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from typing import Any
+
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+_Key = tuple[str, int, int]
+_AddressInfo = list[tuple[Any, Any, Any, Any, Any]]
+
+
+class _Lookup:
+    """One `getaddrinfo` on a daemon thread; any number of loops may wait for it."""
+
+    def __init__(self, key: _Key) -> None:
+        self._key = key
+        self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[_AddressInfo]]] = []
+        self._finished = False
+
+    def join(self) -> asyncio.Future[_AddressInfo]:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[_AddressInfo] = loop.create_future()
+        self._waiting.append((loop, future))
+        return future
+
+    def run(self) -> None:
+        host, port, family = self._key
+        result: _AddressInfo = []
+        error: OSError | UnicodeError | None = None
+        try:
+            result = socket.getaddrinfo(
+                host, port, family=family, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG
+            )
+        except (OSError, UnicodeError) as caught:
+            error = caught
+        with _lock:
+            _in_flight.pop(self._key, None)
+            waiting, self._waiting = self._waiting, []
+        for loop, future in waiting:
+            try:
+                loop.call_soon_threadsafe(_settle, future, result, error)
+            except RuntimeError:
+                continue  # that loop is closed; nobody waits there any more
+
+
+_lock = threading.Lock()
+_in_flight: dict[_Key, _Lookup] = {}
+
+
+def _settle(
+    future: asyncio.Future[_AddressInfo], result: _AddressInfo, error: OSError | UnicodeError | None
+) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)
+
+
+def _join(key: _Key) -> asyncio.Future[_AddressInfo]:
+    with _lock:
+        lookup = _in_flight.get(key)
+        if lookup is None:
+            lookup = _in_flight[key] = _Lookup(key)
+            future = lookup.join()
+            threading.Thread(target=lookup.run, name=f"resilient_ws:dns:{key[0]}", daemon=True).start()
+            return future
+        return lookup.join()
+
+
+class LookupResolver(AbstractResolver):
+    """The resolver of aiohttp's connector, on such threads."""
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """Returns the addresses of `host`; raises `OSError` where it has none."""
+        try:
+            found = await _join((host, port, int(family)))
+        except UnicodeError as error:
+            raise OSError(None, f"not a host name: {error}") from None
+        results: list[ResolveResult] = []
+        for kind, _, proto, _, address in found:
+            numeric = str(address[0])
+            if kind == socket.AF_INET6:
+                if len(address) < 4:
+                    continue  # Python was built without IPv6
+                if address[3]:
+                    numeric = f"{numeric.partition('%')[0]}%{address[3]}"  # link-local: the zone belongs to it
+            results.append(
+                ResolveResult(
+                    hostname=host,
+                    host=numeric,
+                    port=int(address[1]),
+                    family=kind,
+                    proto=proto,
+                    flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+                )
+            )
+        return results
+
+    async def close(self) -> None:
+        """Does nothing: a look-up under way belongs to nobody."""
