@@ -1,0 +1,312 @@
+"""A durable outbox: accepted messages are in a file until their fate is known, whatever ends the process.
+
+Knows no connection and no queue: it stores entries, flags those that may have been written, and forgets those whose
+fate is known. One thread works on the file. What a turn of the loop asks for, and what comes while a commit is under
+way, makes one commit.
+
+A message is flagged as written *before* it is handed to the socket. Then what an ended process leaves unflagged was
+never written and can be sent without sending it twice; of what is flagged nobody knows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Literal, Self
+
+from resilient_ws.outbox_file import Changes, OutboxFile, OutboxFileError
+from resilient_ws.waiting import Entry
+
+Durability = Literal["accepted", "eventual"]
+"""`accepted`: `append` returns when the message is on the disk. `eventual`: it does not wait for that."""
+
+_RETRY = 1.0  # seconds until what could not be saved is tried again
+_STORABLE = range(-(2**63), 2**63)  # priorities that SQLite can hold
+
+
+class DurableOutbox:
+    """The accepted messages of one client in a file. Made by `open`, for the event loop that runs then.
+
+    Attributes:
+        restored: What an earlier process left, in the order accepted; flagged as `written` is what may have been.
+        failure: Why the last commit failed, while something is unsaved for which no call waits; else `None`. It is
+            tried again each second, and nothing more is accepted until it is saved.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        durability: Durability,
+        offset: float,
+        on_failure: Callable[[OutboxFileError], object] | None,
+    ) -> None:
+        self.restored: list[Entry] = []
+        self.failure: OutboxFileError | None = None
+        self._path = Path(path)
+        self._durability: Durability = durability
+        self._offset = offset
+        self._on_failure = on_failure
+        self._loop = asyncio.get_running_loop()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="resilient_ws:outbox")
+        self._file: OutboxFile | None = None
+        self._last = 0  # the highest record
+        self._batch = _Batch()  # what goes into the next commit
+        self._is_committing = False
+        self._timer: asyncio.Handle | None = None
+        self._closed: asyncio.Future[None] | None = None
+
+    @classmethod
+    async def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        durability: Durability = "accepted",
+        offset: float = 0.0,
+        on_failure: Callable[[OutboxFileError], object] | None = None,
+    ) -> Self:
+        """Opens the file, makes it if there is none, and reads what is in it. Safe to cancel.
+
+        Args:
+            path: The file, in a directory that exists.
+            durability: Whether `append` waits until the message is on the disk. With `eventual` a power failure may
+                also take what was committed last.
+            offset: Seconds to add to the caller's clock to get those since the epoch.
+            on_failure: Called when something that nobody waits for could not be saved, once until it is.
+
+        Raises:
+            OutboxFileError: The file is damaged, not an outbox or in use, and is left as it is; or it cannot be
+                made, read or written.
+        """
+        outbox = cls(path, durability, offset, on_failure)
+        try:
+            await outbox._loop.run_in_executor(outbox._thread, outbox._open)
+        except BaseException:
+            # Cancelled or not: what was opened, or is being opened, is closed by the same thread afterwards.
+            outbox._thread.submit(outbox._close)
+            outbox._thread.shutdown(wait=False)
+            raise
+        return outbox
+
+    def add(self, entry: Entry, *, written: bool = False) -> None:
+        """Gives `entry` a record and stores it soon.
+
+        Args:
+            entry: An accepted message.
+            written: Whether it is handed to the socket as soon as it is stored, so that it is stored as flagged.
+
+        Raises:
+            ValueError: The key is no valid Unicode, or the priority is not within 64 bits.
+            OutboxFileError: The outbox is closed, or there is a `failure`.
+        """
+        self._check_open()
+        if self.failure is not None:
+            raise OutboxFileError(self._path, self.failure.problem) from self.failure
+        if entry.priority not in _STORABLE:
+            raise ValueError(f"priority must be an int of 64 bits with an outbox file, got {entry.priority}")
+        if entry.key is not None:
+            entry.key.encode()
+        self._last = entry.record = record = self._last + 1
+        self._batch.changes.added[record] = (
+            record,
+            entry.message,
+            entry.accepted_at + self._offset,
+            None if entry.expires_at == math.inf else entry.expires_at + self._offset,
+            entry.priority,
+            entry.key,
+            entry.resend,
+            written,
+        )
+        self._wake()
+
+    async def append(self, entry: Entry, *, written: bool = False) -> None:
+        """Stores `entry`: with `accepted` it returns after the commit, with `eventual` at once.
+
+        Cancelled, it is as if it had not been called: the message is taken out again.
+
+        Args:
+            entry: A message that is accepted when this returns.
+            written: As for `add`.
+
+        Raises:
+            ValueError: As `add`.
+            OutboxFileError: The message was not stored: the disk is full or broken, the outbox is closed, or there
+                is a `failure`. What was stored before is safe.
+        """
+        self.add(entry, written=written)
+        if self._durability == "eventual":
+            return
+        record = self._last
+        waiter = self._batch.appends[record] = self._loop.create_future()
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            self._batch.changes.remove(record)
+            self._wake()
+            raise
+
+    async def mark(self, entries: Iterable[Entry], *, written: bool = True) -> None:
+        """Flags stored entries, and returns after the commit. Cancelled, it is done nevertheless.
+
+        Args:
+            entries: What is about to be handed to the socket, or turned out not to have been.
+            written: Whether they may have been written from now on.
+
+        Raises:
+            OutboxFileError: It could not be saved, or the outbox is closed.
+        """
+        self._check_open()
+        for entry in entries:
+            if entry.record is not None:
+                self._batch.changes.mark(entry.record, written)
+        await self._commit()
+
+    def remove(self, entries: Iterable[Entry]) -> None:
+        """Forgets stored entries soon: their fate is known. After `close` nothing happens."""
+        for entry in entries:
+            if entry.record is not None:
+                self._batch.changes.remove(entry.record)
+        self._wake()
+
+    async def flush(self) -> None:
+        """Returns when everything asked for before is committed.
+
+        Raises:
+            OutboxFileError: Something of it could not be saved, or the outbox is closed.
+        """
+        self._check_open()
+        if self.failure is None:
+            await self._commit()
+        if self.failure is not None:
+            raise self.failure
+
+    async def close(self) -> None:
+        """Commits what is left, closes the file and gives up the lock. Cancelled, it is done nevertheless.
+
+        Raises:
+            OutboxFileError: Not everything could be saved.
+        """
+        if self._closed is None:
+            self._closed = self._loop.create_future()
+            if self._timer is not None:
+                self._timer.cancel()
+            if not self._is_committing:
+                self._hand_over()
+        await asyncio.shield(self._closed)
+        if self.failure is not None:
+            raise self.failure
+
+    # ------------------------------------------------------------------------------------------ commits
+
+    def _check_open(self) -> None:
+        if self._closed is not None:
+            raise OutboxFileError(self._path, "is closed")
+
+    async def _commit(self) -> None:
+        waiter = self._loop.create_future()
+        self._batch.waiters.append(waiter)
+        self._wake()
+        await waiter
+
+    def _wake(self) -> None:
+        if self._timer is None and not self._is_committing and self._closed is None:
+            self._timer = self._loop.call_soon(self._hand_over)
+
+    def _hand_over(self) -> None:
+        assert self._file is not None
+        self._timer = None
+        self._is_committing = True
+        batch, self._batch = self._batch, _Batch()
+        committing = self._loop.run_in_executor(self._thread, self._file.apply, batch.changes)
+        committing.add_done_callback(partial(self._committed, batch))
+
+    def _committed(self, batch: _Batch, committing: asyncio.Future[None]) -> None:
+        self._is_committing = False
+        error = committing.exception()
+        if error is not None and not isinstance(error, OutboxFileError):
+            error = OutboxFileError(self._path, f"could not be written: {error!r}")
+        batch.settle(error)
+        failed_before = self.failure is not None
+        self.failure = error if batch.changes else None
+        if self.failure is not None:
+            batch.changes.follow(self._batch.changes)
+            self._batch.changes = batch.changes
+            if not failed_before and self._on_failure is not None:
+                self._on_failure(self.failure)
+        if self._closed is not None:
+            if self.failure is None and self._batch:
+                self._hand_over()
+            else:
+                self._finish()
+        elif self.failure is not None:
+            self._timer = self._loop.call_later(_RETRY, self._hand_over)
+        elif self._batch:
+            self._hand_over()
+
+    def _finish(self) -> None:
+        closing = self._loop.run_in_executor(self._thread, self._close)
+        closing.add_done_callback(self._finished)
+        self._thread.shutdown(wait=False)
+
+    def _finished(self, closing: asyncio.Future[None]) -> None:
+        closing.exception()  # what was committed is safe beside the file, too
+        assert self._closed is not None
+        self._closed.set_result(None)
+
+    # ------------------------------------------------------------------------------------------ on the thread
+
+    def _open(self) -> None:
+        self._file = OutboxFile(self._path, power_safe=self._durability == "accepted")
+        for record, message, accepted_at, expires_at, priority, key, resend, written in self._file.rows():
+            self._last = record
+            entry = Entry(
+                message,
+                len(message.encode() if isinstance(message, str) else message),
+                accepted_at - self._offset,
+                resend,
+                expires_at=math.inf if expires_at is None else expires_at - self._offset,
+                priority=priority,
+                key=key,
+                record=record,
+                written=written,
+            )
+            self.restored.append(entry)
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+class _Batch:
+    """What goes into one commit, and who waits for it."""
+
+    __slots__ = ("appends", "changes", "waiters")
+
+    def __init__(self) -> None:
+        self.changes = Changes()
+        self.appends: dict[int, asyncio.Future[None]] = {}
+        self.waiters: list[asyncio.Future[None]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self.changes or self.waiters)
+
+    def settle(self, error: OutboxFileError | None) -> None:
+        """Tells those who wait what became of it; of what is unsaved only that remains for which nobody waits."""
+        changes = self.changes
+        for record, waiter in self.appends.items():
+            _settle(waiter, error if changes.added.pop(record, None) is not None else None)
+        for waiter in self.waiters:
+            _settle(waiter, error if changes.removed or changes.marked else None)
+
+
+def _settle(waiter: asyncio.Future[None], error: OutboxFileError | None) -> None:
+    if waiter.done():  # cancelled meanwhile
+        return
+    if error is None:
+        waiter.set_result(None)
+    else:
+        waiter.set_exception(error)

@@ -1,0 +1,262 @@
+"""The file of a durable outbox: one SQLite table that holds the accepted messages, opened by one process at a time.
+
+Blocks, so it belongs on a thread of its own; `resilient_ws.durable` is the asynchronous face.
+
+The table is in WAL mode: a commit appends to one file and needs one flush of the disk. With `synchronous=FULL` a
+committed message survives a power failure; with `NORMAL` it survives the end of the process in whatever way, and a
+power failure may take the last commits, never the file. The exclusive lock is SQLite's own, which works on every
+platform, ends with the process, and also refuses a second opening within the same process. The file is never opened
+but through SQLite: closing any other descriptor of it would silently drop that lock.
+
+Source: https://www.sqlite.org/wal.html, https://www.sqlite.org/pragma.html#pragma_synchronous,
+https://www.sqlite.org/howtocorrupt.html section 2.2 (descriptors and locks).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import tempfile
+from collections.abc import Generator, Iterable
+from pathlib import Path
+
+from resilient_ws.errors import ResilientWSError
+from resilient_ws.events import Message
+
+APPLICATION_ID = 0x7277736F  # "rwso" in the header of the file says whose it is
+SCHEMA_VERSION = 1
+
+_PATIENCE = 0.5  # seconds to wait for another process that looks at the file
+_PROBLEMS = {
+    sqlite3.SQLITE_BUSY: "is in use by another process or client",
+    sqlite3.SQLITE_CORRUPT: "is damaged",
+    sqlite3.SQLITE_NOTADB: "is a file of something else, or damaged",
+    sqlite3.SQLITE_FULL: "has no room: the disk is full",
+}
+
+_CREATE = f"""
+PRAGMA journal_mode = DELETE;
+BEGIN;
+PRAGMA application_id = {APPLICATION_ID};
+PRAGMA user_version = {SCHEMA_VERSION};
+CREATE TABLE message (
+    record INTEGER PRIMARY KEY,
+    body NOT NULL,
+    accepted_at REAL NOT NULL,
+    expires_at REAL,
+    priority INTEGER NOT NULL,
+    key TEXT,
+    resend INTEGER NOT NULL,
+    written INTEGER NOT NULL
+);
+COMMIT;
+PRAGMA journal_mode = WAL;
+"""
+_COLUMNS = ("record", "body", "accepted_at", "expires_at", "priority", "key", "resend", "written")
+
+Row = tuple[int, Message, float, float | None, int, str | None, bool, bool]
+"""A message as it is stored: record, body (`str` as TEXT, `bytes` as BLOB), when it was accepted and when it expires
+(seconds since the epoch, `None` = never), priority, key, whether to send it again, whether it may have been written.
+"""
+
+
+class OutboxFileError(ResilientWSError):
+    """The file of a durable outbox cannot be used, or could not take a change; `__cause__` is what SQLite said.
+
+    Attributes:
+        path: The file.
+        problem: What is wrong, in words.
+    """
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(f"outbox file {str(path)!r}: {problem}")
+        self.path = path
+        self.problem = problem
+
+
+class Changes:
+    """What is to be changed in the file in one transaction; of several changes to a record the last one counts.
+
+    Attributes:
+        added: Rows by their record.
+        marked: Whether a message may have been written, by record.
+        removed: Records that go.
+    """
+
+    __slots__ = ("added", "marked", "removed")
+
+    def __init__(self) -> None:
+        self.added: dict[int, Row] = {}
+        self.marked: dict[int, bool] = {}
+        self.removed: set[int] = set()
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.marked or self.removed)
+
+    def mark(self, record: int, written: bool) -> None:
+        """Notes whether the message may have been written."""
+        row = self.added.get(record)
+        if row is not None:
+            self.added[record] = (*row[:-1], written)
+        else:
+            self.marked[record] = written
+
+    def remove(self, record: int) -> None:
+        """Notes that the message goes; one that was only noted to be added is never stored."""
+        if self.added.pop(record, None) is None:
+            self.marked.pop(record, None)
+            self.removed.add(record)
+
+    def follow(self, later: Changes) -> None:
+        """Takes over changes that came after these."""
+        self.added.update(later.added)
+        for record, written in later.marked.items():
+            self.mark(record, written)
+        for record in later.removed:
+            self.remove(record)
+
+
+class OutboxFile:
+    """An open file, held by this object alone.
+
+    Args:
+        path: Where it is, or is to be made, in a directory that exists. SQLite keeps another file beside it, `-wal`.
+        power_safe: Whether a commit waits for the disk, so that it survives a power failure.
+
+    Raises:
+        OutboxFileError: The file belongs to something else, is damaged, of another version or in use; it is left as
+            it is. Or it cannot be made, read or written.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, power_safe: bool) -> None:
+        self.path = Path(os.path.realpath(path))
+        if not self.path.exists():
+            with _translated(self.path, "cannot be made"):
+                _create(self.path)
+        _check(self.path)
+        with _translated(self.path, "cannot be opened"), contextlib.ExitStack() as undo:
+            connection = undo.enter_context(contextlib.closing(_connect(self.path, "mode=rw")))
+            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+            connection.execute(f"PRAGMA synchronous = {'FULL' if power_safe else 'NORMAL'}")
+            connection.execute(f"PRAGMA fullfsync = {power_safe:d}")
+            connection.execute("BEGIN EXCLUSIVE")
+            connection.execute("COMMIT")
+            # The lock keeps this index in memory. The check has left one in a file, which is nobody's now.
+            Path(f"{self.path}-shm").unlink(missing_ok=True)
+            undo.pop_all()
+        self._connection = connection
+
+    def rows(self) -> list[Row]:
+        """Returns every message, in the order of the records."""
+        with _translated(self.path, "cannot be read"):
+            found = self._connection.execute("SELECT * FROM message ORDER BY record")
+            return [(*row[:6], bool(row[6]), bool(row[7])) for row in found]
+
+    def apply(self, changes: Changes) -> None:
+        """Makes the changes in one commit and empties `changes`.
+
+        If that fails, what goes and what is marked is committed before what is added: it may make the room for it.
+
+        Raises:
+            OutboxFileError: `changes` holds what was not made; what had been stored before is there.
+        """
+        try:
+            self._commit(changes.removed, changes.marked, changes.added)
+        except sqlite3.Error:
+            with _translated(self.path, "could not be written"):
+                self._commit(changes.removed, changes.marked, {})
+                self._commit(set(), {}, changes.added)
+
+    def close(self) -> None:
+        """Brings everything into the one file and gives up the lock."""
+        self._connection.close()
+
+    def _commit(self, removed: set[int], marked: dict[int, bool], added: dict[int, Row]) -> None:
+        if not (removed or marked or added):
+            return
+        execute, executemany = self._connection.execute, self._connection.executemany
+        execute("BEGIN IMMEDIATE")
+        try:
+            executemany("DELETE FROM message WHERE record BETWEEN ? AND ?", _ranges(removed))
+            for written in (False, True):
+                ranges = _ranges(record for record, value in marked.items() if value is written)
+                rows = ((written, first, last) for first, last in ranges)
+                executemany("UPDATE message SET written = ? WHERE record BETWEEN ? AND ?", rows)
+            executemany("INSERT INTO message VALUES (?, ?, ?, ?, ?, ?, ?, ?)", added.values())
+            execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:  # some failures have ended it already
+                execute("ROLLBACK")
+            raise
+        removed.clear()
+        marked.clear()
+        added.clear()
+
+
+def _ranges(records: Iterable[int]) -> list[tuple[int, int]]:
+    """Returns the records as ranges, first and last included: messages are confirmed in long runs."""
+    found: list[tuple[int, int]] = []
+    for record in sorted(records):
+        if found and found[-1][1] == record - 1:
+            found[-1] = (found[-1][0], record)
+        else:
+            found.append((record, record))
+    return found
+
+
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    return sqlite3.connect(f"{path.as_uri()}?{mode}", uri=True, timeout=_PATIENCE, isolation_level=None)
+
+
+def _create(path: Path) -> None:
+    """Makes the file complete or not at all, readable by its owner alone."""
+    descriptor, name = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".new", dir=path.parent)
+    os.close(descriptor)
+    try:
+        with contextlib.closing(_connect(Path(name), "mode=rw")) as connection:
+            connection.executescript(_CREATE)
+        try:
+            os.link(name, path)
+        except FileExistsError:  # another process was faster: then there is one
+            return
+        except OSError:  # a file system without links
+            Path(name).rename(path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+    with contextlib.suppress(PermissionError):  # where a directory cannot be opened it needs no flush
+        directory = os.open(path.parent, os.O_RDONLY)
+        os.fsync(directory)
+        os.close(directory)
+
+
+def _check(path: Path) -> None:
+    """Raises `OutboxFileError` unless the file is an intact outbox; changes nothing in it.
+
+    The first look takes no lock and makes no file beside it, whatever the file is.
+    """
+    with _translated(path, "cannot be read"), contextlib.closing(_connect(path, "immutable=1")) as connection:
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if application != APPLICATION_ID:
+        raise OutboxFileError(path, "is a file of something else")
+    if version != SCHEMA_VERSION:
+        raise OutboxFileError(path, f"has version {version} of the format, this is version {SCHEMA_VERSION}")
+    with _translated(path, "cannot be read"), contextlib.closing(_connect(path, "mode=ro")) as connection:
+        complaints = [text for (text,) in connection.execute("PRAGMA integrity_check(1)")]
+        columns = tuple(row[1] for row in connection.execute("PRAGMA table_info(message)"))
+    if complaints != ["ok"]:
+        raise OutboxFileError(path, f"is damaged: {complaints[0]}")
+    if columns != _COLUMNS:
+        raise OutboxFileError(path, f"is damaged: the columns are {columns}")
+
+
+@contextlib.contextmanager
+def _translated(path: Path, what: str) -> Generator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte is the kind, the rest says more
+        raise OutboxFileError(path, _PROBLEMS.get(code, f"{what}: {error}")) from error
+    except OSError as error:
+        raise OutboxFileError(path, f"{what}: {error.strerror or error}") from error

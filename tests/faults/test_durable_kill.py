@@ -1,0 +1,87 @@
+"""The durable outbox where processes are killed and disks are full."""
+
+import os
+import random
+import shlex
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from resilient_ws.outbox_file import OutboxFile
+from tests.requirements import require_tools, unavailable
+
+INSTANTS = 100
+WRITER = [sys.executable, "-m", "tests.faults.run_durable_writer"]
+
+
+@pytest.mark.slow
+@pytest.mark.promise("P5")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the writer is forked, so that 100 of them start at once")
+def test_no_accepted_message_is_missing_after_a_kill_at_any_instant(tmp_path):
+    path = tmp_path / "outbox.db"
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    choose = random.Random(seed)
+    kept: dict[int, bool] = {}  # what must be in the file, and whether it is flagged
+    accepted_in_all = 0
+    with subprocess.Popen(
+        WRITER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    ) as writer:
+        for _ in range(INSTANTS):
+            writer.stdin.write(f"{path}\n")
+            pid = int(writer.stdout.readline().removeprefix("pid "))
+            # Some are killed before the file is open, most amid the work, at the speed of their own lines.
+            lines = [writer.stdout.readline() for _ in range(choose.choice([0, 1, 5, 20, 50, 100]))]
+            os.kill(pid, signal.SIGKILL)
+            while (line := writer.stdout.readline()) != "dead\n":
+                lines.append(line)
+            settled = set()
+            for word, number in (line.split() for line in lines):
+                if word == "accepted":
+                    kept[int(number)] = False
+                    accepted_in_all += 1
+                elif word == "marked":
+                    kept[int(number)] = True
+                else:
+                    settled.add(int(number))
+            for number in settled:
+                del kept[number]
+
+            if not path.exists():
+                assert not kept
+                continue
+            file = OutboxFile(path, power_safe=False)
+            rows = file.rows()
+            file.close()
+            numbers = [int(row[1]) for row in rows]
+            assert numbers == sorted(set(numbers)), "in the order accepted, each once"
+            flags = {int(row[1]): row[7] for row in rows}
+            assert kept.keys() <= flags.keys(), "accepted and missing"
+            assert all(flags[number] for number, marked in kept.items() if marked), "written and not flagged"
+            kept = flags  # what was stored and not said to be accepted is kept from now on as well
+        writer.stdin.close()
+    assert writer.returncode == 0
+    assert accepted_in_all > 5 * INSTANTS
+
+
+def test_a_disk_that_is_really_full_refuses_the_new_and_keeps_the_old(tmp_path):
+    require_tools("unshare", "mount")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    path, ballast = shlex.quote(str(disk / "outbox.db")), shlex.quote(str(disk / "ballast"))
+    script = (
+        f"mount -t tmpfs -o size=512k none {shlex.quote(str(disk))} || exit 77\n"
+        f"dd if=/dev/zero of={ballast} bs=1k count=200 status=none\n"
+        f"exec {shlex.join(WRITER)} {path}"
+    )
+    run = ["unshare", "--mount", "sh", "-c", script]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=50, check=False)
+    if done.returncode in {1, 77} and "Traceback" not in done.stderr:
+        unavailable(f"no disk of our own can be mounted: {done.stderr.strip()}")
+    refused, kept = done.stdout.splitlines()
+    assert refused.startswith("refused: outbox file"), refused
+    assert "full" in refused or "I/O" in refused, refused
+    assert kept == "kept True"
+    assert done.stderr == ""
