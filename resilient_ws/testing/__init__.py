@@ -1,7 +1,7 @@
 """A kit to prove that a program survives bad servers and bad networks.
 
 `FaultServer` is an in-process WebSocket server that does what it is told and records what it got.
-`VirtualClock` makes hours of waiting take milliseconds.
+`ChaosProxy` puts a bad network in front of any real one. `VirtualClock` makes hours of waiting take milliseconds.
 """
 
 from .clock import DeadlockError, TimeLimitError, VirtualClock, VirtualLoop, run_virtual
@@ -18,6 +18,8 @@ from .ledger import (
     report_messages,
     report_numbers,
 )
+from .proxied import Direction, ProxiedConnection
+from .proxy import ChaosProxy
 from .script import (
     Accept,
     Answer,
@@ -42,7 +44,9 @@ __all__ = [
     "AttemptRecord",
     "Behaviour",
     "DeadlockError",
+    "ChaosProxy",
     "Deflate",
+    "Direction",
     "Drip",
     "Drop",
     "FaultConnection",
@@ -56,6 +60,7 @@ __all__ = [
     "NeverAnswer",
     "Opcode",
     "Ping",
+    "ProxiedConnection",
     "Received",
     "Redirect",
     "Refuse",

@@ -1,4 +1,4 @@
-"""One accepted TCP connection of the fault server: write, pause, and the ways to lose it.
+"""One TCP connection of the kit: write, pause, and the ways to lose it.
 
 Knows bytes only, no HTTP and no frames.
 """
@@ -23,6 +23,12 @@ class LinkOwner(Protocol):
     def link_received(self, data: bytes) -> None:
         """Bytes have arrived."""
 
+    def link_eof(self) -> None:
+        """The peer has sent FIN."""
+
+    def link_writable(self) -> None:
+        """The peer has taken enough of what was written; it may go on."""
+
     def link_ended(self, by_peer: str | None) -> None:
         """The connection is over; ``by_peer`` is ``"fin"`` or ``"rst"`` where the peer did it."""
 
@@ -31,7 +37,7 @@ class Link(asyncio.Protocol):
     """The bytes of one connection.
 
     Args:
-        sock: The accepted socket; the transport owns it, the link only sets options on it.
+        sock: The connected socket; the transport owns it, the link only sets options on it.
         linger: Seconds that a connection which was ended with FIN waits for the peer's FIN.
     """
 
@@ -45,6 +51,7 @@ class Link(asyncio.Protocol):
         self._writable.set()
         self._timer: asyncio.TimerHandle | None = None
         self._by_peer: str | None = None
+        self._got_eof = False
         self._reading = True
         self._held = False
         self._deaf = False
@@ -69,8 +76,10 @@ class Link(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """Keep the socket where the peer's FIN is to stay unanswered, else close it."""
-        if not self.ending and self._by_peer is None:
-            self._by_peer = "fin"
+        self._got_eof = True
+        if not self.ending:
+            self._by_peer = self._by_peer or "fin"
+            self._owner.link_eof()
         encrypted = self._transport is not None and self._transport.get_extra_info("sslcontext") is not None
         return (self.muted or self.keep_after_eof) and not encrypted
 
@@ -95,6 +104,12 @@ class Link(asyncio.Protocol):
         if self._held:
             self._held = False
             self._apply_reading()
+        self._owner.link_writable()
+
+    @property
+    def is_made(self) -> bool:
+        """Whether the link has a transport, or has had one."""
+        return self._transport is not None
 
     # ---- writing
 
@@ -131,7 +146,7 @@ class Link(asyncio.Protocol):
         self._apply_reading()
 
     def _apply_reading(self) -> None:
-        if self._transport is None or self._transport.is_closing():
+        if self._transport is None or self._got_eof or self._transport.is_closing():
             return
         if self._reading and not self._held:
             self._transport.resume_reading()
@@ -149,7 +164,10 @@ class Link(asyncio.Protocol):
         self.keep_after_eof = False
         self._reading, self._held = True, False
         self._apply_reading()
-        self._timer = self._loop.call_later(self._linger, self.abort)
+        if self._got_eof and self._transport is not None:
+            self._transport.close()
+        else:
+            self._timer = self._loop.call_later(self._linger, self.abort)
 
     def half_close(self) -> None:
         """Send what is written, then FIN, and go on reading."""

@@ -178,13 +178,17 @@ class FaultServer:
 
     def _accepted(self, sock: socket.socket) -> None:
         visit = Visit(self, sock, self._take_behaviour(), self._record_attempt(), self._linger)
-        self.spawn(visit.begin(sock, self._ssl), f"attempt {visit.record.number}")
+        self.spawn(visit.begin(self._ssl), f"attempt {visit.record.number}", visit.began)
 
-    def spawn(self, work: Coroutine[object, object, object], name: str) -> None:
+    def spawn(
+        self, work: Coroutine[object, object, object], name: str, done: Callable[[], None] | None = None
+    ) -> None:
         """Run ``work`` as a task that ends with the server at the latest; used by the server itself."""
         task = asyncio.get_running_loop().create_task(work, name=f"FaultServer:{self.port}:{name}")
         self._tasks.add(task)
         task.add_done_callback(self._finished)
+        if done is not None:
+            task.add_done_callback(lambda _: done())
 
     def _finished(self, task: asyncio.Task[object]) -> None:
         self._tasks.discard(task)

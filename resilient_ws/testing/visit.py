@@ -38,12 +38,13 @@ class Visit:
         self.record = record
         self.link = Link(sock, self, linger=linger)
         self._server = server
+        self._sock = sock
         self._behaviour = behaviour
         self._connection: FaultConnection | None = None
         self._head = bytearray()
         self._answering = False
 
-    async def begin(self, sock: socket.socket, context: ssl_module.SSLContext | None) -> None:
+    async def begin(self, context: ssl_module.SSLContext | None) -> None:
         """Put the socket under a transport, after TLS where there is a context."""
         loop = asyncio.get_running_loop()
         at_connect = self._behaviour.at_connect
@@ -53,7 +54,7 @@ class Visit:
         try:
             timeout = None if context is None else TLS_TIMEOUT
             await loop.connect_accepted_socket(
-                lambda: self.link, sock, ssl=context, ssl_handshake_timeout=timeout
+                lambda: self.link, self._sock, ssl=context, ssl_handshake_timeout=timeout
             )
         except (OSError, EOFError) as error:  # ssl.SSLError is an OSError
             self.record.outcome = f"no TLS: {type(error).__name__}"
@@ -62,6 +63,11 @@ class Visit:
         if at_connect is not None:
             self.link.set_reading(False)
             self.drop(at_connect)
+
+    def began(self) -> None:
+        """Close the socket if `begin` ended before the link had it: cancelled, or no TLS."""
+        if not self.link.is_made:
+            self._sock.close()
 
     def drop(self, drop: Drop) -> None:
         """Lose the connection, whatever it has come to."""
@@ -92,6 +98,12 @@ class Visit:
             self._read_request()
         elif len(self._head) > MAX_REQUEST:
             self._head.clear()
+
+    def link_eof(self) -> None:
+        """Leave it to the link whether the socket is closed."""
+
+    def link_writable(self) -> None:
+        """Nothing waits here: coroutines wait in the link."""
 
     def link_ended(self, by_peer: str | None) -> None:
         """Forget the connection."""
