@@ -126,7 +126,9 @@ class WebSocketClient:
     ) -> None:
         if setup is not None:
             function("setup", setup)
-        if isinstance(heartbeat, bool) or not isinstance(heartbeat, Heartbeat | int | float | timedelta | None):
+        if isinstance(heartbeat, bool) or not isinstance(
+            heartbeat, Heartbeat | int | float | timedelta | None
+        ):
             raise TypeError(f"heartbeat must be a Heartbeat, seconds or None, got {type(heartbeat).__name__}")
         if not isinstance(reconnect, ReconnectPolicy | bool):
             raise TypeError(f"reconnect must be a ReconnectPolicy or a bool, got {type(reconnect).__name__}")
@@ -139,7 +141,9 @@ class WebSocketClient:
         if compression is not None:
             one_of("compression", compression, ("deflate",))
         one_of("transport", transport, ("aiohttp", "picows"))
-        policy = reconnect if isinstance(reconnect, ReconnectPolicy) else ReconnectPolicy() if reconnect else None
+        policy = (
+            reconnect if isinstance(reconnect, ReconnectPolicy) else ReconnectPolicy() if reconnect else None
+        )
         config = Config(
             addresses=Addresses(url, headers, subprotocols),
             transport=make_transport(
@@ -252,9 +256,7 @@ class WebSocketClient:
         engine.request_close(checked_code, checked_reason, limit)
         await engine.wait_closed(inside=inside)
 
-    async def run(
-        self, *, signals: Sequence[signal.Signals] = (signal.SIGINT, signal.SIGTERM)
-    ) -> None:
+    async def run(self, *, signals: Sequence[signal.Signals] = (signal.SIGINT, signal.SIGTERM)) -> None:
         """Starts the client and returns when it is closed: the main function of a program made of callbacks.
 
         A cancelled call closes the client first.
@@ -270,8 +272,9 @@ class WebSocketClient:
         engine = self._engine
         self.start()
         with _Signals(signals, self):
+            assert engine.owner is not None
             try:
-                await engine.wait_finished()
+                await asyncio.shield(engine.owner.finished)
             except asyncio.CancelledError:
                 await self.close()
                 raise
@@ -473,7 +476,7 @@ class WebSocketClient:
         try:
             return await self._engine.inbox.get()
         except Ended:
-            raise self._engine.ended_error() from self._engine.cause_of_end
+            raise self._engine.ended_error() from None
 
     def __aiter__(self) -> Self:
         return self
@@ -485,7 +488,7 @@ class WebSocketClient:
         except Ended:
             if self._engine.cause is None:
                 raise StopAsyncIteration from None
-            raise self._engine.ended_error() from self._engine.cause_of_end
+            raise self._engine.ended_error() from None
 
     def with_gaps(self) -> AsyncIterator[Message | Gap]:
         """The same iteration, with a `Gap` wherever messages may be missing."""
@@ -542,7 +545,7 @@ class WebSocketClient:
     @property
     def latency(self) -> float | None:
         """The last round trip of a ping, in seconds; `None` before the first one."""
-        return self._engine.current_latency
+        return self._engine.latency
 
     @property
     def stats(self) -> Stats:
@@ -556,7 +559,7 @@ class WebSocketClient:
 
     def explain(self) -> str:
         """The state and the recent past, in words; holds no secrets."""
-        lines = self._engine.timeline.lines(lambda when: time.strftime("%H:%M:%S", time.localtime(when)))
+        lines = self._engine.teller.timeline.lines(lambda when: time.strftime("%H:%M:%S", time.localtime(when)))
         head = f"{self._engine.config.addresses.shown}: {self.state.value}"
         return "\n".join([head, *lines])
 
@@ -570,7 +573,9 @@ class WebSocketClient:
     def _check_loop(self) -> None:
         loop = self._engine.loop
         if loop is not None and loop is not asyncio.get_running_loop():
-            raise ConcurrencyError("the client belongs to another event loop, the one in which it was started")
+            raise ConcurrencyError(
+                "the client belongs to another event loop, the one in which it was started"
+            )
 
     def _check_consumer(self) -> None:
         engine = self._engine
@@ -599,7 +604,7 @@ class _WithGaps:
         except Ended:
             if engine.cause is None:
                 raise StopAsyncIteration from None
-            raise engine.ended_error() from engine.cause_of_end
+            raise engine.ended_error() from None
 
 
 class _Signals:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from resilient_ws.closing import CloseCode, CloseOrigin
-from resilient_ws.errors import ConnectError, ConnectionLost
+from resilient_ws.errors import ConnectError, ConnectionLost, SetupFailed, SetupTimeout
 from resilient_ws.events import CloseEvent, Endpoint, Failure
 from resilient_ws.outbox import Entry
 
@@ -28,7 +28,6 @@ class Ending:
 
     Attributes:
         end: As the link saw it.
-        origin: Who ended it, as it will be told.
         endpoint: Where it led.
         at: When, on the loop's clock.
         opened_for: Seconds it was open.
@@ -37,11 +36,11 @@ class Ending:
         unconfirmed: Messages written and not confirmed.
         unread: Received messages not taken yet.
         uncertain: Those of the unconfirmed that will not be sent again.
+        resent: How many will.
         hint: What the heartbeat recommends, or `None`.
     """
 
     end: End
-    origin: CloseOrigin
     endpoint: Endpoint | None
     at: float
     opened_for: float
@@ -50,6 +49,7 @@ class Ending:
     unconfirmed: int
     unread: int
     uncertain: list[Entry]
+    resent: int
     hint: str | None
 
     def failure(self, retry: RetryState) -> Failure:
@@ -65,9 +65,8 @@ class Ending:
 
 def close_event(ending: Ending) -> CloseEvent:
     """Returns the event for it, with nothing said about the future yet."""
-    base = _close_event(ending.end, ending.origin)
     return attrs.evolve(
-        base,
+        _close_event(ending.end),
         opened_for=ending.opened_for,
         silent_for=ending.silent_for,
         unsent=ending.unsent,
@@ -76,13 +75,13 @@ def close_event(ending: Ending) -> CloseEvent:
     )
 
 
-def _close_event(end: End, origin: CloseOrigin) -> CloseEvent:
+def _close_event(end: End) -> CloseEvent:
     """Source: RFC 6455 7.1.5 (1006 where no CLOSE frame was received, whoever began) and 7.1.4 (clean: both sent)."""
     if end.code is None:
         return CloseEvent(
             code=CloseCode.ABNORMAL_CLOSURE,
             synthesized=True,
-            origin=origin,
+            origin=end.origin,
             sent_code=end.sent_code,
             cause=end.cause,
         )
@@ -90,7 +89,7 @@ def _close_event(end: End, origin: CloseOrigin) -> CloseEvent:
         code=end.code,
         reason=end.reason,
         was_clean=end.sent_code is not None,
-        origin=origin,
+        origin=end.origin,
         sent_code=end.sent_code,
         cause=end.cause,
     )
@@ -101,13 +100,28 @@ def failed_attempt(failed: AttemptFailed, number: int) -> Failure:
     error = failed.error
     answer = error if isinstance(error, ConnectError) else None
     return Failure(
-        close=None if failed.end is None else _close_event(failed.end, failed.end.origin),
+        close=None if failed.end is None else _close_event(failed.end),
         error=error,
         status=answer.status if answer is not None else None,
         headers=answer.headers if answer is not None else None,
         retry_after=answer.retry_after if answer is not None else None,
         attempt=number,
         endpoint=failed.endpoint,
+    )
+
+
+def final_event(ending: Ending | None, failure: Failure | None, cause: BaseException) -> CloseEvent:
+    """Returns the event for the end of the client by a rule: of its connection, or an extra one where none was open."""
+    if ending is not None:
+        return close_event(ending)
+    if failure is not None and failure.close is not None:
+        return failure.close
+    in_setup = failure is not None and isinstance(failure.error, SetupFailed | SetupTimeout)
+    return CloseEvent(
+        code=CloseCode.ABNORMAL_CLOSURE,
+        synthesized=True,
+        origin=CloseOrigin.SETUP if in_setup else CloseOrigin.NETWORK,
+        cause=cause,
     )
 
 

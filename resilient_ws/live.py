@@ -64,6 +64,17 @@ class Live:
         """Whether the set-up does not take what comes in."""
         return self.setup_inbox.paused
 
+    def counts(self) -> dict[str, int]:
+        """What it has moved, by the names of `Stats`."""
+        writer = self.writer
+        return {
+            "received": self.received,
+            "bytes_received": self.bytes_received,
+            "discarded": self.discarded,
+            "sent": writer.sent if writer is not None else 0,
+            "bytes_sent": writer.bytes_sent if writer is not None else 0,
+        }
+
     async def read(self) -> None:
         """Reads the link until it ends."""
         assert self.link is not None

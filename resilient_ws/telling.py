@@ -1,0 +1,75 @@
+"""What a client says: to callbacks and subscribers, to the log, and in `explain()`.
+
+It decides nothing; each event is made elsewhere and passes here once, in order.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Final
+
+from resilient_ws.dispatch import Dispatcher
+from resilient_ws.errors import InboxFull
+from resilient_ws.events import CloseEvent, ErrorEvent, Event, Fate, OpenEvent, RetryEvent, UndeliveredEvent
+from resilient_ws.outbox import Entry
+from resilient_ws.stats import Timeline, told
+
+PAUSE_NOTICE_EVERY: Final = 60.0
+"""Seconds between two notices that the inbox stands full."""
+
+log = logging.getLogger("resilient_ws")
+
+
+class Teller:
+    """The voice of one client.
+
+    Args:
+        name: Of the client, in the log: where it connects to, without secrets.
+        dispatcher: Brings the events to callbacks and subscribers.
+        clock: Seconds of the event loop, as entries were stamped with.
+    """
+
+    def __init__(self, name: str, dispatcher: Dispatcher, clock: Callable[[], float]) -> None:
+        self.timeline = Timeline(time.time)
+        self.undelivered: list[UndeliveredEvent] = []
+        self._name = name
+        self._dispatcher = dispatcher
+        self._clock = clock
+        self._noticed_at = -PAUSE_NOTICE_EVERY
+
+    def tell(self, event: Event) -> None:
+        """Says what happened; one log line for each step of a connection's life."""
+        self.timeline.note(event)
+        if isinstance(event, OpenEvent) or (isinstance(event, CloseEvent) and event.was_clean):
+            log.info("%s: %s", self._name, told(event))
+        elif isinstance(event, CloseEvent | RetryEvent):
+            log.warning("%s: %s", self._name, told(event))
+        self._dispatcher.emit(event)
+
+    def tell_fate(self, entry: Entry, fate: Fate, *, at_the_end: bool = False) -> None:
+        """Says what became of a message; at the end it is also kept for the exception that ends the client."""
+        age = max(0.0, self._clock() - entry.accepted_at)
+        event = UndeliveredEvent(message=entry.message, fate=fate, accepted_at=time.time() - age, age=age)
+        if at_the_end:
+            self.undelivered.append(event)
+        self.tell(event)
+
+    def tell_failure(self, where: str, error: BaseException) -> None:
+        """Says that code of the program raised, beside any call of its own."""
+        log.error("%s raised %s", where, type(error).__name__, exc_info=error)
+        self.tell(ErrorEvent(where=where, exception=error))
+
+    def tell_pause(self, seconds: float, unread: int) -> None:
+        """Says that reading has been paused for long; at most once a minute."""
+        now = self._clock()
+        if now - self._noticed_at < PAUSE_NOTICE_EVERY:
+            return
+        self._noticed_at = now
+        error = InboxFull(
+            f"reading has been paused for {seconds:g} s: the inbox holds {unread} messages that the program does "
+            f"not take. Ways out: take them faster, a larger Inbox, or Inbox(overflow='drop_oldest')"
+        )
+        log.warning("%s: %s", self._name, error)
+        self.tell(ErrorEvent(where="inbox", exception=error))
