@@ -57,8 +57,19 @@ def in_flight(reading: Reading) -> int:
     return reading.pending if reading.in_flight is None else reading.in_flight
 
 
+def has_left(target: int, reading: Reading) -> bool:
+    """Whether all that was written up to `target` is gone."""
+    return reading.left >= target or not reading.pending
+
+
 class Quiet:
-    """The first ping since the peer was last heard."""
+    """The first ping since the peer was last heard.
+
+    Attributes:
+        since: When it was sent, or when its clock began anew.
+        left_at: When it had left; `None` while it stands behind an upload of ours.
+        step: Seconds until it is to be looked at again while it stands.
+    """
 
     __slots__ = ("left_at", "since", "step", "target")
 
@@ -69,10 +80,10 @@ class Quiet:
         self.step = FIRST_STEP
 
     def observe(self, now: float, reading: Reading, coarsest: float) -> None:
-        """Notes whether the ping has left by now."""
+        """Notes whether the ping has left by now; `coarsest` bounds `step`."""
         if self.left_at is not None:
             return
-        if reading.left >= self.target or not reading.pending:
+        if has_left(self.target, reading):
             self.left_at = now
         else:
             self.step = min(2 * self.step, coarsest)
@@ -84,12 +95,33 @@ class Quiet:
             self.left_at = now
 
 
+class Ping:
+    """A ping that is not answered yet.
+
+    Attributes:
+        target: What `Reading.left` shows when it has left; `None` when that is known to be so.
+        counted: The counted time from which it is unanswered.
+    """
+
+    __slots__ = ("counted", "number", "sent_at", "target")
+
+    def __init__(self, number: int, now: float, reading: Reading, counted: float) -> None:
+        self.number = number
+        self.sent_at = now
+        self.target = None if reading.pending <= SMALL else reading.left + reading.pending
+        self.counted = counted
+
+
 class Answers:
     """Which pings are unanswered, and for how long while the peer talked.
 
     Time counts only while messages arrive (silence has its own rule, and an answer cannot overtake the rest of a
     huge message) and while we read: a stretch between two looks counts whole if a message came in it, else as far as
-    the last message is no older than `gap`.
+    the last message is no older than `gap`. It does not count for a ping that stands behind data of ours that move.
+
+    Args:
+        interval: Seconds between two pings.
+        limit: Seconds that an answer may be owed; infinite = no limit.
     """
 
     def __init__(self, interval: float, limit: float) -> None:
@@ -97,50 +129,66 @@ class Answers:
         self.last = -math.inf
         self.gap = min(interval, limit / 2)
         self._limit = limit
-        self._talked = 0.0
-        self._from = 0.0
-        self._pings: deque[tuple[int, float, float]] = deque()
+        self._counted = 0.0
+        self._pings: deque[Ping] = deque()
 
     @property
     def awaited(self) -> bool:
-        """Whether a peer that has answered before owes an answer."""
-        return self.answered and bool(self._pings)
+        """Whether a peer that has answered before owes an answer, and there is a limit to that."""
+        return self.answered and bool(self._pings) and self._limit < math.inf
 
     @property
     def owed(self) -> float:
         """For how long, in counted seconds, the oldest ping is unanswered."""
-        return self._talked - max(self._from, self._pings[0][2])
+        return self._counted - self._pings[0].counted
 
-    def sent(self, number: int, now: float) -> None:
+    def sent(self, number: int, now: float, reading: Reading) -> None:
         """Remembers when ping `number` went out."""
         if len(self._pings) == REMEMBERED:
             del self._pings[1]
-        self._pings.append((number, now, self._talked))
+        self._pings.append(Ping(number, now, reading, self._counted))
         self.last = number
 
     def came(self, number: int, now: float) -> float | None:
-        """Takes the answer to ping `number`; RFC 6455 5.5.3: it answers the pings before it, too."""
+        """Takes the answer to ping `number`; returns its round trip in seconds, `None` if it is owed no more.
+
+        RFC 6455 5.5.3: "may elect to send a Pong frame for only the most recently processed Ping frame", so it
+        answers those before it, too.
+        """
         pings = self._pings
-        if not pings or not pings[0][0] <= number <= self.last:
+        if not pings or not pings[0].number <= number <= self.last:
             return None
         self.answered = True
         trip = None
-        while pings and pings[0][0] <= number:
-            known, sent_at, _ = pings.popleft()
-            if known == number:
-                trip = now - sent_at
+        while pings and pings[0].number <= number:
+            ping = pings.popleft()
+            if ping.number == number:
+                trip = now - ping.sent_at
         return trip
 
-    def observe(self, now: float, since: float, before: Reading, reading: Reading) -> None:
-        """Counts the stretch between two looks."""
+    def count(self, now: float, since: float, before: Reading, reading: Reading) -> None:
+        """Counts the stretch from `since` to `now`."""
         if reading.messages != before.messages:
-            self._talked += now - since
+            self._counted += now - since
         else:
-            self._talked += max(0.0, min(now, reading.message_at + self.gap) - since)
+            self._counted += max(0.0, min(now, reading.message_at + self.gap) - since)
+
+    def depart(self, before: Reading, reading: Reading) -> None:
+        """Notes which pings have left, and begins anew for those that stand behind what moves."""
+        moved = reading.left != before.left
+        for ping in reversed(self._pings):
+            if ping.target is None:
+                return
+            if has_left(ping.target, reading):
+                ping.target = None
+                ping.counted = self._counted
+            elif moved:
+                ping.counted = self._counted
 
     def restart(self) -> None:
-        """Counts for each ping from now on only."""
-        self._from = self._talked
+        """Begins to count anew for each ping."""
+        for ping in self._pings:
+            ping.counted = self._counted
 
     def due(self, reading: Reading, looked_at: float) -> float:
         """When the oldest ping has been unanswered for too long, if things go on like this."""

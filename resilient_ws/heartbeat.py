@@ -74,8 +74,9 @@ class HeartbeatMonitor:
     """Judges one connection, from its opening to its end.
 
     Call `look` at `deadline` with a fresh `Reading`, and send a ping if the verdict asks for one. A look may come
-    early (after reading was resumed, or because a timer was left where it stood), which changes nothing. `deadline`
-    moves only in `look`, `ping_sent` and `pong`; after each of them it is later than the `now` it was given.
+    early (because reading was resumed, or a timer was left where it stood when the deadline moved away). `deadline`
+    moves only in `look`, `ping_sent` and `pong`; after each of them it is later than the `now` it was given, but
+    maybe nearer than before.
 
     Args:
         options: The rules. With `Heartbeat.app` only the application's own pings are to be told to `ping_sent`,
@@ -108,6 +109,7 @@ class HeartbeatMonitor:
         self._owes_ping = False
         self._quiet: Quiet | None = None
         self._answers = Answers(self._interval, self._limits[_ANSWER])
+        self._late = 0.0
         self._excused = False
         self._doubt: Rule | None = None
         self._doubted_at = now
@@ -146,7 +148,8 @@ class HeartbeatMonitor:
             reading: Taken just before.
             suspended: Seconds that the machine slept since the last look, as far as `now` does not show them.
         """
-        late = now - self.deadline
+        late = self._lateness(now)
+        self._late = 0.0
         self._observe(now, reading, counts=late <= LATE and suspended <= SLEPT)
         if suspended > SLEPT:
             self._begin_anew(now)
@@ -169,8 +172,9 @@ class HeartbeatMonitor:
             now: Seconds.
             reading: Taken after the ping was written, so that `pending` includes it.
         """
-        self._observe(now, reading, counts=now - self.deadline <= LATE)
-        self._answers.sent(number, now)
+        self._late = self._lateness(now)
+        self._observe(now, reading, counts=self._late <= LATE)
+        self._answers.sent(number, now, reading)
         self._pinged_at = now
         if self._kind != "expect":
             self._owes_ping = False
@@ -185,12 +189,17 @@ class HeartbeatMonitor:
         Returns:
             The round trip in seconds; `None` for a ping that was answered before or never sent.
         """
+        self._late = self._lateness(now)
         self._hear()
         trip = self._answers.came(number, now)
         self._schedule(now)
         return trip
 
     # --- what is seen ---
+
+    def _lateness(self, now: float) -> float:
+        """By how much the deadline has been missed; a ping or a pong may have come between it and the look."""
+        return max(self._late, now - self.deadline)
 
     def _observe(self, now: float, reading: Reading, *, counts: bool) -> None:
         """Takes in what changed since the last look; `counts`: whether our loop ran all the time."""
@@ -211,7 +220,8 @@ class HeartbeatMonitor:
                 self._begun_at = reading.resumed_at if seen else now
                 self._ask_again(now)
         elif counts:
-            self._answers.observe(now, since, before, reading)
+            self._answers.count(now, since, before, reading)
+        self._answers.depart(before, reading)
 
     def _hear(self) -> None:
         """Something arrived: whatever it was, the peer lived when it sent it."""
@@ -322,6 +332,6 @@ class HeartbeatMonitor:
             wake = min(wake, looked_at + min(self._interval, self._idle) / 2)
         elif quiet is not None and quiet.left_at is None:
             wake = min(wake, looked_at + quiet.step)
-        elif self._answers.awaited and self._limits[_ANSWER] < math.inf:
+        elif self._answers.awaited:
             wake = min(wake, looked_at + self._answers.gap / 2)
         self.deadline = max(wake, now + TICK)
