@@ -246,7 +246,7 @@ def _check(path: Path) -> None:
         complaints = [text for (text,) in connection.execute("PRAGMA integrity_check(1)")]
         columns = tuple(row[1] for row in connection.execute("PRAGMA table_info(message)"))
     if complaints != ["ok"]:
-        raise OutboxFileError(path, f"is damaged: {complaints[0]}")
+        raise OutboxFileError(path, f"is damaged: {complaints[0].splitlines()[-1]}")
     if columns != _COLUMNS:
         raise OutboxFileError(path, f"is damaged: the columns are {columns}")
 

@@ -117,6 +117,31 @@ async def test_what_may_have_been_written_is_flagged_and_what_is_settled_is_gone
     ]
 
 
+async def test_what_is_flagged_before_it_is_stored_is_stored_as_flagged(path):
+    outbox = await DurableOutbox.open(path, durability="eventual")
+    first = entry("a")
+    outbox.add(first)
+    await outbox.mark([first])
+    await outbox.close()
+    assert [(e.message, e.written) for e in await restored(path)] == [("a", True)]
+
+
+async def test_what_lies_between_those_that_are_settled_stays(path):
+    stored(path, 6)
+    outbox = await DurableOutbox.open(path)
+    outbox.remove([entry(record=record) for record in (5, 1, 3)])
+    await outbox.close()
+    assert [e.record for e in await restored(path)] == [2, 4, 6]
+
+
+def test_what_is_settled_before_it_was_stored_costs_nothing():
+    changes = Changes()
+    changes.added[1] = (1, "m", 1.0, None, 0, None, False, False)
+    assert changes
+    changes.remove(1)
+    assert not changes
+
+
 async def test_records_go_on_after_those_that_were_left(path):
     outbox = await DurableOutbox.open(path)
     await outbox.append(entry("a"))
@@ -332,6 +357,16 @@ def make_broken_header(path):
         raw.write(b"\0" * 100)
 
 
+def make_lost_page(path):
+    """Damage that reading the messages does not meet."""
+    stored(path)
+    connection = sqlite3.connect(path)
+    connection.executescript(
+        "CREATE TABLE other (x); PRAGMA writable_schema = 1; DELETE FROM sqlite_master WHERE name = 'other'"
+    )
+    connection.close()
+
+
 def make_newer(path):
     stored(path)
     connection = sqlite3.connect(path)
@@ -355,6 +390,7 @@ def make_other_columns(path):
         (make_foreign_in_use, "something else"),
         (make_truncated, "damaged"),
         (make_broken_page, "damaged"),
+        (make_lost_page, "damaged: .*never used"),
         (make_broken_header, "something else, or damaged"),
         (make_newer, "version 2 of the format, this is version 1"),
         (make_other_columns, "damaged: the columns"),
@@ -529,6 +565,24 @@ async def test_what_is_settled_while_it_could_not_be_saved_is_forgotten(path):
     assert await left(path) == ["small"]
 
 
+async def test_what_comes_while_a_commit_fails_follows_it(path):
+    outbox = await DurableOutbox.open(path, durability="eventual")
+    await outbox.flush()
+    await fill_up(outbox)
+    big, small, other = entry("x" * 50_000), entry("small"), entry("other")
+    outbox.add(big)
+    outbox.add(small)
+    while not outbox._is_committing:
+        await asyncio.sleep(0)
+    outbox.remove([big])
+    outbox.add(other, written=True)
+    outbox.remove([small])
+    while outbox.failure is None:
+        await asyncio.sleep(0)
+    await outbox.close()
+    assert [(e.message, e.written) for e in await restored(path)] == [("other", True)]
+
+
 async def test_closing_says_what_could_not_be_saved(path):
     outbox = await DurableOutbox.open(path, durability="eventual")
     await outbox.append(entry("first"))
@@ -610,7 +664,7 @@ async def test_a_cancelled_close_goes_on(path):
 
 RECORDS = st.integers(1, 12)
 STEPS = st.one_of(
-    st.tuples(st.just("add"), st.booleans()),
+    st.tuples(st.just("add"), st.integers(1, 4), st.booleans()),
     st.tuples(st.just("mark"), RECORDS, st.booleans()),
     st.tuples(st.just("remove"), RECORDS),
     st.tuples(st.just("commit")),
@@ -632,10 +686,11 @@ def test_changes_joined_and_committed_in_any_way_come_to_the_same(shared_file, s
     earlier, changes = Changes(), Changes()
     for step in steps:
         match step:
-            case "add", written:
-                last += 1
-                changes.added[last] = (last, f"m{last}", 1.0, None, 0, None, False, written)
-                model[last] = written
+            case "add", count, written:
+                for _ in range(count):
+                    last += 1
+                    changes.added[last] = (last, f"m{last}", 1.0, None, 0, None, False, written)
+                    model[last] = written
             case "mark", record, written:
                 if record <= last:  # a record exists before it is marked or settled
                     changes.mark(record, written)
