@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import signal
-import threading
 import time
-from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
-from datetime import timedelta
+from collections.abc import AsyncIterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self
 
 from yarl import URL
 
+from resilient_ws.callbacks import Callbacks
 from resilient_ws.closing import check_close
-from resilient_ws.config import Config
-from resilient_ws.connection import checked
-from resilient_ws.dial import Addresses, Provider
-from resilient_ws.dispatch import CALLBACKS, Callback, Handle
+from resilient_ws.config import make_config
+from resilient_ws.consumer import Consumer, WithGaps
+from resilient_ws.dial import Provider
+from resilient_ws.dispatch import CALLBACKS, Callback
 from resilient_ws.engine import Engine
-from resilient_ws.errors import ConcurrencyError, NotConnected
+from resilient_ws.errors import NotConnected
 from resilient_ws.events import (
     CloseEvent,
     Endpoint,
@@ -35,29 +33,23 @@ from resilient_ws.events import (
     StateEvent,
     UndeliveredEvent,
 )
-from resilient_ws.inbox import Ended
-from resilient_ws.opening import Setup, Subscription
+from resilient_ws.opening import Setup
 from resilient_ws.options import (
     Duration,
     Heartbeat,
     Inbox,
-    OnUncertain,
     Outbox,
     ReconnectPolicy,
-    function,
-    one_of,
     seconds,
-    whole,
 )
+from resilient_ws.outgoing import Outgoing
+from resilient_ws.signals import ClosingSignals
 from resilient_ws.stats import Stats
-from resilient_ws.transports import make_transport
-from resilient_ws.transports.options import TransportOptions
 
-Sendable = Message | bytearray | memoryview
 Address = str | URL | Endpoint
 
 
-class WebSocketClient:
+class WebSocketClient(Callbacks, Outgoing):
     """A WebSocket connection that is kept, for as long as the program wants it.
 
     It connects, finds out when a connection is dead even though the network says nothing, tells the program, connects
@@ -124,51 +116,30 @@ class WebSocketClient:
         on_error: Callback[ErrorEvent] | None = None,
         on_state: Callback[StateEvent] | None = None,
     ) -> None:
-        if setup is not None:
-            function("setup", setup)
-        if isinstance(heartbeat, bool) or not isinstance(
-            heartbeat, Heartbeat | int | float | timedelta | None
-        ):
-            raise TypeError(f"heartbeat must be a Heartbeat, seconds or None, got {type(heartbeat).__name__}")
-        if not isinstance(reconnect, ReconnectPolicy | bool):
-            raise TypeError(f"reconnect must be a ReconnectPolicy or a bool, got {type(reconnect).__name__}")
-        if not isinstance(outbox, Outbox):
-            raise TypeError(f"outbox must be an Outbox, got {type(outbox).__name__}")
-        if not isinstance(inbox, Inbox):
-            raise TypeError(f"inbox must be an Inbox, got {type(inbox).__name__}")
-        if not isinstance(fail_fast, bool):
-            raise TypeError(f"fail_fast must be True or False, got {type(fail_fast).__name__}")
-        if compression is not None:
-            one_of("compression", compression, ("deflate",))
-        one_of("transport", transport, ("aiohttp", "picows"))
-        policy = (
-            reconnect if isinstance(reconnect, ReconnectPolicy) else ReconnectPolicy() if reconnect else None
-        )
-        config = Config(
-            addresses=Addresses(url, headers, subprotocols),
-            transport=make_transport(
-                transport,
-                TransportOptions(
-                    ssl=True if ssl is None else ssl,
-                    proxy=proxy,
-                    session=session,
-                    compression=compression,
-                    max_message_size=whole("max_message_size", max_message_size),
-                ),
-            ),
+        config = make_config(
+            url,
             setup=setup,
-            heartbeat=heartbeat if isinstance(heartbeat, Heartbeat | None) else Heartbeat(heartbeat),
-            reconnect=policy,
+            headers=headers,
+            subprotocols=subprotocols,
+            heartbeat=heartbeat,
+            reconnect=reconnect,
             outbox=outbox,
             inbox=inbox,
-            open_timeout=seconds("open_timeout", open_timeout, none=True),
-            setup_timeout=seconds("setup_timeout", setup_timeout, none=True),
-            close_timeout=seconds("close_timeout", close_timeout, none=True),
-            compresses=compression is not None,
+            open_timeout=open_timeout,
+            setup_timeout=setup_timeout,
+            close_timeout=close_timeout,
+            max_message_size=max_message_size,
+            compression=compression,
+            ssl=ssl,
+            proxy=proxy,
+            session=session,
+            transport=transport,
             fail_fast=fail_fast,
         )
-        self._engine = Engine(config)
-        self._max_bytes = outbox.max_bytes
+        engine = Engine(config)
+        Callbacks.__init__(self, engine.dispatcher)
+        Outgoing.__init__(self, engine)
+        self._consumer = Consumer(engine)
         given = (on_open, on_close, on_reconnect, on_retry, on_undelivered, on_error, on_state, on_message)
         for name, callback in zip(CALLBACKS, given, strict=True):
             if callback is not None:
@@ -213,7 +184,7 @@ class WebSocketClient:
             return
         engine.start()
 
-    async def ready(self, timeout: Duration | None = None) -> None:  # noqa: ASYNC109 - the contract's name
+    async def ready(self, timeout: Duration | None = None) -> None:
         """Waits until the state is `OPEN`. Cancel-safe.
 
         Args:
@@ -271,7 +242,7 @@ class WebSocketClient:
         """
         engine = self._engine
         self.start()
-        with _Signals(signals, self):
+        with ClosingSignals(signals, lambda: engine.request_close(1000, "", None)):
             assert engine.owner is not None
             try:
                 await asyncio.shield(engine.owner.finished)
@@ -293,173 +264,6 @@ class WebSocketClient:
         self._check_started("reconnect_now()")
         self._engine.reconnect_now()
 
-    # ------------------------------------------------------------------------------------------ sending
-
-    async def send(
-        self,
-        message: Sendable,
-        *,
-        ttl: Duration | None = None,
-        confirm: bool = False,
-        queue: bool = True,
-        on_uncertain: OnUncertain | None = None,
-        key: str | None = None,
-        priority: int = 0,
-    ) -> None:
-        """Sends a message, now or as soon as there is a connection, in the order of the calls.
-
-        It waits only before it accepts: when it has returned, the message is accepted; when it raised or was
-        cancelled, it is not. What becomes of an accepted message is reported (`on_undelivered`) unless the peer has it.
-
-        Args:
-            message: `str` is sent as TEXT, bytes-like as BINARY (copied unless it is `bytes`).
-            ttl: Seconds or `timedelta` after which it is dropped unless written; `None` = that of the outbox.
-            confirm: Return only when the peer is known to have it. Cancelled then, the message stays accepted.
-            queue: `False` = only on a connection that is open now, and never sent again.
-            on_uncertain: `"report"` or `"resend"`, for this message; `None` = that of the outbox.
-            key: A waiting message with the same key is replaced by this one; `None` = replaces nothing.
-            priority: What waits with a higher one leaves first.
-
-        Raises:
-            OutboxFull: No connection is open and the outbox is full, with `overflow="raise"`.
-            ClientClosed: The client is closing or has ended.
-            MessageTooBig: It is larger than `outbox.max_bytes`.
-            NotConnected: With `queue=False`, no connection is open; or it would have to wait before `start()`.
-            DeliveryUncertain: With `confirm`, it may or may not have arrived, or confirmation is off.
-            InboxFull: With `confirm`, the confirmation stands behind received messages that nobody takes.
-            TypeError, ValueError: The message or an option has the wrong type or value.
-        """
-        plain, size = checked(message, self._max_bytes)
-        engine = self._engine
-        if (
-            ttl is None
-            and on_uncertain is None
-            and key is None
-            and queue
-            and not priority
-            and not confirm
-            and engine.sender.send_now(plain, size)
-        ):
-            return
-        self._check_loop()
-        outbox = engine.config.outbox
-        await engine.sender.send(
-            plain,
-            size,
-            ttl=outbox.ttl if ttl is None else seconds("ttl", ttl),
-            confirm=confirm,
-            queue=queue,
-            resend=(
-                outbox.on_uncertain
-                if on_uncertain is None
-                else one_of("on_uncertain", on_uncertain, ("report", "resend"))
-            )
-            == "resend",
-            key=key,
-            priority=priority,
-        )
-
-    async def send_json(
-        self,
-        obj: Any,
-        *,
-        ttl: Duration | None = None,
-        confirm: bool = False,
-        queue: bool = True,
-        on_uncertain: OnUncertain | None = None,
-        key: str | None = None,
-        priority: int = 0,
-    ) -> None:
-        """Sends `obj` as compact JSON text; everything else is as for `send`.
-
-        Raises:
-            TypeError, ValueError: `json.dumps` cannot encode it.
-        """
-        text = json.dumps(obj, separators=(",", ":"), ensure_ascii=False)
-        await self.send(
-            text, ttl=ttl, confirm=confirm, queue=queue, on_uncertain=on_uncertain, key=key, priority=priority
-        )
-
-    async def flush(self, timeout: Duration | None = None) -> None:  # noqa: ASYNC109 - the contract's name
-        """Waits until each message accepted before is confirmed or its fate reported. Cancel-safe.
-
-        Args:
-            timeout: Seconds or `timedelta`, 0 or more; `None` = no limit.
-
-        Raises:
-            TimeoutError: It took longer; nothing is withdrawn.
-            ClientClosed: The client ended first.
-            InboxFull: The confirmation stands behind received messages that nobody takes.
-            NotConnected: It would have to wait and the client has not been started.
-        """
-        self._check_loop()
-        async with asyncio.timeout(seconds("timeout", timeout, zero=True, none=True)):
-            await self._engine.sender.flush()
-
-    async def request(
-        self,
-        message: Sendable,
-        match: Callable[[Message], bool],
-        timeout: Duration | None,  # noqa: ASYNC109 - the contract's name
-    ) -> Message:
-        """Sends a message with `queue=False`, and returns the first one received from then on that matches.
-
-        The reply is consumed, everything else is delivered as usual. Cancel-safe.
-
-        Args:
-            message: As for `send`.
-            match: Asked for each message on its arrival; must not block. If it raises, so does this call.
-            timeout: Seconds or `timedelta`, 0 or more; `None` = no limit.
-
-        Raises:
-            NotConnected: No connection is open.
-            DeliveryUncertain: The connection ended before the answer came.
-            TimeoutError: No answer in time.
-            InboxFull: The answer stands behind received messages that nobody takes.
-            ClientClosed, MessageTooBig, TypeError, ValueError: As for `send`.
-        """
-        function("match", match)
-        plain, size = checked(message, self._max_bytes)
-        self._check_loop()
-        async with asyncio.timeout(seconds("timeout", timeout, zero=True, none=True)):
-            return await self._engine.request(plain, size, match)
-
-    def subscribe(
-        self,
-        key: Hashable,
-        message: Sendable | Callable[[], Sendable],
-        unsubscribe: Sendable | None = None,
-    ) -> None:
-        """Declares an intent: sent now if a connection is open, and on each one after `setup`, before the outbox.
-
-        Intents are sent in the order of their declaration; the same key replaces.
-
-        Args:
-            key: What names it; any hashable.
-            message: What to send, or a function that makes it anew each time (signed timestamps).
-            unsubscribe: What `unsubscribe(key)` sends on an open connection; `None` = nothing.
-
-        Raises:
-            ClientClosed: The client has ended.
-            TypeError, ValueError, MessageTooBig: As for `send`.
-        """
-        if not callable(message):
-            message = checked(message, self._max_bytes)[0]
-        farewell = None if unsubscribe is None else checked(unsubscribe, self._max_bytes)[0]
-        if self._engine.loop is not None:
-            self._check_loop()
-        self._engine.subscribe(key, Subscription(message, farewell))
-
-    def unsubscribe(self, key: Hashable) -> None:
-        """Takes an intent back; an unknown key is of no consequence.
-
-        Raises:
-            ClientClosed: The client has ended.
-        """
-        if self._engine.loop is not None:
-            self._check_loop()
-        self._engine.unsubscribe(key)
-
     # ------------------------------------------------------------------------------------------ receiving
 
     async def recv(self) -> Message:
@@ -472,27 +276,17 @@ class WebSocketClient:
             ConcurrencyError: Another consumer is waiting, or `on_message` callbacks are the consumer.
             NotConnected: Nothing is there and the client has not been started.
         """
-        self._check_consumer()
-        try:
-            return await self._engine.inbox.get()
-        except Ended:
-            raise self._engine.ended_error() from None
+        return await self._consumer.recv()
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Message:
-        self._check_consumer()
-        try:
-            return await self._engine.inbox.get()
-        except Ended:
-            if self._engine.cause is None:
-                raise StopAsyncIteration from None
-            raise self._engine.ended_error() from None
+        return await self._consumer.step()
 
     def with_gaps(self) -> AsyncIterator[Message | Gap]:
         """The same iteration, with a `Gap` wherever messages may be missing."""
-        return _WithGaps(self)
+        return WithGaps(self._consumer)
 
     def events(self) -> AsyncIterator[Event]:
         """Every event from this call on, until after the final `CloseEvent`.
@@ -500,40 +294,6 @@ class WebSocketClient:
         The iterator holds 1,000 events; then the oldest go, and an `ErrorEvent` says how many.
         """
         return self._engine.dispatcher.subscribe()
-
-    # ------------------------------------------------------------------------------------------ callbacks
-
-    def on_open(self, function: Callback[OpenEvent]) -> Handle[OpenEvent]:
-        """Calls `function`, sync or async, when a connection is open. Usable as a decorator."""
-        return self._engine.dispatcher.register("on_open", function)
-
-    def on_close(self, function: Callback[CloseEvent]) -> Handle[CloseEvent]:
-        """Calls `function` when a connection has ended, also where the network said nothing (`synthesized`)."""
-        return self._engine.dispatcher.register("on_close", function)
-
-    def on_reconnect(self, function: Callback[ReconnectEvent]) -> Handle[ReconnectEvent]:
-        """Calls `function` when a connection is open again."""
-        return self._engine.dispatcher.register("on_reconnect", function)
-
-    def on_retry(self, function: Callback[RetryEvent]) -> Handle[RetryEvent]:
-        """Calls `function` when another attempt is scheduled."""
-        return self._engine.dispatcher.register("on_retry", function)
-
-    def on_message(self, function: Callback[Any]) -> Handle[Any]:
-        """Calls `function` for each message, one at a time; while registered, callbacks are the consumer."""
-        return self._engine.dispatcher.register("on_message", function)
-
-    def on_undelivered(self, function: Callback[UndeliveredEvent]) -> Handle[UndeliveredEvent]:
-        """Calls `function` when it is known that an accepted message was not, or may not have been, delivered."""
-        return self._engine.dispatcher.register("on_undelivered", function)
-
-    def on_error(self, function: Callback[ErrorEvent]) -> Handle[ErrorEvent]:
-        """Calls `function` when a callback raised, the inbox stands full, or events were dropped."""
-        return self._engine.dispatcher.register("on_error", function)
-
-    def on_state(self, function: Callback[StateEvent]) -> Handle[StateEvent]:
-        """Calls `function` at each change of `state`."""
-        return self._engine.dispatcher.register("on_state", function)
 
     # ------------------------------------------------------------------------------------------ what is known
 
@@ -559,7 +319,9 @@ class WebSocketClient:
 
     def explain(self) -> str:
         """The state and the recent past, in words; holds no secrets."""
-        lines = self._engine.teller.timeline.lines(lambda when: time.strftime("%H:%M:%S", time.localtime(when)))
+        lines = self._engine.teller.timeline.lines(
+            lambda when: time.strftime("%H:%M:%S", time.localtime(when))
+        )
         head = f"{self._engine.config.addresses.shown}: {self.state.value}"
         return "\n".join([head, *lines])
 
@@ -569,69 +331,3 @@ class WebSocketClient:
         if self._engine.loop is None and not self._engine.lifecycle.is_over:
             raise NotConnected(f"{what} waits, and the client has not been started")
         self._check_loop()
-
-    def _check_loop(self) -> None:
-        loop = self._engine.loop
-        if loop is not None and loop is not asyncio.get_running_loop():
-            raise ConcurrencyError(
-                "the client belongs to another event loop, the one in which it was started"
-            )
-
-    def _check_consumer(self) -> None:
-        engine = self._engine
-        if engine.dispatcher.consumes_messages:
-            raise ConcurrencyError("on_message callbacks are the consumer of this client")
-        if engine.loop is None and not engine.inbox and not engine.lifecycle.is_over:
-            raise NotConnected("receiving waits, and the client has not been started")
-        self._check_loop()
-
-
-class _WithGaps:
-    """The iterator of `with_gaps`."""
-
-    def __init__(self, client: WebSocketClient) -> None:
-        self._client = client
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Message | Gap:
-        client = self._client
-        client._check_consumer()
-        engine = client._engine
-        try:
-            return await engine.inbox.get_with_gaps()
-        except Ended:
-            if engine.cause is None:
-                raise StopAsyncIteration from None
-            raise engine.ended_error() from None
-
-
-class _Signals:
-    """While it is entered, signals close a client."""
-
-    def __init__(self, signals: Sequence[signal.Signals], client: WebSocketClient) -> None:
-        self._signals = signals
-        self._client = client
-        self._taken: list[signal.Signals] = []
-
-    def __enter__(self) -> None:
-        if threading.current_thread() is not threading.main_thread():
-            return
-        loop = asyncio.get_running_loop()
-        for number in self._signals:
-            if signal.getsignal(number) not in (signal.SIG_DFL, signal.default_int_handler):
-                continue
-            try:
-                loop.add_signal_handler(number, self._received)
-            except (NotImplementedError, RuntimeError, ValueError):
-                continue  # this loop or platform has no signal handlers
-            self._taken.append(number)
-
-    def __exit__(self, *_: object) -> None:
-        loop = asyncio.get_running_loop()
-        for number in self._taken:
-            loop.remove_signal_handler(number)
-
-    def _received(self) -> None:
-        self._client._engine.request_close(1000, "", None)

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
 import attrs
 
 from resilient_ws.dial import Addresses
 from resilient_ws.opening import Setup
-from resilient_ws.options import Heartbeat, Inbox, Outbox, ReconnectPolicy
+from resilient_ws.options import (
+    Heartbeat,
+    Inbox,
+    Outbox,
+    ReconnectPolicy,
+    function,
+    one_of,
+    seconds,
+    whole,
+)
+from resilient_ws.transports import make_transport
 from resilient_ws.transports.base import Transport
+from resilient_ws.transports.options import TransportOptions
 
 
 @attrs.frozen(kw_only=True)
@@ -33,3 +48,73 @@ class Config:
         if self.outbox.confirm is not None:
             return self.outbox.confirm
         return self.heartbeat is not None and self.heartbeat.kind == "ping"
+
+
+def make_config(
+    url: object,
+    *,
+    setup: Any,
+    headers: Mapping[str, str] | None,
+    subprotocols: Sequence[str],
+    heartbeat: object,
+    reconnect: object,
+    outbox: object,
+    inbox: object,
+    open_timeout: object,
+    setup_timeout: object,
+    close_timeout: object,
+    max_message_size: object,
+    compression: Any,
+    ssl: Any,
+    proxy: Any,
+    session: Any,
+    transport: Any,
+    fail_fast: object,
+) -> Config:
+    """Checks the arguments of `WebSocketClient`; see there.
+
+    Raises:
+        InvalidURL, TypeError, ValueError: One is wrong; the text names it.
+    """
+    if setup is not None:
+        function("setup", setup)
+    if heartbeat is not None and not isinstance(heartbeat, Heartbeat):
+        if isinstance(heartbeat, bool) or not isinstance(heartbeat, int | float | timedelta):
+            raise TypeError(f"heartbeat must be a Heartbeat, seconds or None, got {type(heartbeat).__name__}")
+        heartbeat = Heartbeat(heartbeat)
+    if not isinstance(reconnect, ReconnectPolicy | bool):
+        raise TypeError(f"reconnect must be a ReconnectPolicy or a bool, got {type(reconnect).__name__}")
+    if not isinstance(outbox, Outbox):
+        raise TypeError(f"outbox must be an Outbox, got {type(outbox).__name__}")
+    if not isinstance(inbox, Inbox):
+        raise TypeError(f"inbox must be an Inbox, got {type(inbox).__name__}")
+    if not isinstance(fail_fast, bool):
+        raise TypeError(f"fail_fast must be True or False, got {type(fail_fast).__name__}")
+    if compression is not None:
+        one_of("compression", compression, ("deflate",))
+    one_of("transport", transport, ("aiohttp", "picows"))
+    if reconnect is True:
+        reconnect = ReconnectPolicy()
+    return Config(
+        addresses=Addresses(url, headers, subprotocols),
+        transport=make_transport(
+            transport,
+            TransportOptions(
+                ssl=True if ssl is None else ssl,
+                proxy=proxy,
+                session=session,
+                compression=compression,
+                max_message_size=whole("max_message_size", max_message_size),
+            ),
+        ),
+        setup=setup,
+        heartbeat=heartbeat,
+        reconnect=None if reconnect is False else reconnect,
+        outbox=outbox,
+        inbox=inbox,
+        open_timeout=seconds("open_timeout", open_timeout, none=True),
+        setup_timeout=seconds("setup_timeout", setup_timeout, none=True),
+        close_timeout=seconds("close_timeout", close_timeout, none=True),
+        compresses=compression is not None,
+        fail_fast=fail_fast,
+    )

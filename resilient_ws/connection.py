@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from datetime import timedelta
+from typing import cast
 
 from resilient_ws.errors import ConnectionLost, MessageTooBig, NotConnected
 from resilient_ws.events import Endpoint, Message
@@ -81,7 +82,7 @@ class Connection:
         self,
         message: Message | bytearray | memoryview,
         match: Callable[[Message], bool],
-        timeout: float | timedelta | None = None,  # noqa: ASYNC109 - the contract's name, as `WebSocketClient.request`
+        timeout: float | timedelta | None = None,
     ) -> Message:
         """Sends a message and returns the first one from then on for which `match` is true.
 
@@ -104,9 +105,7 @@ class Connection:
             await writer.room()
             return await self._live.request(lambda: writer.write(plain, size), match)
 
-    def heartbeat(
-        self, interval: float | timedelta | None = None, message: AppMessage | None = None
-    ) -> None:
+    def heartbeat(self, interval: float | timedelta | None = None, message: AppMessage | None = None) -> None:
         """Changes the heartbeat of this connection: gateways tell their interval in a hello message.
 
         Args:
@@ -164,17 +163,15 @@ def checked(message: object, limit: int) -> tuple[Message, int]:
         ValueError: It is text that UTF-8 cannot encode.
         MessageTooBig: It is larger than `limit`.
     """
+    plain: Message
     if isinstance(message, str):
-        plain: Message = message if type(message) is str else str(message)
+        plain = text = message if type(message) is str else str(message)
         try:
-            size = len(plain) if plain.isascii() else len(plain.encode())
+            size = len(text) if text.isascii() else len(text.encode())
         except UnicodeEncodeError as error:
             raise ValueError(f"message must be encodable as UTF-8: {error.reason}") from None
-    elif isinstance(message, bytes):
-        plain = message if type(message) is bytes else bytes(message)
-        size = len(plain)
-    elif isinstance(message, bytearray | memoryview):
-        plain = bytes(message)
+    elif isinstance(message, bytes | bytearray | memoryview):
+        plain = message if type(message) is bytes else bytes(cast("bytes", message))
         size = len(plain)
     else:
         raise TypeError(f"message must be str or bytes-like, got {type(message).__name__}")
@@ -183,4 +180,3 @@ def checked(message: object, limit: int) -> tuple[Message, int]:
             f"the message has {size} bytes, outbox.max_bytes is {limit}", size=size, limit=limit
         )
     return plain, size
-

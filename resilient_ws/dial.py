@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import attrs
 from yarl import URL
@@ -11,7 +11,7 @@ from yarl import URL
 from resilient_ws.errors import ConnectError
 from resilient_ws.events import Attempt, Endpoint, Stop
 
-Provider = Callable[[Attempt], Awaitable[Any]]
+Provider = Callable[[Attempt], Any]
 
 MAX_ADDRESSES: Final = 1_000
 
@@ -38,15 +38,16 @@ class Addresses:
         if isinstance(url, str | URL | Endpoint):
             self._static = (self._complete(url),)
         elif callable(url):
-            self._provider = url
+            self._provider = cast("Provider", url)
         elif isinstance(url, Sequence) and not isinstance(url, bytes | bytearray | memoryview):
-            if not 1 <= len(url) <= MAX_ADDRESSES:
-                raise ValueError(f"url must be 1 to {MAX_ADDRESSES} addresses, got {len(url)}")
-            self._static = tuple(self._complete(one) for one in url)
+            several = cast("Sequence[object]", url)
+            if not 1 <= len(several) <= MAX_ADDRESSES:
+                raise ValueError(f"url must be 1 to {MAX_ADDRESSES} addresses, got {len(several)}")
+            self._static = tuple(self._complete(one) for one in several)
         else:
             raise TypeError(
                 f"url must be a str, yarl.URL, Endpoint, a sequence of them, or an async function, "
-                f"got {type(url).__name__}"
+                f"got {type(cast(object, url)).__name__}"
             )
 
     @property
@@ -83,9 +84,9 @@ class Addresses:
         if self._provider is None:
             return self._static[index]
         try:
-            given = self._provider(attempt)
+            given: object = self._provider(attempt)
             if isinstance(given, Awaitable):
-                given = await given
+                given = await cast("Awaitable[object]", given)
             if isinstance(given, Stop):
                 raise given
             return self._complete(given)

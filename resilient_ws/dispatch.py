@@ -52,7 +52,7 @@ Callback = Callable[[T], Awaitable[object] | object]
 log = logging.getLogger("resilient_ws")
 
 
-class EventsDropped(ResilientWSError):
+class EventsDropped(ResilientWSError):  # noqa: N818 - a fact that is reported, as the events beside it
     """Events were not delivered since nobody took them in time.
 
     Attributes:
@@ -134,7 +134,9 @@ class Dispatcher:
         spawn: Starts a lane, a child of the owner task; called when there is something to do and no lane runs.
     """
 
-    def __init__(self, inbox: Inbox, spawn: Callable[[str, Callable[[], Any]], asyncio.Task[None] | None]) -> None:
+    def __init__(
+        self, inbox: Inbox, spawn: Callable[[str, Callable[[], Any]], asyncio.Task[None] | None]
+    ) -> None:
         self._inbox = inbox
         self._spawn = spawn
         self._callbacks: dict[str, list[Handle[Any]]] = {name: [] for name in CALLBACKS}
@@ -149,6 +151,10 @@ class Dispatcher:
         """Adds a callback; it sees what happens from now on."""
         if not callable(function):
             raise TypeError(f"{name} must be callable, got {type(function).__name__}")
+        if name == "on_message" and not self.consumes_messages and self._inbox.is_awaited:
+            raise ConcurrencyError(
+                "a recv() or iteration is waiting for a message, so on_message cannot take over"
+            )
         handle: Handle[Any] = Handle(lambda made: self._remove(name, made), function)
         self._callbacks[name].append(handle)
         if name == "on_message":
@@ -224,7 +230,9 @@ class Dispatcher:
     @property
     def lanes(self) -> list[asyncio.Task[None]]:
         """The lanes that still run."""
-        return [lane for lane in (self._event_lane, self._message_lane) if lane is not None and not lane.done()]
+        return [
+            lane for lane in (self._event_lane, self._message_lane) if lane is not None and not lane.done()
+        ]
 
     def end(self) -> None:
         """No event comes any more: the iterators end after what they hold."""

@@ -62,7 +62,9 @@ class Engine:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.subscriptions: dict[Hashable, Subscription] = {}
-        self.inbox = Inbox(config.inbox, pause=self._inbox_full, resume=self._inbox_relaxed, stuck=self._stuck)
+        self.inbox = Inbox(
+            config.inbox, pause=self._inbox_full, resume=self._inbox_relaxed, stuck=self._stuck
+        )
         self.dispatcher = Dispatcher(self.inbox, self.spawn)
         self.teller = Teller(config.addresses.shown, self.dispatcher, self.now)
         self.sender = Sender(
@@ -433,5 +435,3 @@ class _Watch:
 
     def failed(self, where: str, error: BaseException, /) -> None:
         self._engine.failed(where, error)
-
-

@@ -66,6 +66,11 @@ class Inbox:
         self.paused = False
         self.dropped = 0
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether somebody waits for a message."""
+        return self._waiter is not None
+
     def __len__(self) -> int:
         return len(self._items) - self._gaps
 

@@ -35,7 +35,7 @@ class Subscription:
         unsubscribe: What takes it back, or `None`.
     """
 
-    message: Message | Callable[[], Message] = attrs.field(repr=False)
+    message: Message | Callable[[], object] = attrs.field(repr=False)
     unsubscribe: Message | None = attrs.field(default=None, repr=False)
 
     def render(self, limit: int) -> Message:

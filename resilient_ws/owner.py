@@ -82,7 +82,7 @@ class Owner:
         """Starts a child; `None` before the task runs and after its end."""
         if self._group is None:
             return None
-        return self._group.create_task(_call(function), name=self._named(name))
+        return self._group.create_task(_guarded(name, function), name=self._named(name))
 
     def _named(self, name: str) -> str:
         return f"resilient_ws:{self._engine.config.addresses.host}:{name}"
@@ -249,9 +249,7 @@ class Owner:
         engine = self._engine
         if ending is not None:
             rule = decision.rule if ending.hint is None else f"{decision.rule}; {ending.hint}"
-            close = attrs.evolve(
-                close_event(ending), will_retry=True, retry_in=decision.delay, rule=rule
-            )
+            close = attrs.evolve(close_event(ending), will_retry=True, retry_in=decision.delay, rule=rule)
             engine.last_close = close
             self._last_failure = attrs.evolve(failure, close=close)
             self._resent = ending.resent
@@ -383,8 +381,12 @@ class Owner:
         _finish(self.finished)
 
 
-async def _call(function: Callable[[], Awaitable[None]]) -> None:
-    await function()
+async def _guarded(name: str, function: Callable[[], Awaitable[None]]) -> None:
+    """Runs a child; a defect in it must be seen, and must not take the other children along."""
+    try:
+        await function()
+    except Exception:
+        log.exception("the %s task failed", name)
 
 
 def _finish(future: asyncio.Future[None]) -> None:

@@ -75,10 +75,14 @@ class Pinger:
         self._watcher = watcher
         self._loop = asyncio.get_running_loop()
         now = self._loop.time()
-        self._monitor = HeartbeatMonitor(heartbeat, now, link.look(False)) if heartbeat is not None else None
+        self._monitor = (
+            HeartbeatMonitor(heartbeat, now, link.look(paused=False)) if heartbeat is not None else None
+        )
         self._prefix = os.urandom(4)
         self._number = 0
-        self._outstanding: deque[tuple[int, int, float, int]] = deque()  # number, mark, when, messages received then
+        self._outstanding: deque[tuple[int, int, float, int]] = (
+            deque()
+        )  # number, mark, when, messages received then
         self._last_ping = now
         self._confirm_at: float | None = None
         self._wanted = False
@@ -93,12 +97,14 @@ class Pinger:
     @property
     def silent_for(self) -> float:
         """Seconds since something came from the peer."""
-        return max(0.0, self._loop.time() - self._link.look(False).received_at)
+        return max(0.0, self._loop.time() - self._link.look(paused=False).received_at)
 
     def use(self, heartbeat: Heartbeat) -> None:
         """Goes on with other options: a gateway has told its interval."""
         self._heartbeat = heartbeat
-        self._monitor = HeartbeatMonitor(heartbeat, self._loop.time(), self._link.look(self._is_paused()))
+        self._monitor = HeartbeatMonitor(
+            heartbeat, self._loop.time(), self._link.look(paused=self._is_paused())
+        )
         self._arm()
 
     def stop(self) -> None:
@@ -142,7 +148,11 @@ class Pinger:
         if self._stopped or len(payload) != _TAG.size:
             return
         prefix, number = _TAG.unpack(payload)
-        if prefix != self._prefix or not self._outstanding or not self._outstanding[0][0] <= number <= self._number:
+        if (
+            prefix != self._prefix
+            or not self._outstanding
+            or not self._outstanding[0][0] <= number <= self._number
+        ):
             return
         mark = 0
         while self._outstanding and self._outstanding[0][0] <= number:
@@ -188,14 +198,14 @@ class Pinger:
         self._number += 1
         now = self._loop.time()
         mark = self._queue.mark() if self._queue.confirming else 0
-        self._outstanding.append((self._number, mark, now, self._link.look(False).messages))
+        self._outstanding.append((self._number, mark, now, self._link.look(paused=False).messages))
         if len(self._outstanding) > MAX_OUTSTANDING:
             self._outstanding.popleft()  # a later PONG covers what it covered
         self._last_ping = now
         self._confirm_at = None
         self._link.ping(_TAG.pack(self._prefix, self._number))
         if self._monitor is not None and self._is_pinging:
-            self._monitor.ping_sent(self._number, now, self._link.look(self._is_paused()))
+            self._monitor.ping_sent(self._number, now, self._link.look(paused=self._is_paused()))
 
     def _app_ping(self, heartbeat: Heartbeat) -> None:
         assert self._monitor is not None
@@ -209,7 +219,7 @@ class Pinger:
         self._number += 1
         if made is not None:
             self._writer.post(made if isinstance(made, str) else bytes(made))
-        self._monitor.ping_sent(self._number, self._loop.time(), self._link.look(self._is_paused()))
+        self._monitor.ping_sent(self._number, self._loop.time(), self._link.look(paused=self._is_paused()))
 
     # --- the timer ---
 
@@ -247,7 +257,7 @@ class Pinger:
         if self._stopped:
             return
         monitor = self._monitor
-        if monitor is not None and monitor.deadline is not None and now >= monitor.deadline:
+        if monitor is not None and now >= monitor.deadline:
             self._look(monitor, now)
         if self._stopped:
             return
@@ -260,7 +270,7 @@ class Pinger:
     def _look(self, monitor: HeartbeatMonitor, now: float) -> None:
         drift = _suspend_clock()
         suspended, self._ahead_of_real = drift - self._ahead_of_real, drift
-        verdict = monitor.look(now, self._link.look(self._is_paused()), suspended=suspended)
+        verdict = monitor.look(now, self._link.look(paused=self._is_paused()), suspended=suspended)
         if verdict.dead is not None:
             self._watcher.dead(verdict.dead, verdict.hint)
         elif verdict.ping:
@@ -273,7 +283,7 @@ class Pinger:
     def _give_up_confirming(self) -> None:
         """The first ping was not answered: off for this connection, if messages came; else the heartbeat judges."""
         number, mark, when, messages = self._outstanding[0]
-        waited_in_vain = self._link.look(False).messages > messages or self._monitor is None
+        waited_in_vain = self._link.look(paused=False).messages > messages or self._monitor is None
         if waited_in_vain and not self._is_paused():
             self._outstanding.clear()
             self._answered = True
@@ -288,4 +298,3 @@ def _suspend_clock() -> float:
     if boot is None:
         return 0.0
     return time.clock_gettime(boot) - time.clock_gettime(time.CLOCK_MONOTONIC)
-

@@ -10,7 +10,7 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Final, cast
 
 from resilient_ws.errors import (
     ClientClosed,
@@ -219,7 +219,9 @@ class Sender:
         if not self._started:
             raise NotConnected("confirm=True waits, and the client has not been started")
         if self._writer is not None and not self.queue.confirming:
-            raise DeliveryUncertain("confirmation is off on this connection, so the peer's receipt cannot be known")
+            raise DeliveryUncertain(
+                "confirmation is off on this connection, so the peer's receipt cannot be known"
+            )
         return asyncio.get_running_loop().create_future()
 
     async def _confirmation(self, token: asyncio.Future[None]) -> None:
@@ -278,7 +280,9 @@ class Sender:
         for waiter in self._patient:
             if not waiter.done():
                 waiter.set_exception(
-                    InboxFull("the awaited answer stands behind received messages that the program does not take")
+                    InboxFull(
+                        "the awaited answer stands behind received messages that the program does not take"
+                    )
                 )
 
     # --- the connection of the moment ---
@@ -464,10 +468,12 @@ class _Patience:
 
 
 def _succeed(entry: Entry) -> None:
-    if isinstance(entry.token, asyncio.Future) and not entry.token.done():
-        entry.token.set_result(None)
+    token = cast("asyncio.Future[None] | None", entry.token)
+    if token is not None and not token.done():
+        token.set_result(None)
 
 
 def _fail(entry: Entry, error: ResilientWSError) -> None:
-    if isinstance(entry.token, asyncio.Future) and not entry.token.done():
-        entry.token.set_exception(error)
+    token = cast("asyncio.Future[None] | None", entry.token)
+    if token is not None and not token.done():
+        token.set_exception(error)

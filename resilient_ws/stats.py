@@ -51,7 +51,7 @@ class Stats:
 
     attempts: int = 0
     opens: int = 0
-    closes: Mapping[CloseOrigin, int] = attrs.field(factory=dict)
+    closes: Mapping[CloseOrigin, int] = attrs.field(factory=dict[CloseOrigin, int])
     sent: int = 0
     received: int = 0
     bytes_sent: int = 0

@@ -43,7 +43,7 @@ class Receiver(Protocol):
         """A whole data message of `size` bytes has arrived."""
 
     def pong(self, payload: bytes, /) -> None:
-        """A PONG has arrived. (A PING is answered by the link itself.)"""
+        """A PONG has arrived; a PING is answered by the link itself."""
 
     def ended(self, end: End, /) -> None:
         """The connection is over; everything that came before it has been told."""
@@ -82,8 +82,9 @@ class Link(Protocol):
     def resume(self) -> None:
         """Goes on reading."""
 
-    def look(self, paused: bool, /) -> Reading:
+    def look(self, *, paused: bool) -> Reading:
         """Returns what the connection shows now, for the heartbeat."""
+        ...
 
     async def read(self) -> None:
         """Tells the receiver what comes in, until the link ends; a link that needs no task returns at once."""
@@ -98,3 +99,4 @@ class Transport(Protocol):
         Raises:
             ConnectError: The attempt failed; the subclass and the fields say how.
         """
+        ...

@@ -1,0 +1,70 @@
+"""The program's side of the inbox: who may take messages, and how the stream ends."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Self
+
+from resilient_ws.engine import Engine
+from resilient_ws.errors import ConcurrencyError, NotConnected
+from resilient_ws.events import Gap, Message
+from resilient_ws.inbox import Ended
+
+
+class Consumer:
+    """Takes messages from the inbox of one client."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def recv(self) -> Message:
+        """Returns the next message; raises at the end whatever ended the client."""
+        self._check()
+        try:
+            return await self._engine.inbox.get()
+        except Ended:
+            raise self._engine.ended_error() from None
+
+    async def step(self) -> Message:
+        """Returns the next message of an iteration, which ends quietly only when we closed."""
+        self._check()
+        try:
+            return await self._engine.inbox.get()
+        except Ended:
+            raise self._end_of_iteration() from None
+
+    async def step_with_gaps(self) -> Message | Gap:
+        """As `step`, gaps included."""
+        self._check()
+        try:
+            return await self._engine.inbox.get_with_gaps()
+        except Ended:
+            raise self._end_of_iteration() from None
+
+    def _end_of_iteration(self) -> Exception:
+        return StopAsyncIteration() if self._engine.cause is None else self._engine.ended_error()
+
+    def _check(self) -> None:
+        engine = self._engine
+        if engine.dispatcher.consumes_messages:
+            raise ConcurrencyError("on_message callbacks are the consumer of this client")
+        if engine.loop is None:
+            if not engine.inbox and not engine.lifecycle.is_over:
+                raise NotConnected("receiving waits, and the client has not been started")
+        elif engine.loop is not asyncio.get_running_loop():
+            raise ConcurrencyError(
+                "the client belongs to another event loop, the one in which it was started"
+            )
+
+
+class WithGaps:
+    """The iterator of `WebSocketClient.with_gaps`."""
+
+    def __init__(self, consumer: Consumer) -> None:
+        self._consumer = consumer
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Message | Gap:
+        return await self._consumer.step_with_gaps()

@@ -1,0 +1,197 @@
+"""The sending methods of the client: the program's side of the outbox."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Hashable
+from typing import Any
+
+from resilient_ws.connection import checked
+from resilient_ws.engine import Engine
+from resilient_ws.errors import ConcurrencyError
+from resilient_ws.events import Message
+from resilient_ws.opening import Subscription
+from resilient_ws.options import Duration, OnUncertain, function, one_of, seconds
+
+Sendable = Message | bytearray | memoryview
+
+
+class Outgoing:
+    """Sends messages, asks, and declares intents."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._max_bytes = engine.config.outbox.max_bytes
+
+    async def send(
+        self,
+        message: Sendable,
+        *,
+        ttl: Duration | None = None,
+        confirm: bool = False,
+        queue: bool = True,
+        on_uncertain: OnUncertain | None = None,
+        key: str | None = None,
+        priority: int = 0,
+    ) -> None:
+        """Sends a message, now or as soon as there is a connection, in the order of the calls.
+
+        It waits only before it accepts: when it has returned, the message is accepted; when it raised or was
+        cancelled, it is not. What becomes of an accepted message is reported (`on_undelivered`) unless the peer has it.
+
+        Args:
+            message: `str` is sent as TEXT, bytes-like as BINARY (copied unless it is `bytes`).
+            ttl: Seconds or `timedelta` after which it is dropped unless written; `None` = that of the outbox.
+            confirm: Return only when the peer is known to have it. Cancelled then, the message stays accepted.
+            queue: `False` = only on a connection that is open now, and never sent again.
+            on_uncertain: `"report"` or `"resend"`, for this message; `None` = that of the outbox.
+            key: A waiting message with the same key is replaced by this one; `None` = replaces nothing.
+            priority: What waits with a higher one leaves first.
+
+        Raises:
+            OutboxFull: No connection is open and the outbox is full, with `overflow="raise"`.
+            ClientClosed: The client is closing or has ended.
+            MessageTooBig: It is larger than `outbox.max_bytes`.
+            NotConnected: With `queue=False`, no connection is open; or it would have to wait before `start()`.
+            DeliveryUncertain: With `confirm`, it may or may not have arrived, or confirmation is off.
+            InboxFull: With `confirm`, the confirmation stands behind received messages that nobody takes.
+            TypeError, ValueError: The message or an option has the wrong type or value.
+        """
+        plain, size = checked(message, self._max_bytes)
+        engine = self._engine
+        if (
+            ttl is None
+            and on_uncertain is None
+            and key is None
+            and queue
+            and not priority
+            and not confirm
+            and engine.sender.send_now(plain, size)
+        ):
+            return
+        self._check_loop()
+        outbox = engine.config.outbox
+        await engine.sender.send(
+            plain,
+            size,
+            ttl=outbox.ttl if ttl is None else seconds("ttl", ttl),
+            confirm=confirm,
+            queue=queue,
+            resend=(
+                outbox.on_uncertain
+                if on_uncertain is None
+                else one_of("on_uncertain", on_uncertain, ("report", "resend"))
+            )
+            == "resend",
+            key=key,
+            priority=priority,
+        )
+
+    async def send_json(
+        self,
+        obj: Any,
+        *,
+        ttl: Duration | None = None,
+        confirm: bool = False,
+        queue: bool = True,
+        on_uncertain: OnUncertain | None = None,
+        key: str | None = None,
+        priority: int = 0,
+    ) -> None:
+        """Sends `obj` as compact JSON text; everything else is as for `send`.
+
+        Raises:
+            TypeError, ValueError: `json.dumps` cannot encode it.
+        """
+        text = json.dumps(obj, separators=(",", ":"), ensure_ascii=False)
+        await self.send(
+            text, ttl=ttl, confirm=confirm, queue=queue, on_uncertain=on_uncertain, key=key, priority=priority
+        )
+
+    async def flush(self, timeout: Duration | None = None) -> None:
+        """Waits until each message accepted before is confirmed or its fate reported. Cancel-safe.
+
+        Args:
+            timeout: Seconds or `timedelta`, 0 or more; `None` = no limit.
+
+        Raises:
+            TimeoutError: It took longer; nothing is withdrawn.
+            ClientClosed: The client ended first.
+            InboxFull: The confirmation stands behind received messages that nobody takes.
+            NotConnected: It would have to wait and the client has not been started.
+        """
+        self._check_loop()
+        async with asyncio.timeout(seconds("timeout", timeout, zero=True, none=True)):
+            await self._engine.sender.flush()
+
+    async def request(
+        self,
+        message: Sendable,
+        match: Callable[[Message], bool],
+        timeout: Duration | None,
+    ) -> Message:
+        """Sends a message with `queue=False`, and returns the first one received from then on that matches.
+
+        The reply is consumed, everything else is delivered as usual. Cancel-safe.
+
+        Args:
+            message: As for `send`.
+            match: Asked for each message on its arrival; must not block. If it raises, so does this call.
+            timeout: Seconds or `timedelta`, 0 or more; `None` = no limit.
+
+        Raises:
+            NotConnected: No connection is open.
+            DeliveryUncertain: The connection ended before the answer came.
+            TimeoutError: No answer in time.
+            InboxFull: The answer stands behind received messages that nobody takes.
+            ClientClosed, MessageTooBig, TypeError, ValueError: As for `send`.
+        """
+        function("match", match)
+        plain, size = checked(message, self._max_bytes)
+        self._check_loop()
+        async with asyncio.timeout(seconds("timeout", timeout, zero=True, none=True)):
+            return await self._engine.request(plain, size, match)
+
+    def subscribe(
+        self,
+        key: Hashable,
+        message: Sendable | Callable[[], Sendable],
+        unsubscribe: Sendable | None = None,
+    ) -> None:
+        """Declares an intent: sent now if a connection is open, and on each one after `setup`, before the outbox.
+
+        Intents are sent in the order of their declaration; the same key replaces.
+
+        Args:
+            key: What names it; any hashable.
+            message: What to send, or a function that makes it anew each time (signed timestamps).
+            unsubscribe: What `unsubscribe(key)` sends on an open connection; `None` = nothing.
+
+        Raises:
+            ClientClosed: The client has ended.
+            TypeError, ValueError, MessageTooBig: As for `send`.
+        """
+        if not callable(message):
+            message = checked(message, self._max_bytes)[0]
+        farewell = None if unsubscribe is None else checked(unsubscribe, self._max_bytes)[0]
+        if self._engine.loop is not None:
+            self._check_loop()
+        self._engine.subscribe(key, Subscription(message, farewell))
+
+    def unsubscribe(self, key: Hashable) -> None:
+        """Takes an intent back; an unknown key is of no consequence.
+
+        Raises:
+            ClientClosed: The client has ended.
+        """
+        if self._engine.loop is not None:
+            self._check_loop()
+        self._engine.unsubscribe(key)
+
+    def _check_loop(self) -> None:
+        loop = self._engine.loop
+        if loop is not None and loop is not asyncio.get_running_loop():
+            raise ConcurrencyError(
+                "the client belongs to another event loop, the one in which it was started"
+            )
