@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import cast
 
 from resilient_ws.errors import ConnectionLost, MessageTooBig, NotConnected
 from resilient_ws.events import Endpoint, Message
@@ -170,8 +169,11 @@ def checked(message: object, limit: int) -> tuple[Message, int]:
             size = len(text) if text.isascii() else len(text.encode())
         except UnicodeEncodeError as error:
             raise ValueError(f"message must be encodable as UTF-8: {error.reason}") from None
-    elif isinstance(message, bytes | bytearray | memoryview):
-        plain = message if type(message) is bytes else bytes(cast("bytes", message))
+    elif isinstance(message, bytes | bytearray):
+        plain = message if type(message) is bytes else bytes(message)
+        size = len(plain)
+    elif isinstance(message, memoryview):
+        plain = message.tobytes()
         size = len(plain)
     else:
         raise TypeError(f"message must be str or bytes-like, got {type(message).__name__}")

@@ -35,6 +35,7 @@ class Addresses:
         self._subprotocols = defaults.subprotocols
         self._provider: Provider | None = None
         self._static: tuple[Endpoint, ...] = ()
+        kind = type(url).__name__
         if isinstance(url, str | URL | Endpoint):
             self._static = (self._complete(url),)
         elif callable(url):
@@ -47,7 +48,7 @@ class Addresses:
         else:
             raise TypeError(
                 f"url must be a str, yarl.URL, Endpoint, a sequence of them, or an async function, "
-                f"got {type(cast(object, url)).__name__}"
+                f"got {kind}"
             )
 
     @property
