@@ -64,9 +64,11 @@ class Link(asyncio.Protocol):
     # ---- asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport."""
+        """Keep the transport; close it where the end has come before."""
         self._transport = cast(asyncio.Transport, transport)
         self._owner.link_made()
+        if self.ending:
+            self._transport.abort()
         self._apply_reading()
 
     def data_received(self, data: bytes) -> None:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from typing import Final
 
-_RETRY_ACCEPT = 0.05
+_BACKLOG: Final = 1024
+_RETRY_ACCEPT: Final = 0.05
 """Seconds after an accept that failed, for instance because the process has no descriptor left."""
 
 
@@ -53,11 +55,13 @@ class Listener:
             return
         sock = self._placeholder or self._bind()
         self._placeholder = None
-        sock.listen(1024)
+        sock.listen(_BACKLOG)
         self._listening = sock
-        self._accepting = asyncio.get_running_loop().create_task(
-            self._accept_all(sock, accepted), name=f"Listener:{self.port}"
-        )
+        loop = asyncio.get_running_loop()
+        try:
+            loop.add_reader(sock, _accept_waiting, sock, accepted)
+        except NotImplementedError:  # the proactor loop of Windows
+            self._accepting = loop.create_task(_accept_all(sock, accepted), name=f"Listener:{self.port}")
 
     async def stop(self) -> None:
         """Refuse connections until `start`: the port is bound and not listening, the kernel answers with RST."""
@@ -73,13 +77,16 @@ class Listener:
             self._placeholder = None
 
     async def _end(self) -> None:
-        if self._accepting is not None:
-            accepting, self._accepting = self._accepting, None
-            accepting.cancel()
-            await asyncio.wait([accepting])
-        if self._listening is not None:
-            self._listening.close()
-            self._listening = None
+        if self._listening is None:
+            return
+        if self._accepting is None:
+            _ = asyncio.get_running_loop().remove_reader(self._listening)
+        else:
+            self._accepting.cancel()
+            await asyncio.wait([self._accepting])
+            self._accepting = None
+        self._listening.close()
+        self._listening = None
 
     def _bind(self) -> socket.socket:
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
@@ -96,14 +103,31 @@ class Listener:
         self.port = sock.getsockname()[1]
         return sock
 
-    @staticmethod
-    async def _accept_all(listening: socket.socket, accepted: Callable[[socket.socket], None]) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                sock, _ = await loop.sock_accept(listening)
-            except OSError:
-                await asyncio.sleep(_RETRY_ACCEPT)
-                continue
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            accepted(sock)
+
+def _accept_waiting(listening: socket.socket, accepted: Callable[[socket.socket], None]) -> None:
+    """Accept what waits. Without an await in between no accepted socket is lost when the listener stops."""
+    for _ in range(_BACKLOG):
+        try:
+            sock, _address = listening.accept()
+        except OSError:  # nothing waits any more, it has left already, or there is no descriptor for it
+            return
+        _prepare(sock)
+        accepted(sock)
+
+
+async def _accept_all(listening: socket.socket, accepted: Callable[[socket.socket], None]) -> None:
+    """Accept one after the other, where the loop cannot watch a socket."""
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            sock, _ = await loop.sock_accept(listening)
+        except OSError:
+            await asyncio.sleep(_RETRY_ACCEPT)
+            continue
+        _prepare(sock)
+        accepted(sock)
+
+
+def _prepare(sock: socket.socket) -> None:
+    sock.settimeout(0)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

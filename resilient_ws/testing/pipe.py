@@ -93,7 +93,7 @@ class Side:
 
     Attributes:
         link: The socket.
-        out: The direction that reads from here, ``None`` until the other side is there.
+        out: The direction that reads from here, ``None`` until the other side is there; `let_go` opens it.
         back: The direction that writes to here, ``None`` until the other side is there.
     """
 
@@ -101,12 +101,13 @@ class Side:
         self._lost = lost
         self.out: Pipe | None = None
         self.back: Pipe | None = None
+        self._early: deque[bytes | End] | None = deque()
         self.link = Link(sock, self, linger=1.0)
         self.link.keep_after_eof = True
         self.link.set_reading(False)
 
     def link_made(self) -> None:
-        """Nothing: reading begins with the first pump."""
+        """Nothing: reading begins with the first pump, when the other side is there too."""
 
     def link_received(self, data: bytes) -> None:
         """Let the bytes travel."""
@@ -129,8 +130,16 @@ class Side:
             self.back.stop()
         self._lost()
 
+    def let_go(self) -> None:
+        """Let what comes from here travel from now on, beginning with what came before."""
+        early, self._early = self._early, None
+        for piece in early or ():
+            self._travel(piece)
+
     def _travel(self, piece: bytes | End) -> None:
-        if self.out is not None:
+        if self._early is not None:
+            self._early.append(piece)  # uvloop reads once although it was told not to
+        elif self.out is not None:
             self.out.take(piece)
 
     def end(self, how: End) -> None:

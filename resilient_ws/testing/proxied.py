@@ -113,6 +113,7 @@ class ProxiedConnection:
         client = Side(sock, self._side_lost)
         self._sides.append(client)
         _ = await loop.connect_accepted_socket(lambda: client.link, sock)
+        client.link.set_reading(False)
         if delay:
             await asyncio.sleep(delay)
         try:
@@ -127,6 +128,8 @@ class ProxiedConnection:
         self._pipes["up"] = self._make_pipe(client, server, self._proxy.up, "up")
         self._pipes["down"] = self._make_pipe(server, client, self._proxy.down, "down")
         _ = await loop.create_connection(lambda: server.link, sock=theirs)
+        for side in self._sides:
+            side.let_go()
         self.pump()
 
     def began(self, sock: socket.socket) -> None:

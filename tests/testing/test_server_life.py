@@ -57,6 +57,24 @@ async def test_a_port_of_ones_own_and_one_that_is_taken():
         assert repr(server) == f"<FaultServer ws://127.0.0.1:{free}/ listening, 0 accepted of 0>"
 
 
+def test_a_loop_that_cannot_watch_sockets_accepts_too():
+    class Blind(asyncio.SelectorEventLoop):
+        def add_reader(self, *_):
+            raise NotImplementedError
+
+    async def main():
+        async with FaultServer() as server:
+            async with RawClient(server.port) as client:
+                await client.open()
+            await server.stop()
+            await server.start()
+            async with RawClient(server.port) as client:
+                await client.open()
+
+    with asyncio.Runner(loop_factory=Blind) as runner:
+        runner.run(main())
+
+
 async def test_ipv6():
     if not socket.has_ipv6:
         pytest.skip("no IPv6")
