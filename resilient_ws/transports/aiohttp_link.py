@@ -138,7 +138,7 @@ class AiohttpLink:
             if not resumed.done():
                 resumed.set_result(None)
 
-    def look(self, paused: bool, /) -> Reading:
+    def look(self, *, paused: bool) -> Reading:
         buffered = self._transport.get_write_buffer_size()
         facts = kernel.read(self._sock)
         if facts is None:
@@ -162,7 +162,7 @@ class AiohttpLink:
             pending=buffered + facts.queued,
             acknowledged=True,
             paused=paused,
-            in_flight=None if facts.in_flight is None else facts.in_flight + buffered,
+            in_flight=facts.in_flight,
             resumed_at=self._resumed_at,
         )
 
@@ -189,7 +189,9 @@ class AiohttpLink:
             if kind is _TEXT or kind is _BINARY:
                 size = size_of(data)
                 if size > self._max_message_size:
-                    return self._refuse(CloseCode.MESSAGE_TOO_BIG, f"a message is larger than {self._max_message_size} bytes")
+                    return self._refuse(
+                        CloseCode.MESSAGE_TOO_BIG, f"a message is larger than {self._max_message_size} bytes"
+                    )
                 self._messages += 1
                 self._message_at = self._received_at
                 receiver.message(data, size)
@@ -207,11 +209,18 @@ class AiohttpLink:
 
     def _closed(self, code: int, reason: str) -> End:
         if code in _NEVER_ON_THE_WIRE:
-            return self._refuse(CloseCode.PROTOCOL_ERROR, f"the peer sent {code}, which is not for the wire (RFC 6455 7.4.1)")
+            return self._refuse(
+                CloseCode.PROTOCOL_ERROR, f"the peer sent {code}, which is not for the wire (RFC 6455 7.4.1)"
+            )
         if self._sent_code is None:
             # RFC 6455 5.5.1: answer with the code received; an empty CLOSE is answered with 1000.
             self.close(code or CloseCode.NORMAL_CLOSURE, "")
-        return End(code=code or CloseCode.NO_STATUS_RCVD, reason=reason, origin=CloseOrigin.PEER, sent_code=self._sent_code)
+        return End(
+            code=code or CloseCode.NO_STATUS_RCVD,
+            reason=reason,
+            origin=CloseOrigin.PEER,
+            sent_code=self._sent_code,
+        )
 
     def _broken(self, error: object) -> End:
         if not isinstance(error, WebSocketError):
@@ -228,7 +237,11 @@ class AiohttpLink:
 
     def _refuse(self, code: CloseCode, why: str) -> End:
         self.close(code, "")
-        return End(code=None, origin=CloseOrigin.PROTOCOL, sent_code=self._sent_code, cause=ConnectionLost(why))
+        return End(
+            code=None, origin=CloseOrigin.PROTOCOL, sent_code=self._sent_code, cause=ConnectionLost(why)
+        )
 
     def _lost(self, why: str) -> End:
-        return End(code=None, origin=CloseOrigin.NETWORK, sent_code=self._sent_code, cause=ConnectionLost(why))
+        return End(
+            code=None, origin=CloseOrigin.NETWORK, sent_code=self._sent_code, cause=ConnectionLost(why)
+        )
