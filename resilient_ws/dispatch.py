@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import weakref
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Generic, Self, TypeVar
@@ -140,7 +141,9 @@ class Dispatcher:
         self._inbox = inbox
         self._spawn = spawn
         self._callbacks: dict[str, list[Handle[Any]]] = {name: [] for name in CALLBACKS}
-        self._subscriptions: list[Subscription] = []
+        self._subscriptions: weakref.WeakSet[Subscription] = (
+            weakref.WeakSet()
+        )  # one nobody iterates over goes
         self._waiting: deque[Event] = deque()
         self._event_lane: asyncio.Task[None] | None = None
         self._message_lane: asyncio.Task[None] | None = None
@@ -178,13 +181,8 @@ class Dispatcher:
         """Returns an iterator over the events from now on."""
         subscription = Subscription(self._over)
         if not self._over:
-            self._subscriptions.append(subscription)
+            self._subscriptions.add(subscription)
         return subscription
-
-    def unsubscribe(self, subscription: Subscription) -> None:
-        """Forgets an iterator that nobody reads any more."""
-        if subscription in self._subscriptions:
-            self._subscriptions.remove(subscription)
 
     def emit(self, event: Event) -> None:
         """Hands `event` to every subscriber and queues it for the callbacks."""

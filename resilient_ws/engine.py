@@ -374,6 +374,10 @@ class Engine:
         self.step(Fact.LOST)
         self._wake()
 
+    def gave_up(self, live: Live, /) -> None:
+        """A connection is over before it was open."""
+        self.totals.update(live.counts())
+
     def failed(self, where: str, error: BaseException, /) -> None:
         """Code of the program raised, beside any call of its own."""
         self.teller.tell_failure(where, error)

@@ -29,6 +29,9 @@ class Host(Protocol):
     def connection_ended(self, live: Live, end: End, /) -> None:
         """It is over; called once."""
 
+    def gave_up(self, live: Live, /) -> None:
+        """It is over before it was open."""
+
     def failed(self, where: str, error: BaseException, /) -> None:
         """Code of the program raised."""
 
@@ -129,6 +132,7 @@ class Live:
         """Ends it without telling the client, who knows already."""
         if self.end is None:
             self._finish(End(code=None, origin=CloseOrigin.LOCAL))
+        self.discarded += self.setup_inbox.clear()
 
     def _finish(self, end: End) -> None:
         self.end = end

@@ -147,7 +147,10 @@ class Opener:
             endpoint = await self._dial(live, index, attempt)
             await self._set_up(live, endpoint, attempt.number, first)
         except BaseException:
+            if live.link is not None:
+                live.link.close(CloseCode.NORMAL_CLOSURE, "")
             live.cut()
+            self._host.gave_up(live)
             raise
         finally:
             self._live = None
@@ -219,7 +222,6 @@ class Opener:
             lost.__cause__ = live.end.cause
             raise AttemptFailed(lost, endpoint, live.end)
         if failure is not None:
-            live.link.close(CloseCode.NORMAL_CLOSURE, "")
             raise AttemptFailed(failure, endpoint)
 
     async def _declare(self, live: Live) -> None:

@@ -137,7 +137,14 @@ class Sender:
     def send_now(self, message: Message, size: int) -> bool:
         """Sends a plain message without any waiting, where nothing stands in its way; returns whether it did."""
         writer = self._writer
-        if writer is None or writer.busy or self._room or not self._turn_left or size > self._inline:
+        if (
+            writer is None
+            or writer.busy
+            or self._room
+            or self._over
+            or not self._turn_left
+            or size > self._inline
+        ):
             return False
         if not self._turn_open:
             self._open_turn()
