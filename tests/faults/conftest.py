@@ -1,10 +1,18 @@
-"""``network``: a network of its own for one test, to be broken by it."""
+"""``network``: a network of its own for one test, to be broken by it. ``peer``: a server in it, over TLS ``tls_peer``."""
 
+import ssl
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+import trustme
 
 from tests.faults.netns import Network, require_namespaces
+from tests.integration.servers import Server
+from tests.integration.servers.process import Command
+
+HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -12,6 +20,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "network" in getattr(item, "fixturenames", ()):
             item.add_marker("netns")
+
+
+def peer_command(*options: str | Path) -> Command:
+    """Return what starts ``run_peer.py``."""
+    script = [sys.executable, str(HERE / "run_peer.py"), *map(str, options)]
+    return lambda listen, port: [*script, "--host", listen, "--port", str(port)]
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +39,39 @@ def network(namespaces_available: None) -> Iterator[Network]:
     """A namespace with a cable to it, gone after the test."""
     with Network() as network:
         yield network
+
+
+@pytest.fixture
+def peer(network: Network) -> Server:
+    """A server inside that echoes and streams."""
+    return network.start_command("peer", peer_command())
+
+
+@pytest.fixture
+def local_peer() -> Iterator[Server]:
+    """The same on loopback."""
+    with Server("peer", peer_command()) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def authority() -> trustme.CA:
+    """A certificate authority that nobody else trusts."""
+    return trustme.CA()
+
+
+@pytest.fixture
+def trusting(authority: trustme.CA) -> ssl.SSLContext:
+    """What a client needs to trust it."""
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return context
+
+
+@pytest.fixture
+def tls_url(network: Network, authority: trustme.CA, tmp_path: Path) -> str:
+    """The address of a server inside that speaks TLS."""
+    path = tmp_path / "certificate.pem"
+    authority.issue_cert(network.server_address).private_key_and_cert_chain_pem.write_to_path(path)
+    server = network.start_command("peer", peer_command("--certificate", path), port=8443)
+    return f"wss://{server.host}:{server.port}"

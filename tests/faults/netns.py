@@ -94,6 +94,15 @@ class Network:
         for chain in CHAINS[direction]:
             self._iptables("-A", chain, "-j", "DROP")
 
+    def drop_data(self, direction: Direction = "both") -> None:
+        """Let packets with a payload vanish; acknowledgements, SYN and FIN pass: one direction is dead, TCP is not."""
+        for chain in CHAINS[direction]:
+            # The headers of IPv4, TCP and its time stamps take 52 bytes; only a SYN is longer without a payload.
+            self._iptables(
+                *("-A", chain, "-p", "tcp", "--tcp-flags", "SYN", "NONE"),
+                *("-m", "length", "--length", "53:65535", "-j", "DROP"),
+            )
+
     def undrop(self, direction: Direction = "both") -> None:
         """Let packets through again, also those that were rejected; what was lost is sent again by TCP."""
         for chain in CHAINS[direction]:
@@ -113,6 +122,14 @@ class Network:
     def link_up(self, side: Side = "server") -> None:
         """Plug the cable in again; addresses are as before."""
         self._set_link(side, "up")
+
+    def limit_rate(self, rate: int, direction: Literal["to_server", "to_client"]) -> None:
+        """Let only so many bytes per second pass in one direction: a slow line, with the short queue of one."""
+        shape = ("root", "tbf", "rate", f"{rate * 8}bit", "burst", "5kb", "limit", "30kb")
+        if direction == "to_server":
+            run_tool("tc", "qdisc", "add", "dev", self.client_link, *shape)
+        else:
+            run_tool("tc", "-n", self.namespace, "qdisc", "add", "dev", "eth0", *shape)
 
     def change_client_address(self) -> None:
         """Give the client's end another address: its connections are mute from now on, as after a change of Wi-Fi."""
@@ -200,10 +217,15 @@ def require_namespaces() -> None:
 
 def ip(*arguments: str) -> str:
     """Run ``ip`` and return what it prints."""
-    command = [str(find_tool("ip")), *arguments]
+    return run_tool("ip", *arguments)
+
+
+def run_tool(name: str, *arguments: str) -> str:
+    """Run a program of the system and return what it prints."""
+    command = [str(find_tool(name)), *arguments]
     result = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     if result.returncode != 0:
-        raise NetworkError(f"ip {' '.join(arguments)}: {result.stderr.strip()}")
+        raise NetworkError(f"{name} {' '.join(arguments)}: {result.stderr.strip()}")
     return result.stdout
 
 

@@ -82,6 +82,23 @@ async def test_dropped_packets_are_silence_and_come_later(network, echo, directi
         assert await line.arrives(b"lost")
 
 
+@pytest.mark.parametrize("direction", ["to_server", "to_client"])
+async def test_data_may_vanish_where_tcp_itself_goes_on(network, echo, direction):
+    network.drop_data(direction)
+    async with dial(echo) as line:
+        assert not await line.comes_back(b"lost", within=SILENCE)
+        network.undrop(direction)
+        assert await line.arrives(b"lost")
+
+
+@pytest.mark.parametrize("direction", ["to_server", "to_client"])
+async def test_a_slow_line_takes_its_time(network, echo, direction):
+    network.limit_rate(100_000, direction)
+    async with dial(echo) as line:
+        assert not await line.comes_back(b"x" * 60_000, within=SILENCE)
+        assert await line.arrives(b"x" * 60_000)
+
+
 async def test_one_direction_may_be_restored_alone(network, echo):
     async with dial(echo) as line:
         network.drop("both")
