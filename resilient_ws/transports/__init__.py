@@ -13,7 +13,7 @@ def make_transport(name: str, options: TransportOptions) -> Transport:
         ValueError: It cannot honour an option, or its extra is not installed.
         TypeError: An option has the wrong type.
     """
-    from resilient_ws.transports.aiohttp import AiohttpTransport  # noqa: PLC0415 - an alternative is imported alone
+    from resilient_ws.transports.aiohttp import AiohttpTransport
 
     if name != "aiohttp":
         raise ValueError(f"transport must be one that is installed, got {name!r}")

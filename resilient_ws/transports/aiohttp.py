@@ -11,7 +11,7 @@ import asyncio
 import urllib.request
 from collections.abc import Mapping
 from ssl import SSLContext
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import attrs
 from aiohttp import (
@@ -43,8 +43,8 @@ from resilient_ws.errors import CertificateRejected, ConnectError, HandshakeReje
 from resilient_ws.events import Endpoint
 from resilient_ws.transports.aiohttp_link import AiohttpLink
 from resilient_ws.transports.base import Link, Receiver
-from resilient_ws.transports.options import TransportOptions
 from resilient_ws.transports.handshake import MAX_REDIRECTS, REDIRECTS, redirect, same_origin, verify
+from resilient_ws.transports.options import TransportOptions
 
 _NO_TIMEOUT: Final = ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None)
 _DEFLATE_WINDOW_BITS: Final = 15
@@ -166,7 +166,7 @@ class AiohttpTransport:
                 timeout=_NO_TIMEOUT,
                 middlewares=(handshake,),
             )
-        from resilient_ws.transports.resolver import LookupResolver  # noqa: PLC0415
+        from resilient_ws.transports.resolver import LookupResolver
 
         return ClientSession(
             connector=TCPConnector(
@@ -200,7 +200,9 @@ def check(options: TransportOptions) -> None:
             f"ssl must be True, False, an ssl.SSLContext or aiohttp.Fingerprint, got {type(options.ssl).__name__}"
         )
     if options.session is not None and not isinstance(options.session, ClientSession):
-        raise TypeError(f"session must be an aiohttp.ClientSession or None, got {type(options.session).__name__}")
+        raise TypeError(
+            f"session must be an aiohttp.ClientSession or None, got {type(options.session).__name__}"
+        )
     if options.proxy is not None and options.proxy != "env":
         if not isinstance(options.proxy, str | URL):
             raise TypeError(f"proxy must be a str, yarl.URL or None, got {type(options.proxy).__name__}")
@@ -218,28 +220,53 @@ def translate(error: BaseException) -> ConnectError:
         return error
     name = type(error).__name__
     if isinstance(error, ClientConnectorCertificateError):
-        return _chained(CertificateRejected(f"the certificate of {error.host} was refused: {error.certificate_error}", retryable=False), error.certificate_error)
+        return _chained(
+            CertificateRejected(
+                f"the certificate of {error.host} was refused: {error.certificate_error}", retryable=False
+            ),
+            error.certificate_error,
+        )
     if isinstance(error, ServerFingerprintMismatch):
-        return CertificateRejected(f"the certificate of {error.host} has another fingerprint", retryable=False, foreign=name)
+        return CertificateRejected(
+            f"the certificate of {error.host} has another fingerprint", retryable=False, foreign=name
+        )
     if isinstance(error, ClientHttpProxyError):
         return HandshakeRejected(
-            f"the proxy answered with HTTP {error.status}", status=error.status, headers=_plain(error), foreign=name,
+            f"the proxy answered with HTTP {error.status}",
+            status=error.status,
+            headers=_plain(error),
+            foreign=name,
             retryable=error.status in (408, 425, 429) or error.status >= 500,
         )
     if isinstance(error, ClientResponseError):
         if error.status == 101:
-            return HandshakeRejected("the server's handshake is invalid", status=101, headers=_plain(error), foreign=name, retryable=False)
+            return HandshakeRejected(
+                "the server's handshake is invalid",
+                status=101,
+                headers=_plain(error),
+                foreign=name,
+                retryable=False,
+            )
         return ConnectError("the server's answer to the handshake is not HTTP", foreign=name)
     if isinstance(error, ServerDisconnectedError):
         return ConnectError("the server closed the connection during the handshake", foreign=name)
     if isinstance(error, ClientConnectorDNSError):
-        return _chained(ConnectError(f"the name {error.host} could not be resolved: {error.os_error}"), error.os_error)
+        return _chained(
+            ConnectError(f"the name {error.host} could not be resolved: {error.os_error}"), error.os_error
+        )
     if isinstance(error, ClientSSLError):
-        return _chained(ConnectError(f"the TLS handshake with {error.host} failed: {error.os_error}"), error.os_error)
+        return _chained(
+            ConnectError(f"the TLS handshake with {error.host} failed: {error.os_error}"), error.os_error
+        )
     if isinstance(error, ClientProxyConnectionError):
         return ConnectError("the proxy could not be reached", foreign=name)
     if isinstance(error, ClientConnectorError):
-        return _chained(ConnectError(f"{error.host} port {error.port} could not be reached: {error.os_error.strerror or error.os_error}"), error.os_error)
+        return _chained(
+            ConnectError(
+                f"{error.host} port {error.port} could not be reached: {error.os_error.strerror or error.os_error}"
+            ),
+            error.os_error,
+        )
     if isinstance(error, OSError) and not isinstance(error, ClientError):
         return _chained(ConnectError(f"the connection failed: {error.strerror or name}"), error)
     return ConnectError("the connection failed during the handshake", foreign=name)

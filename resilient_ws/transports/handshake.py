@@ -27,7 +27,9 @@ _SCHEMES: Final = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}
 
 def accept_for(key: str) -> str:
     """Returns the `Sec-WebSocket-Accept` that belongs to a `Sec-WebSocket-Key`."""
-    return base64.b64encode(hashlib.sha1(key.encode() + GUID.encode(), usedforsecurity=False).digest()).decode()
+    return base64.b64encode(
+        hashlib.sha1(key.encode() + GUID.encode(), usedforsecurity=False).digest()
+    ).decode()
 
 
 def _tokens(value: str) -> list[str]:
@@ -59,7 +61,9 @@ def verify(
         )
 
     def wrong(text: str) -> HandshakeRejected:
-        return HandshakeRejected(f"the server's handshake is invalid: {text}", status=101, headers=headers, retryable=False)
+        return HandshakeRejected(
+            f"the server's handshake is invalid: {text}", status=101, headers=headers, retryable=False
+        )
 
     if headers.get("Upgrade", "").lower() != "websocket":
         raise wrong("its Upgrade header is not websocket (RFC 6455 4.1)")
@@ -112,9 +116,13 @@ def redirect(origin: URL, location: str) -> URL:
             raise ValueError(location)
         target = target.with_scheme(scheme).with_fragment(None)
     except (ValueError, TypeError):
-        raise ConnectError("the server redirected to something that is not a WebSocket address", retryable=False) from None
+        raise ConnectError(
+            "the server redirected to something that is not a WebSocket address", retryable=False
+        ) from None
     if origin.scheme == "wss" and target.scheme == "ws":
-        raise ConnectError("the server redirected from wss to ws, which would drop the encryption", retryable=False)
+        raise ConnectError(
+            "the server redirected from wss to ws, which would drop the encryption", retryable=False
+        )
     return target
 
 

@@ -96,7 +96,9 @@ class LookupResolver(AbstractResolver):
                 if len(address) < 4:
                     continue  # Python was built without IPv6
                 if address[3]:
-                    numeric = f"{numeric.partition('%')[0]}%{address[3]}"  # link-local: the zone belongs to it
+                    numeric = (
+                        f"{numeric.partition('%')[0]}%{address[3]}"  # link-local: the zone belongs to it
+                    )
             results.append(
                 ResolveResult(
                     hostname=host,
