@@ -11,12 +11,14 @@ never written and can be sent without sending it twice; of what is flagged nobod
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import os
+import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Literal, Self
 
 from resilient_ws.outbox_file import Changes, OutboxFile, OutboxFileError
@@ -52,7 +54,7 @@ class DurableOutbox:
         self._offset = offset
         self._on_failure = on_failure
         self._loop = asyncio.get_running_loop()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="resilient_ws:outbox")
+        self._thread = _Thread(self._loop)
         self._file: OutboxFile | None = None
         self._last = 0  # the highest record
         self._batch = _Batch()  # what goes into the next commit
@@ -83,12 +85,14 @@ class DurableOutbox:
                 made, read or written.
         """
         outbox = cls(path, durability, offset, on_failure)
+        opened = outbox._loop.create_future()
+        outbox._thread.do(outbox._open, partial(_settle, opened))
         try:
-            await outbox._loop.run_in_executor(outbox._thread, outbox._open)
+            await opened
         except BaseException:
             # Cancelled or not: what was opened, or is being opened, is closed by the same thread afterwards.
-            outbox._thread.submit(outbox._close)
-            outbox._thread.shutdown(wait=False)
+            outbox._thread.do(outbox._close, None)
+            outbox._thread.end()
             raise
         return outbox
 
@@ -103,10 +107,10 @@ class DurableOutbox:
             ValueError: The key is no valid Unicode, or the priority is not within 64 bits.
             OutboxFileError: The outbox is closed, or there is a `failure`.
         """
-        self._check_open()
-        if self.failure is not None:
-            raise OutboxFileError(self._path, self.failure.problem) from self.failure
-        if entry.priority not in _STORABLE:
+        if self._closed is not None or self.failure is not None:
+            self._check_open()
+            self._check_saved()
+        if entry.priority and entry.priority not in _STORABLE:
             raise ValueError(f"priority must be an int of 64 bits with an outbox file, got {entry.priority}")
         if entry.key is not None:
             entry.key.encode()
@@ -179,10 +183,9 @@ class DurableOutbox:
             OutboxFileError: Something of it could not be saved, or the outbox is closed.
         """
         self._check_open()
-        if self.failure is None:
-            await self._commit()
-        if self.failure is not None:
-            raise self.failure
+        self._check_saved()
+        await self._commit()
+        self._check_saved()
 
     async def close(self) -> None:
         """Commits what is left, closes the file and gives up the lock. Cancelled, it is done nevertheless.
@@ -197,14 +200,17 @@ class DurableOutbox:
             if not self._is_committing:
                 self._hand_over()
         await asyncio.shield(self._closed)
-        if self.failure is not None:
-            raise self.failure
+        self._check_saved()
 
     # ------------------------------------------------------------------------------------------ commits
 
     def _check_open(self) -> None:
         if self._closed is not None:
             raise OutboxFileError(self._path, "is closed")
+
+    def _check_saved(self) -> None:
+        if self.failure is not None:
+            raise OutboxFileError(self._path, self.failure.problem) from self.failure
 
     async def _commit(self) -> None:
         waiter = self._loop.create_future()
@@ -221,12 +227,10 @@ class DurableOutbox:
         self._timer = None
         self._is_committing = True
         batch, self._batch = self._batch, _Batch()
-        committing = self._loop.run_in_executor(self._thread, self._file.apply, batch.changes)
-        committing.add_done_callback(partial(self._committed, batch))
+        self._thread.do(partial(self._file.apply, batch.changes), partial(self._committed, batch))
 
-    def _committed(self, batch: _Batch, committing: asyncio.Future[None]) -> None:
+    def _committed(self, batch: _Batch, error: Exception | None) -> None:
         self._is_committing = False
-        error = committing.exception()
         if error is not None and not isinstance(error, OutboxFileError):
             error = OutboxFileError(self._path, f"could not be written: {error!r}")
         batch.settle(error)
@@ -248,14 +252,12 @@ class DurableOutbox:
             self._hand_over()
 
     def _finish(self) -> None:
-        closing = self._loop.run_in_executor(self._thread, self._close)
-        closing.add_done_callback(self._finished)
-        self._thread.shutdown(wait=False)
+        self._thread.do(self._close, self._finished)
+        self._thread.end()
 
-    def _finished(self, closing: asyncio.Future[None]) -> None:
-        closing.exception()  # what was committed is safe beside the file, too
+    def _finished(self, _: Exception | None) -> None:
         assert self._closed is not None
-        self._closed.set_result(None)
+        self._closed.set_result(None)  # also after an error: what was committed is safe beside the file, too
 
     # ------------------------------------------------------------------------------------------ on the thread
 
@@ -303,10 +305,56 @@ class _Batch:
             _settle(waiter, error if changes.removed or changes.marked else None)
 
 
-def _settle(waiter: asyncio.Future[None], error: OutboxFileError | None) -> None:
+def _settle(waiter: asyncio.Future[None], error: Exception | None) -> None:
     if waiter.done():  # cancelled meanwhile
         return
     if error is None:
         waiter.set_result(None)
     else:
         waiter.set_exception(error)
+
+
+def _raised_by(work: Callable[[], object]) -> Exception | None:
+    try:
+        work()
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is for those who wait on the loop
+        return error
+    return None
+
+
+class _Thread:
+    """A thread that does one thing after the other and tells the loop; quicker than an executor by half.
+
+    It does not keep the process from ending: SQLite holds a commit that is cut off for one that never was.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._tasks: SimpleQueue[_Task | None] = SimpleQueue()
+        threading.Thread(target=self._run, name="resilient_ws:outbox", daemon=True).start()
+
+    def do(self, work: Callable[[], object], done: Callable[[Exception | None], object] | None) -> None:
+        """Does `work` after what it was given before; `done` is called on the loop with what it raised, or `None`."""
+        self._tasks.put((work, done))
+
+    def end(self) -> None:
+        """Ends the thread when all is done."""
+        self._tasks.put(None)
+
+    def _run(self) -> None:
+        while self._do_next():
+            pass
+
+    def _do_next(self) -> bool:
+        task = self._tasks.get()
+        if task is None:
+            return False
+        work, done = task
+        raised = _raised_by(work)
+        if done is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                self._loop.call_soon_threadsafe(done, raised)
+        return True
+
+
+_Task = tuple[Callable[[], object], Callable[[Exception | None], object] | None]

