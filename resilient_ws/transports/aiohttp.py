@@ -8,6 +8,7 @@ Foreign exceptions end here. Where the text of one could show a URL, a header or
 from __future__ import annotations
 
 import asyncio
+import functools
 import urllib.request
 from collections.abc import Mapping
 from ssl import SSLContext
@@ -41,6 +42,7 @@ from yarl import URL
 
 from resilient_ws.errors import CertificateRejected, ConnectError, HandshakeRejected
 from resilient_ws.events import Endpoint
+from resilient_ws.transports.aiohttp_direct import DirectLink, DirectResponse, is_supported
 from resilient_ws.transports.aiohttp_link import AiohttpLink
 from resilient_ws.transports.base import Link, Receiver
 from resilient_ws.transports.handshake import MAX_REDIRECTS, REDIRECTS, redirect, same_origin, verify
@@ -120,7 +122,7 @@ class AiohttpTransport:
     async def _dial(self, endpoint: Endpoint, receiver: Receiver) -> Link:
         options = self._options
         handshake = _Handshake(endpoint.subprotocols, options.compression is not None)
-        session = self._session(handshake)
+        session = self._session(handshake, self._response_class(receiver))
         opened: ClientWebSocketResponse | None = None
         failure: ConnectError | None = None
         try:
@@ -149,11 +151,24 @@ class AiohttpTransport:
         assert opened is not None
         assert handshake.response is not None
         assert handshake.transport is not None
-        return AiohttpLink(
-            opened, handshake.response, handshake.transport, receiver, endpoint, options.max_message_size
+        link = DirectLink if isinstance(opened, DirectResponse) else AiohttpLink
+        return link(
+            cast("Any", opened),
+            handshake.response,
+            handshake.transport,
+            receiver,
+            endpoint,
+            options.max_message_size,
         )
 
-    def _session(self, handshake: _Handshake) -> ClientSession:
+    def _response_class(self, receiver: Receiver) -> type[ClientWebSocketResponse]:
+        """Returns what aiohttp shall make of a handshake; it is only ever called, so it may be a function."""
+        if not is_supported():
+            return ClientWebSocketResponse
+        make = functools.partial(DirectResponse, receiver, self._options.max_message_size)
+        return cast("type[ClientWebSocketResponse]", make)
+
+    def _session(self, handshake: _Handshake, made: type[ClientWebSocketResponse]) -> ClientSession:
         lent: ClientSession | None = self._options.session
         if lent is not None:
             if lent.closed or lent.connector is None:
@@ -165,6 +180,7 @@ class AiohttpTransport:
                 headers=lent.headers,
                 timeout=_NO_TIMEOUT,
                 middlewares=(handshake,),
+                ws_response_class=made,
             )
         from resilient_ws.transports.resolver import LookupResolver
 
@@ -175,6 +191,7 @@ class AiohttpTransport:
             cookie_jar=DummyCookieJar(),
             timeout=_NO_TIMEOUT,
             middlewares=(handshake,),
+            ws_response_class=made,
         )
 
     def _proxy(self, url: URL) -> str | URL | None:

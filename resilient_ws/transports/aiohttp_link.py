@@ -189,15 +189,12 @@ class AiohttpLink:
             if kind is _TEXT or kind is _BINARY:
                 size = size_of(data)
                 if size > self._max_message_size:
-                    return self._refuse(
-                        CloseCode.MESSAGE_TOO_BIG, f"a message is larger than {self._max_message_size} bytes"
-                    )
+                    return self._too_big()
                 self._messages += 1
                 self._message_at = self._received_at
                 receiver.message(data, size)
             elif kind is WSMsgType.PING:
-                # RFC 6455 5.5.2: a PONG with the same payload, as soon as is practical.
-                self._control(data, WSMsgType.PONG)
+                self._answer_ping(data)
             elif kind is WSMsgType.PONG:
                 receiver.pong(bytes(data))
             elif kind is WSMsgType.CLOSE:
@@ -206,6 +203,15 @@ class AiohttpLink:
                 return self._broken(data)
             else:
                 return self._lost("the connection ended without a CLOSE frame")
+
+    def _answer_ping(self, payload: bytes) -> None:
+        """RFC 6455 5.5.2: a PONG with the same payload, as soon as is practical."""
+        self._control(payload, WSMsgType.PONG)
+
+    def _too_big(self) -> End:
+        return self._refuse(
+            CloseCode.MESSAGE_TOO_BIG, f"a message is larger than {self._max_message_size} bytes"
+        )
 
     def _closed(self, code: int, reason: str) -> End:
         if code in _NEVER_ON_THE_WIRE:
