@@ -45,6 +45,7 @@ from resilient_ws.options import (
 from resilient_ws.outgoing import Outgoing
 from resilient_ws.signals import ClosingSignals
 from resilient_ws.stats import Stats
+from resilient_ws.transports.base import Transport
 
 Address = str | URL | Endpoint
 
@@ -77,7 +78,8 @@ class WebSocketClient(Callbacks, Outgoing):
         ssl: As aiohttp takes it: `True`, an `ssl.SSLContext`, an `aiohttp.Fingerprint`, or `False` = unverified.
         proxy: An `http` or `https` URL; `"env"` = what the environment names; `None` = none.
         session: An `aiohttp.ClientSession` that lends its connector, cookie jar and default headers; never closed.
-        transport: Which library moves the frames, `"aiohttp"` or `"picows"`.
+        transport: Which library moves the frames, `"aiohttp"` or `"picows"`; or an object that moves them, such as
+            `resilient_ws.testing.FakeTransport`.
         fail_fast: Whether the failure of the first attempt ends the client; `ready()` then raises that failure.
         on_open, on_close, on_reconnect, on_retry, on_message, on_undelivered, on_error, on_state: As the methods.
 
@@ -105,7 +107,7 @@ class WebSocketClient(Callbacks, Outgoing):
         ssl: Any = True,
         proxy: str | URL | None = None,
         session: Any = None,
-        transport: Literal["aiohttp", "picows"] = "aiohttp",
+        transport: Literal["aiohttp", "picows"] | Transport = "aiohttp",
         fail_fast: bool = False,
         on_open: Callback[OpenEvent] | None = None,
         on_close: Callback[CloseEvent] | None = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import attrs
 
@@ -92,12 +92,11 @@ def make_config(
         raise TypeError(f"fail_fast must be True or False, got {type(fail_fast).__name__}")
     if compression is not None:
         one_of("compression", compression, ("deflate",))
-    one_of("transport", transport, ("aiohttp", "picows"))
     if reconnect is True:
         reconnect = ReconnectPolicy()
     return Config(
         addresses=Addresses(url, headers, subprotocols),
-        transport=make_transport(
+        transport=_transport(
             transport,
             TransportOptions(
                 ssl=True if ssl is None else ssl,
@@ -118,3 +117,21 @@ def make_config(
         compresses=compression is not None,
         fail_fast=fail_fast,
     )
+
+
+def _transport(given: object, options: TransportOptions) -> Transport:
+    """Returns the transport of that name; or the object itself, which is told the options if it wants to know them."""
+    if isinstance(given, str):
+        return make_transport(one_of("transport", given, ("aiohttp", "picows")), options)
+    if not callable(getattr(given, "open", None)):
+        kind = type(given).__name__
+        raise TypeError(f"transport must be 'aiohttp', 'picows' or an object with an open method, got {kind}")
+    configure = getattr(given, "configure", None)
+    if configure is not None:
+        configure(options)
+    elif options != TransportOptions():
+        raise ValueError(
+            "transport is an object without a configure method, so ssl, proxy, session, compression and "
+            "max_message_size must be left out"
+        )
+    return cast(Transport, given)

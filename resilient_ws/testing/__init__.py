@@ -1,12 +1,14 @@
 """A kit to prove that a program survives bad servers and bad networks.
 
 `FaultServer` is an in-process WebSocket server that does what it is told and records what it got.
-`ChaosProxy` puts a bad network in front of any real one. `VirtualClock` makes hours of waiting take milliseconds.
+`ChaosProxy` puts a bad network in front of any real one. `FakeTransport` puts a peer that you play in its place,
+without any network: for the tests of a program that uses a client. `VirtualClock` makes hours of waiting take milliseconds.
 """
 
 from .clock import DeadlockError, TimeLimitError, VirtualClock, VirtualLoop, run_virtual
 from .connection import FaultConnection
 from .deflate import Deflate
+from .fakepeer import FakePeer, PingAnswers
 from .handshake import Headers, Request
 from .ledger import (
     AttemptRecord,
@@ -36,6 +38,7 @@ from .script import (
     WrongSubprotocol,
 )
 from .server import FaultServer
+from .transport import Dial, FakeTransport
 from .wire import Frame, Message, Opcode, encode_close, encode_frame
 
 __all__ = [
@@ -46,9 +49,12 @@ __all__ = [
     "ChaosProxy",
     "DeadlockError",
     "Deflate",
+    "Dial",
     "Direction",
     "Drip",
     "Drop",
+    "FakePeer",
+    "FakeTransport",
     "FaultConnection",
     "FaultServer",
     "Frame",
@@ -60,6 +66,7 @@ __all__ = [
     "NeverAnswer",
     "Opcode",
     "Ping",
+    "PingAnswers",
     "ProxiedConnection",
     "Received",
     "Redirect",

@@ -91,7 +91,11 @@ class Link(Protocol):
 
 
 class Transport(Protocol):
-    """A library that moves frames, with the options of one client."""
+    """A library that moves frames, with the options of one client.
+
+    An object that is passed as `WebSocketClient(transport=...)` may also have `configure(TransportOptions)`: it is
+    called once, and raises `ValueError` for an option that it cannot honour.
+    """
 
     async def open(self, endpoint: Endpoint, receiver: Receiver, /) -> Link:
         """Connects and shakes hands; nothing is left behind when it raises or is cancelled.
