@@ -100,6 +100,42 @@ def test_what_is_sent_again_goes_in_front_of_everything_in_its_order():
     assert write(queue) == [b"2", "3", "urgent", "4", "5"]
 
 
+@pytest.mark.parametrize("confirming", [True, False])
+def test_what_the_socket_did_not_take_is_taken_back(confirming):
+    queue = open_queue(confirming=confirming)
+    queue.write_through("kept", 4, 1.0)
+    queue.write_through("not taken", 9, 2.0)
+    queue.retract(9)
+    assert queue.confirmed + queue.unconfirmed == 1
+    queue.write_through("next", 4, 3.0)
+    queue.confirm(queue.mark())
+    assert (queue.confirmed, queue.unconfirmed_bytes) == (2, 0)
+
+
+def test_a_message_accepted_after_one_was_taken_back_knows_its_own_time():
+    queue = open_queue()
+    queue.write_through("not taken", 9, 2.0)
+    queue.retract(9)
+    queue.write_through("next", 4, 3.0)
+    assert [(e.message, e.accepted_at) for e in queue.lost().uncertain] == [("next", 3.0)]
+
+
+def test_what_waits_can_be_looked_at():
+    queue = open_queue()
+    assert (queue.next_size, queue.has_hand, queue.watched_waiting()) == (0, False, [])
+    accept(queue, "first", resend=True, token=1)
+    write(queue)
+    accept(queue, "plain")
+    accept(queue, "stored", record=1)
+    assert queue.next_size == len("plain")
+    queue.lost()
+    assert texts(queue.watched_waiting()) == ["first", "stored"]
+    queue.connected(confirming=True)
+    assert queue.next_size == len("first")
+    queue.take()
+    assert queue.has_hand
+
+
 # ------------------------------------------------------------------------------------------------ confirmation
 
 
