@@ -9,7 +9,8 @@ import asyncio
 import contextlib
 import socket
 import struct
-from typing import Protocol, cast
+from collections.abc import Coroutine
+from typing import Any, Protocol, cast
 
 _LINGER_ZERO = struct.pack("ii", 1, 0)
 
@@ -198,3 +199,23 @@ class Link(asyncio.Protocol):
 
     def _begin_end(self) -> None:
         self.ending = self._deaf = True
+
+
+async def attach(link: Link, transport: Coroutine[Any, Any, object], *, slow: bool = False) -> None:
+    """Put a link on the transport that a coroutine of the loop makes; a cancellation waits until it is there.
+
+    A loop whose coroutine is cancelled half-way may close the socket and never say so (uvloop 0.23 does).
+
+    Args:
+        link: The link.
+        transport: What makes its transport, not yet started.
+        slow: Whether the transport has to wait for the peer, as with TLS: then a cancellation is passed on before.
+    """
+    task = asyncio.ensure_future(transport)
+    try:
+        _ = await asyncio.shield(task)
+    except asyncio.CancelledError:
+        if slow and not link.is_made:
+            task.cancel()
+        await asyncio.wait([task])
+        raise

@@ -10,6 +10,7 @@ import random
 import socket
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
+from .link import attach
 from .pipe import Conditions, Pipe, Side
 from .script import Drop
 
@@ -112,7 +113,7 @@ class ProxiedConnection:
         loop = asyncio.get_running_loop()
         client = Side(sock, self._side_lost)
         self._sides.append(client)
-        _ = await loop.connect_accepted_socket(lambda: client.link, sock)
+        await attach(client.link, loop.connect_accepted_socket(lambda: client.link, sock))
         client.link.set_reading(False)
         if delay:
             await asyncio.sleep(delay)
@@ -127,7 +128,7 @@ class ProxiedConnection:
         self._sides.append(server)
         self._pipes["up"] = self._make_pipe(client, server, self._proxy.up, "up")
         self._pipes["down"] = self._make_pipe(server, client, self._proxy.down, "down")
-        _ = await loop.create_connection(lambda: server.link, sock=theirs)
+        await attach(server.link, loop.create_connection(lambda: server.link, sock=theirs))
         for side in self._sides:
             side.let_go()
         self.pump()
@@ -136,7 +137,7 @@ class ProxiedConnection:
         """Close the socket if `begin` was cancelled before it had a transport; called by the proxy."""
         if not self._sides:
             sock.close()
-            self._side_lost()
+            self._close()
 
     def pump(self) -> None:
         """Look at the conditions again; called by the proxy."""
@@ -170,20 +171,33 @@ class ProxiedConnection:
                 side.link.fin()
 
     def _side_lost(self) -> None:
-        if self.is_open and all(side.link.lost.is_set() for side in self._sides):
+        if all(side.link.lost.is_set() for side in self._sides):
+            self._close()
+
+    def _close(self) -> None:
+        if self.is_open:
             self._closed.set()
             self._proxy.forget(self)
 
 
-def directions(direction: Direction) -> tuple[str, ...]:
-    """Return the directions that one word names.
+def to_direction(text: str | None) -> Direction:
+    """Return the direction that a text names.
 
     Raises:
         ValueError: It is none of the three.
     """
-    if direction not in {"up", "down", "both"}:
-        raise ValueError(f"direction must be 'up', 'down' or 'both', not {direction!r}")
-    return ("up", "down") if direction == "both" else (direction,)
+    if text not in {"up", "down", "both"}:
+        raise ValueError(f"direction must be 'up', 'down' or 'both', not {text!r}")
+    return "up" if text == "up" else "down" if text == "down" else "both"
+
+
+def directions(direction: Direction) -> tuple[str, ...]:
+    """Return ``up``, ``down``, or both.
+
+    Raises:
+        ValueError: ``direction`` is none of the three.
+    """
+    return ("up", "down") if to_direction(direction) == "both" else (direction,)
 
 
 async def _dial(target: tuple[str, int]) -> socket.socket:

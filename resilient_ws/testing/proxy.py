@@ -148,6 +148,11 @@ class ChaosProxy:
         return self._listener.port
 
     @property
+    def authority(self) -> str:
+        """Where it listens, as a URL has it: ``host:port``."""
+        return self._listener.authority
+
+    @property
     def url(self) -> str:
         """The URL of the target with the address of the proxy; for a target without a scheme ``ws://host:port/``."""
         if isinstance(self._target, str) and "://" in self._target:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from .connection import FaultConnection
 from .handshake import MAX_REQUEST, Request, encode_response, parse_request
 from .ledger import AttemptRecord
-from .link import Link
+from .link import Link, attach
 from .script import Answer, Behaviour, Drop
 
 if TYPE_CHECKING:
@@ -53,9 +53,10 @@ class Visit:
             context = None
         try:
             timeout = None if context is None else TLS_TIMEOUT
-            await loop.connect_accepted_socket(
+            transport = loop.connect_accepted_socket(
                 lambda: self.link, self._sock, ssl=context, ssl_handshake_timeout=timeout
             )
+            await attach(self.link, transport, slow=context is not None)
         except (OSError, EOFError) as error:  # ssl.SSLError is an OSError
             self.record.outcome = f"no TLS: {type(error).__name__}"
             self._server.notify()
