@@ -134,11 +134,10 @@ class RetryState:
         return self.attempt
 
     def opened(self) -> None:
-        """The connection has become open, so this address takes us."""
+        """The connection has become open: the server takes us, so a refusal later is no verdict on our request."""
         self._was_open = True
         self._refused = 0
         self._refreshed = False
-        self._said_stop.discard(self.endpoint)
 
     def elapsed(self, now: float) -> float:
         """Returns the seconds without an open connection since the last stable one was lost, or since the start.

@@ -614,6 +614,13 @@ def test_the_time_in_which_a_connection_was_open_does_not_count():
     assert story.state.elapsed(story.now) == 1
 
 
+def test_a_connection_was_not_open_for_longer_than_it_is_since_the_start():
+    state = RetryState(DEFAULT, Highest())
+    state.started(100.0)
+    state.failed(closed(1006, opened_for=9.0), 103.0)
+    assert state.elapsed(105.0) == 2
+
+
 @pytest.mark.promise("P10")
 def test_accept_then_close_does_not_set_max_elapsed_back():
     story = Story(ReconnectPolicy(max_elapsed=60))
