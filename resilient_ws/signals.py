@@ -6,12 +6,16 @@ import asyncio
 import signal
 import threading
 from collections.abc import Callable, Sequence
+from types import FrameType
+
+_Handler = Callable[[int, FrameType | None], object] | int | None
 
 
 class ClosingSignals:
     """While it is entered, signals call a function instead of ending the program.
 
-    Only in the main thread, and only where the handler is the default one, which comes back afterwards.
+    Only in the main thread, and only where the handler is the default one, of Python or of `asyncio.run`, which comes
+    back afterwards.
 
     Args:
         signals: Which ones.
@@ -21,22 +25,31 @@ class ClosingSignals:
     def __init__(self, signals: Sequence[signal.Signals], received: Callable[[], None]) -> None:
         self._signals = signals
         self._received = received
-        self._taken: list[signal.Signals] = []
+        self._taken: dict[signal.Signals, _Handler] = {}
 
     def __enter__(self) -> None:
         if threading.current_thread() is not threading.main_thread():
             return
         loop = asyncio.get_running_loop()
         for number in self._signals:
-            if signal.getsignal(number) not in {signal.SIG_DFL, signal.default_int_handler}:
+            before = signal.getsignal(number)
+            if not _is_default(before):
                 continue
             try:
                 loop.add_signal_handler(number, self._received)
             except (NotImplementedError, RuntimeError, ValueError):
                 continue  # this loop or platform has no signal handlers
-            self._taken.append(number)
+            self._taken[number] = before
 
     def __exit__(self, *_: object) -> None:
         loop = asyncio.get_running_loop()
-        for number in self._taken:
+        for number, before in self._taken.items():
             loop.remove_signal_handler(number)
+            signal.signal(number, before)
+
+
+def _is_default(handler: _Handler) -> bool:
+    """Whether nobody has chosen this handler; `asyncio.run` puts one of its own in the place of Python's for SIGINT."""
+    if handler in {signal.SIG_DFL, signal.default_int_handler}:
+        return True
+    return isinstance(getattr(getattr(handler, "func", None), "__self__", None), asyncio.Runner)

@@ -1,0 +1,165 @@
+"""A bot at a chat gateway: a fresh token for each attempt, identify after the hello, the gateway's own heartbeat.
+
+Gateways of this kind say in their first message how often they want to hear a heartbeat, and answer only that, not
+the pings of the WebSocket protocol:
+
+- the address comes from a provider, which is awaited **before each attempt**: a token that has expired meanwhile is
+  replaced without any further code;
+- `setup` runs on each new connection: it reads the hello, sets the heartbeat to the interval in it, identifies, and
+  waits for the answer. What the program has sent meanwhile waits until this is done;
+- `Heartbeat.app` says what the heartbeat looks like and how the answer is recognised. Answers are not delivered.
+
+Run it: `python examples/chat_gateway.py [URL] [--seconds 5]`; without a URL it talks to a gateway of its own. With a
+URL the token is taken from the environment variable CHAT_TOKEN.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from resilient_ws import (
+    Attempt,
+    CloseEvent,
+    Connection,
+    Endpoint,
+    Heartbeat,
+    Message,
+    ReconnectPolicy,
+    Stop,
+    WebSocketClient,
+)
+from resilient_ws.testing import Accept, Answer, Behaviour, FaultConnection, FaultServer, Refuse, Request
+
+TokenSource = Callable[[], Awaitable[str]]
+
+
+# ------------------------------------------------------------------------------------------------ the bot
+
+
+def is_ack(message: Message) -> bool:
+    """Whether a message answers our heartbeat."""
+    return message == '{"op":"heartbeat_ack"}'
+
+
+async def identify(connection: Connection) -> None:
+    """Sets up one connection; what raises here fails the attempt, and `Stop` ends the client."""
+    hello = json.loads(await connection.recv())
+    connection.heartbeat(interval=hello["heartbeat_interval"])
+    await connection.send(json.dumps({"op": "identify", "intents": ["messages"]}))
+    answer = json.loads(await connection.recv())
+    if answer["op"] == "invalid_session":
+        raise Stop("the gateway does not know us")
+    print(f"ready as {answer['user']}, a heartbeat every {hello['heartbeat_interval']} s")
+
+
+async def chat(url: str, fetch_token: TokenSource, seconds: float) -> None:
+    """Answers what is said, for so long."""
+
+    async def address(attempt: Attempt) -> Endpoint:
+        print(f"attempt {attempt.number}: fetching a fresh token")
+        return Endpoint(url, headers={"Authorization": f"Bearer {await fetch_token()}"})
+
+    def lost(event: CloseEvent) -> None:
+        if not event.final:
+            print(f"{event}; again in {event.retry_in:.2f} s")
+
+    client = WebSocketClient(
+        address,
+        setup=identify,
+        heartbeat=Heartbeat.app('{"op":"heartbeat"}', is_ack, interval=40, timeout=10),
+        reconnect=ReconnectPolicy(first_delay=0.5),
+        on_close=lost,
+    )
+    answered = 0
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds), client:
+            async for message in client:
+                event = json.loads(message)
+                await client.send_json({"op": "say", "text": f"you said {event['text']}"})
+                answered += 1
+    print(f"answered {answered} messages on {client.stats.opens} connections")
+
+
+# ------------------------------------------------------------------------------------------------ a gateway
+
+
+class Gateway(Behaviour):
+    """The gateway that is used when none is given: strict about tokens and heartbeats, and restless."""
+
+    interval = 0.2
+
+    def __init__(self) -> None:
+        self._tokens: set[str] = set()
+
+    async def issue(self) -> str:
+        """Returns a token that is good for one connection."""
+        token = secrets.token_hex(8)
+        self._tokens.add(token)
+        return token
+
+    def answer(self, request: Request) -> Answer | None:
+        """Lets in who has a token that nobody has used yet."""
+        token = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        if token not in self._tokens:
+            return Refuse(401).answer(request)
+        self._tokens.remove(token)
+        return Accept(then=self._talk, answer_pings=False).answer(request)
+
+    async def _talk(self, connection: FaultConnection) -> None:
+        await self._say(connection, op="hello", heartbeat_interval=self.interval)
+        if json.loads(await connection.recv())["op"] != "identify":
+            connection.close(4003, "not authenticated")
+            return
+        await self._say(connection, op="ready", user="bot-1")
+        hearts = 0
+        for number in range(4):
+            await self._say(connection, op="message", text=f"hello {number}")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.interval * 1.5):
+                    while json.loads(await connection.recv())["op"] != "heartbeat":
+                        pass
+                    hearts += 1
+                    await self._say(connection, op="heartbeat_ack")
+        if hearts < 3:
+            connection.close(4009, "no heartbeat, session timed out")
+        else:
+            connection.close(4000, "please reconnect")
+
+    async def _say(self, connection: FaultConnection, **message: Any) -> None:
+        await connection.send(json.dumps(message, separators=(",", ":")))
+
+
+@contextlib.asynccontextmanager
+async def a_gateway(url: str | None) -> AsyncIterator[tuple[str, TokenSource]]:
+    """Yields an address and where tokens come from: as given, or of a gateway that lives as long as this block."""
+
+    async def from_environment() -> str:
+        return os.environ["CHAT_TOKEN"]
+
+    if url is not None:
+        yield url, from_environment
+        return
+    gateway = Gateway()
+    async with FaultServer(default=gateway) as server:
+        yield server.url, gateway.issue
+
+
+async def main() -> None:
+    """Reads the command line and runs the bot."""
+    parser = argparse.ArgumentParser(description="A bot at a chat gateway.")
+    parser.add_argument("url", nargs="?", help="where the gateway is; default: one of our own")
+    parser.add_argument("--seconds", type=float, default=5.0)
+    options = parser.parse_args()
+    async with a_gateway(options.url) as (url, fetch_token):
+        await chat(url, fetch_token, options.seconds)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
