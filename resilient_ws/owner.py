@@ -56,6 +56,7 @@ class Owner:
         self._task: asyncio.Task[None] | None = None
         self._group: asyncio.TaskGroup | None = None
         self._waker: asyncio.Future[None] | None = None
+        self._deciding: asyncio.Timeout | None = None
         self._last_failure: Failure | None = None
         self._dials_since_loss = 0
         self._resent = 0
@@ -77,6 +78,8 @@ class Owner:
         """Something has happened: look again."""
         if self._waker is not None:
             _finish(self._waker)
+        if self._deciding is not None and self._engine.interrupted and not self._deciding.expired():
+            self._deciding.reschedule(self._engine.now())
 
     def spawn(self, name: str, function: Callable[[], Awaitable[None]]) -> asyncio.Task[None] | None:
         """Starts a child; `None` before the task runs and after its end."""
@@ -208,13 +211,16 @@ class Owner:
             try:
                 verdict = decide(failure)
                 if isinstance(verdict, Awaitable):
-                    async with asyncio.timeout(DECIDE_TIMEOUT):
+                    async with asyncio.timeout(DECIDE_TIMEOUT) as self._deciding:
                         verdict = await verdict
             except Stop as stop:
                 verdict = stop
             except Exception as error:  # noqa: BLE001 - the program's code must not end the client
-                engine.failed("decide", error)
+                if not engine.interrupted:  # then `close()` has cut it short, and nobody asks any more
+                    engine.failed("decide", error)
                 verdict = None
+            finally:
+                self._deciding = None
         lost_at = ending.at if ending is not None else None
         decision = engine.retry.failed(failure, engine.now(), verdict, lost_at=lost_at)
         for where, problem in decision.errors:

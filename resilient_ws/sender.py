@@ -472,6 +472,8 @@ class _Patience:
 
     def __exit__(self, *_: object) -> None:
         self._sender.expect_no_more(self._waiter)
+        if self._waiter.done() and not self._waiter.cancelled():
+            self._waiter.exception()  # one that only stands for the wait of a request is awaited by nobody
 
 
 def _succeed(entry: Entry) -> None:
