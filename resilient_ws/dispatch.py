@@ -161,16 +161,19 @@ class Dispatcher:
         handle: Handle[Any] = Handle(lambda made: self._remove(name, made), function)
         self._callbacks[name].append(handle)
         if name == "on_message":
+            self._inbox.claim(claimed=True)
             self.serve_messages()
         return handle
 
     def _remove(self, name: str, handle: Handle[Any]) -> None:
         if handle in self._callbacks[name]:
             self._callbacks[name].remove(handle)
-        if name == "on_message" and not self._callbacks[name] and self._message_lane is not None:
-            if self._message_lane is not _current_task():
-                self._message_lane.cancel()
-            self._message_lane = None
+        if name != "on_message" or self._callbacks[name]:
+            return
+        self._inbox.claim(claimed=False)
+        lane, self._message_lane = self._message_lane, None
+        if lane is not None and lane is not _current_task():
+            lane.cancel()
 
     @property
     def consumes_messages(self) -> bool:

@@ -326,7 +326,7 @@ class Engine:
             sent=moved["sent"],
             received=moved["received"],
             bytes_sent=moved["bytes_sent"],
-            bytes_received=moved["bytes_received"],
+            bytes_received=moved["bytes_received"] + self.inbox.bytes_received,
             confirmed=queue.confirmed,
             uncertain=queue.uncertain,
             expired=queue.expired,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from typing import cast
 
 import attrs
 
@@ -32,7 +33,8 @@ class Inbox:
     """The queue between the reader of a connection and the program.
 
     The bytes are a sum since the queue was last empty, which costs one addition for each message; only when that sum
-    reaches a bound are they counted.
+    reaches a bound are they counted. `items` and `plain` are for the one caller that cannot afford a call for each
+    message: while `plain` is true, the first of the items may simply be taken.
 
     Args:
         bounds: How much may wait, and what happens beyond.
@@ -53,17 +55,21 @@ class Inbox:
         self._pause = pause
         self._resume = resume
         self._stuck = stuck
-        self._items: deque[Message | Gap] = deque()
+        self.items: deque[Message | Gap] = deque()
         self._gaps = 0  # how many of the items are gaps
         self._sum = 0  # bytes since it was last empty, at least those of what it holds
+        self._settled = 0  # bytes that came before those
         self._patient = 0  # how many wait for an answer that must come past what is held
         self._messages_bound = bounds.max_messages
         self._bytes_bound = bounds.max_bytes
         self._drops = bounds.overflow == "drop_oldest"
         self._pending: Gap | None = None  # waits for the first message of the next connection
         self._waiter: asyncio.Future[None] | None = None
+        self.wake: asyncio.Future[None] | None = None  # the same, until it is woken
+        self._claimed = False
         self._over = False
         self.paused = False
+        self.plain = True
         self.dropped = 0
 
     @property
@@ -71,25 +77,59 @@ class Inbox:
         """Whether somebody waits for a message."""
         return self._waiter is not None
 
+    @property
+    def bytes_received(self) -> int:
+        """The bytes of all messages that were ever put in."""
+        return self._settled + self._sum
+
+    def claim(self, *, claimed: bool) -> None:
+        """Callbacks have become the consumer, or are it no more."""
+        self._claimed = claimed
+        self._judge()
+
+    def _judge(self) -> None:
+        self.plain = not (self.paused or self._gaps or self._claimed)
+
     def __len__(self) -> int:
-        return len(self._items) - self._gaps
+        return len(self.items) - self._gaps
 
     # --- the side of the connection ---
 
     def put(self, message: Message, size: int) -> None:
         """Appends one received message of `size` bytes."""
-        items = self._items
         if self._pending is not None:
             self._settle_gap()
+        items = self.items
         if not items:
+            self._settled += self._sum
             self._sum = 0
         items.append(message)
         self._sum += size
-        if len(items) >= self._messages_bound or self._sum >= self._bytes_bound:
+        if self._sum >= self._bytes_bound or len(items) >= self._messages_bound:
             self._full()
-        waiter = self._waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+        if self.wake is not None:
+            self.rouse()
+
+    @property
+    def takes_directly(self) -> bool:
+        """Whether messages may be appended to `items` without `put`; `settle` and `rouse` are then the caller's."""
+        return self._pending is None and not self._over
+
+    def settle(self, size: int) -> None:
+        """Counts `size` bytes that were appended directly since the last call, and acts on full bounds."""
+        if self.items:
+            self._sum += size
+            if self._sum >= self._bytes_bound or len(self.items) >= self._messages_bound:
+                self._full()
+        else:
+            self._settled += self._sum + size
+            self._sum = 0
+
+    def rouse(self) -> None:
+        """Wakes who waits for a message."""
+        wake, self.wake = self.wake, None
+        if wake is not None and not wake.done():
+            wake.set_result(None)
 
     def gap(self, gap: Gap) -> None:
         """Notes a gap before the next message; adjacent ones merge."""
@@ -100,23 +140,28 @@ class Inbox:
     def end(self) -> None:
         """Nothing comes any more; what is held can still be taken."""
         self._over = True
-        waiter = self._waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+        self.rouse()
 
     def _settle_gap(self) -> None:
         gap, self._pending = self._pending, None
         if gap is None:
             return
-        items = self._items
+        items = self.items
         if items and isinstance(last := items[-1], Gap):
             items[-1] = merged(last, gap)
         else:
             items.append(gap)
             self._gaps += 1
+            self.plain = False
+
+    def _count(self) -> None:
+        """Counts the bytes that are held."""
+        held = sum(size_of(item) for item in self.items if not isinstance(item, Gap))
+        self._settled += self._sum - held
+        self._sum = held
 
     def _full(self) -> None:
-        self._sum = sum(size_of(item) for item in self._items if not isinstance(item, Gap))
+        self._count()
         if not (len(self) >= self._messages_bound or self._sum >= self._bytes_bound):
             return
         if self._drops:
@@ -124,13 +169,14 @@ class Inbox:
             return
         if not self.paused:
             self.paused = True
+            self.plain = False
             self._pause()
         if self._patient:
             self._stuck()
 
     def _drop(self) -> None:
         """Removes the oldest messages until the bounds hold; a gap stays in their place, none grows the queue."""
-        items = self._items
+        items = self.items
         gap: Gap | None = None
         count = 0
         while len(self) > 1 and (len(self) > self._messages_bound or self._sum > self._bytes_bound):
@@ -139,7 +185,9 @@ class Inbox:
                 self._gaps -= 1
                 gap = item if gap is None else merged(gap, item)
                 continue
-            self._sum -= size_of(item)
+            size = size_of(item)
+            self._sum -= size
+            self._settled += size
             count += 1
         if count == 0:
             return
@@ -151,6 +199,7 @@ class Inbox:
         gap = Gap(count=0, dropped=count) if gap is None else attrs.evolve(gap, dropped=gap.dropped + count)
         items.appendleft(gap)
         self._gaps += 1
+        self.plain = False
 
     # --- the side of those who wait for an answer ---
 
@@ -173,11 +222,12 @@ class Inbox:
         if self._patient == 0:
             self._messages_bound = self._bounds.max_messages
             self._bytes_bound = self._bounds.max_bytes
-            if self._items and (len(self) >= self._messages_bound or self._sum >= self._bytes_bound):
+            if self.items and (len(self) >= self._messages_bound or self._sum >= self._bytes_bound):
                 self._full()
 
     def _unpause(self) -> None:
         self.paused = False
+        self._judge()
         self._resume()
 
     # --- the side of the program ---
@@ -196,7 +246,7 @@ class Inbox:
 
     async def get_with_gaps(self) -> Message | Gap:
         """As `get`, gaps included."""
-        items = self._items
+        items = self.items
         while not items:
             await self._wait()
         if self._waiter is not None:
@@ -204,18 +254,26 @@ class Inbox:
         item = items.popleft()
         if isinstance(item, Gap):
             self._gaps -= 1
+            self._judge()
         if self.paused:
             self._relax()
         return item
 
     def take_all(self) -> list[Message | Gap]:
         """Takes everything that is held."""
-        taken = list(self._items)
-        self._items.clear()
+        taken = list(self.items)
+        self.items.clear()
         self._gaps = 0
+        self._judge()
         if self.paused:
             self._relax()
         return taken
+
+    def take_messages(self) -> list[Message]:
+        """Takes every message that is held; gaps among them are passed over."""
+        if self._gaps:
+            return [item for item in self.take_all() if not isinstance(item, Gap)]
+        return cast("list[Message]", self.take_all())
 
     def clear(self) -> int:
         """Discards everything that is held and returns how many messages that were."""
@@ -228,17 +286,17 @@ class Inbox:
             raise Ended
         if self._waiter is not None:
             raise ConcurrencyError("another recv() or iteration is waiting for a message")
-        self._waiter = waiter = asyncio.get_running_loop().create_future()
+        self._waiter = self.wake = waiter = asyncio.get_running_loop().create_future()
         try:
             await waiter
         finally:
-            self._waiter = None
+            self._waiter = self.wake = None
 
     def _relax(self) -> None:
         """Reading goes on when half of each bound is free."""
         if len(self) > self._messages_bound // 2:
             return
-        self._sum = sum(size_of(item) for item in self._items if not isinstance(item, Gap))
+        self._count()
         if self._sum <= self._bytes_bound // 2:
             self._unpause()
 

@@ -49,15 +49,18 @@ class Live:
         self.setup_inbox = Inbox(bounds, pause=self._pause, resume=self._resume, stuck=self._stuck)
         self._inbox = self.setup_inbox
         self._requests: list[tuple[Match, asyncio.Future[Message]]] = []
-        self._routed = False  # whether a message may belong somewhere else than the inbox
+        self._watches = False
+        self._routed = False
         self._discards = False
         self.link: Link | None = None
         self.writer: Writer | None = None
         self.pinger: Pinger | None = None
         self.end: End | None = None
         self.opened_at = 0.0
-        self.received = 0
-        self.bytes_received = 0
+        self.message: Callable[[Message, int], None] = self.setup_inbox.put
+        """Where a message goes that has arrived; swapped, so that the usual way costs no question."""
+        self._received = 0
+        self._bytes_elsewhere = 0
         self.discarded = 0
         self.silent_for = 0.0
         self.hint: str | None = None
@@ -68,11 +71,11 @@ class Live:
         return self.setup_inbox.paused
 
     def counts(self) -> dict[str, int]:
-        """What it has moved, by the names of `Stats`."""
+        """What it has moved, by the names of `Stats`; without the bytes that went through the program's inbox."""
         writer = self.writer
         return {
-            "received": self.received,
-            "bytes_received": self.bytes_received,
+            "received": self._received if self.link is None or self.end is not None else self._messages,
+            "bytes_received": self._bytes_elsewhere,
             "discarded": self.discarded,
             "sent": writer.sent if writer is not None else 0,
             "bytes_sent": writer.bytes_sent if writer is not None else 0,
@@ -94,28 +97,46 @@ class Live:
 
     def watch_replies(self) -> None:
         """Messages may answer pings of the application's own protocol."""
-        self._routed = True
+        self._watches = True
+        self._choose_way()
+
+    def _choose_way(self) -> None:
+        self._routed = bool(self._watches or self._discards or self._requests)
+        self.message = self._route if self._routed else self._inbox.put
+
+    @property
+    def sink(self) -> Inbox | None:
+        """Where messages may be put without a call for each, until the loop has its next turn; `None` = nowhere."""
+        return self._inbox if not self._routed and self._inbox.takes_directly else None
 
     def deliver_to(self, inbox: Inbox) -> None:
         """From now on messages go to `inbox`; those that the set-up left go first."""
+        self._bytes_elsewhere += self.setup_inbox.bytes_received
         for item in self.setup_inbox.take_all():
             if isinstance(item, str | bytes):
-                inbox.put(item, size_of(item))
+                size = size_of(item)
+                self._bytes_elsewhere -= size
+                inbox.put(item, size)
         self._inbox = inbox
+        self._choose_way()
 
     def discard(self) -> None:
         """From now on messages are thrown away and counted: our CLOSE has been sent."""
-        self._discards = self._routed = True
+        self._discards = True
+        self._choose_way()
 
     # --- what the link tells ---
 
-    def message(self, message: Message, size: int, /) -> None:
-        """A whole message has arrived."""
-        self.received += 1
-        self.bytes_received += size
-        if self._routed and self._belongs_elsewhere(message):
-            return
-        self._inbox.put(message, size)
+    def _route(self, message: Message, size: int) -> None:
+        """A whole message has arrived, and it may belong somewhere else than the inbox."""
+        if self._belongs_elsewhere(message):
+            self._bytes_elsewhere += size
+        else:
+            self._inbox.put(message, size)
+
+    @property
+    def _messages(self) -> int:
+        return self.link.look(paused=False).messages if self.link is not None else 0
 
     def pong(self, payload: bytes, /) -> None:
         """A PONG has arrived."""
@@ -132,6 +153,7 @@ class Live:
         """Ends it without telling the client, who knows already."""
         if self.end is None:
             self._finish(End(code=None, origin=CloseOrigin.LOCAL))
+        self._bytes_elsewhere += self.setup_inbox.bytes_received
         self.discarded += self.setup_inbox.clear()
 
     def _finish(self, end: End) -> None:
@@ -143,6 +165,7 @@ class Live:
             self.writer.close()
         if self.link is not None:
             self.link.abort()
+            self._received = self._messages
         self.setup_inbox.end()
         self.fail_requests(DeliveryUncertain("the connection ended before the answer came"))
 
@@ -157,13 +180,13 @@ class Live:
         answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         mine = (match, answer)
         self._requests.append(mine)
-        self._routed = True
+        self._choose_way()
         try:
             send()
             return await answer
         finally:
-            if mine in self._requests:
-                self._requests.remove(mine)
+            self._requests.remove(mine)
+            self._choose_way()
 
     def fail_requests(self, error: ResilientWSError) -> None:
         """Ends every request with `error`."""

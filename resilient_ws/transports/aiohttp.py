@@ -9,85 +9,142 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import urllib.request
+import itertools
 from collections.abc import Mapping
 from ssl import SSLContext
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import attrs
 from aiohttp import (
-    ClientConnectorCertificateError,
-    ClientConnectorDNSError,
-    ClientConnectorError,
-    ClientError,
+    BaseConnector,
     ClientHandlerType,
-    ClientHttpProxyError,
-    ClientProxyConnectionError,
     ClientRequest,
     ClientResponse,
-    ClientResponseError,
     ClientSession,
-    ClientSSLError,
     ClientTimeout,
     ClientWebSocketResponse,
     ClientWSTimeout,
     DummyCookieJar,
     Fingerprint,
-    ServerDisconnectedError,
-    ServerFingerprintMismatch,
     TCPConnector,
     hdrs,
 )
+from aiohttp.abc import AbstractCookieJar
+from aiohttp.connector import Connection
+from multidict import CIMultiDict, CIMultiDictProxy
+from propcache.api import under_cached_property
 from yarl import URL
 
-from resilient_ws.errors import CertificateRejected, ConnectError, HandshakeRejected
-from resilient_ws.events import Endpoint
+from resilient_ws.errors import ConnectError, HandshakeRejected
+from resilient_ws.events import Endpoint, is_handshake_header
 from resilient_ws.transports.aiohttp_direct import DirectLink, DirectResponse, is_supported
+from resilient_ws.transports.aiohttp_errors import translate
 from resilient_ws.transports.aiohttp_link import AiohttpLink
 from resilient_ws.transports.base import Link, Receiver
-from resilient_ws.transports.handshake import MAX_REDIRECTS, REDIRECTS, redirect, same_origin, verify
+from resilient_ws.transports.handshake import (
+    MAX_REDIRECTS,
+    REDIRECTS,
+    redirect,
+    same_origin,
+    says_upgrade,
+    verify,
+)
 from resilient_ws.transports.options import TransportOptions
+from resilient_ws.transports.proxies import parse_proxy, proxy_from_environment
+from resilient_ws.transports.resolver import LookupResolver
 
 _NO_TIMEOUT: Final = ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None)
+# Not for type checkers: its fields are declared in a way of attrs that they do not know.
+_HARDLY_ANY_WAIT: Final = cast("Any", ClientWSTimeout)(ws_receive=None, ws_close=0.001)
 _DEFLATE_WINDOW_BITS: Final = 15
+_JOINED: Final = (
+    hdrs.CONNECTION,
+    hdrs.UPGRADE,
+    hdrs.SEC_WEBSOCKET_ACCEPT,
+    hdrs.SEC_WEBSOCKET_EXTENSIONS,
+    hdrs.SEC_WEBSOCKET_PROTOCOL,
+)
 
 
 class _Redirected(Exception):  # noqa: N818 - a turn of the dialing loop, not an error
-    def __init__(self, location: str) -> None:
+    def __init__(self, location: str, status: int, headers: Mapping[str, str]) -> None:
         super().__init__("redirected")
         self.location = location
+        self.status = status
+        self.headers = headers
+
+
+class _Answer(ClientResponse):
+    """An answer to a handshake, its header fields joined where they are repeated.
+
+    aiohttp wants `Connection` to be the one word `Upgrade`; a server may name other options beside it.
+    """
+
+    @under_cached_property
+    def headers(self) -> CIMultiDictProxy[str]:
+        """The header fields."""
+        return _joined(super().headers)
+
+    async def start(self, connection: Connection) -> ClientResponse:
+        """Waits for the answer; if that fails, frees the socket at once.
+
+        To close it, as aiohttp does, can take half a minute where a peer is mute in TLS.
+        """
+        transport = connection.transport
+        try:
+            return await super().start(connection)
+        except BaseException:
+            if transport is not None:
+                transport.abort()
+            raise
+
+
+def _joined(headers: CIMultiDictProxy[str]) -> CIMultiDictProxy[str]:
+    merged = CIMultiDict(headers)
+    for name in _JOINED:
+        if len(values := headers.getall(name, ())) > 1:
+            merged[name] = ", ".join(values)
+    if says_upgrade(merged):
+        merged[hdrs.CONNECTION] = "Upgrade"
+    return CIMultiDictProxy(merged)
 
 
 class _Handshake:
     """The middleware of one dial: verifies the answer and keeps hold of what aiohttp hides."""
 
-    def __init__(self, offered: tuple[str, ...], extensions: bool) -> None:
+    def __init__(self, offered: tuple[str, ...], *, extensions: bool, jar: AbstractCookieJar) -> None:
         self._offered = offered
         self._extensions = extensions
+        self._jar = jar
         self.response: ClientResponse | None = None
         self.transport: asyncio.Transport | None = None
 
     async def __call__(self, request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
-        failure: ConnectError | None = None
         try:
             response = await handler(request)
-        except (ClientError, OSError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, it fails this attempt and not the client
             # Also keeps aiohttp from dialing once more: it retries only exceptions of its own.
             failure = translate(error)
-        if failure is not None:
-            raise failure
+        else:
+            return self._take(request, response)
+        raise failure
+
+    def _take(self, request: ClientRequest, response: ClientResponse) -> ClientResponse:
         self.response = response
         if response.connection is not None:
             self.transport = response.connection.transport
+        if response.status != 101:
+            self._jar.update_cookies(response.cookies, response.url)
         location = response.headers.get(hdrs.LOCATION)
         if response.status in REDIRECTS and location is not None:
-            raise _Redirected(location)
+            raise _Redirected(location, response.status, response.headers)
         verify(
             response.status,
             response.headers,
             key=request.headers.get(hdrs.SEC_WEBSOCKET_KEY, ""),
             offered=self._offered,
             extensions=self._extensions,
+            version=response.version or (1, 1),
         )
         return response
 
@@ -107,30 +164,53 @@ class AiohttpTransport:
         check(options)
 
     async def open(self, endpoint: Endpoint, receiver: Receiver, /) -> Link:
-        url, headers = endpoint.url, endpoint.headers
-        for _ in range(MAX_REDIRECTS + 1):
+        """Connects and shakes hands, by way of at most five redirects."""
+        headers = self._headers(endpoint)
+        for redirects in itertools.count():
             try:
-                return await self._dial(attrs.evolve(endpoint, url=url, headers=headers), receiver)
-            except _Redirected as turn:
-                location = turn.location
-            target = redirect(url, location)
-            if not same_origin(url, target):
-                headers = {}
-            url = target
-        raise ConnectError(f"the server redirected more than {MAX_REDIRECTS} times", retryable=False)
+                return await self._dial(endpoint, headers, receiver)
+            except _Redirected as caught:
+                turn = caught
+            if redirects == MAX_REDIRECTS:
+                raise HandshakeRejected(
+                    f"the server redirected more than {MAX_REDIRECTS} times",
+                    status=turn.status,
+                    headers=turn.headers,
+                    retryable=False,
+                )
+            target = redirect(endpoint.url, turn.location, turn.status, turn.headers)
+            if not same_origin(endpoint.url, target):
+                headers = CIMultiDict[str]()
+                endpoint = attrs.evolve(endpoint, headers=None)
+            endpoint = attrs.evolve(endpoint, url=target)
+        raise AssertionError("unreachable")
 
-    async def _dial(self, endpoint: Endpoint, receiver: Receiver) -> Link:
+    def _headers(self, endpoint: Endpoint) -> CIMultiDict[str]:
+        """Returns what is sent besides the handshake's own: the defaults of a lent session, under those of the endpoint."""
+        own = CIMultiDict(endpoint.headers)
+        if self._options.session is None:
+            return own
+        headers = own.copy()
+        lent: ClientSession = self._options.session
+        for name, value in lent.headers.items():
+            is_replaced = name in own or (name == hdrs.AUTHORIZATION and endpoint.url.user is not None)
+            if not is_replaced and not is_handshake_header(name):
+                headers.add(name, value)
+        return headers
+
+    async def _dial(self, endpoint: Endpoint, headers: CIMultiDict[str], receiver: Receiver) -> Link:
         options = self._options
-        handshake = _Handshake(endpoint.subprotocols, options.compression is not None)
-        session = self._session(handshake, self._response_class(receiver))
+        jar: AbstractCookieJar = DummyCookieJar() if options.session is None else options.session.cookie_jar
+        handshake = _Handshake(endpoint.subprotocols, extensions=options.compression is not None, jar=jar)
+        session = self._session(handshake, jar, self._response_class(receiver))
         opened: ClientWebSocketResponse | None = None
         failure: ConnectError | None = None
         try:
             opened = await session.ws_connect(
                 endpoint.url,
-                headers=endpoint.headers,
+                headers=headers,
                 protocols=endpoint.subprotocols,
-                timeout=ClientWSTimeout(ws_receive=None, ws_close=0.001),
+                timeout=_HARDLY_ANY_WAIT,
                 autoclose=False,
                 autoping=False,
                 compress=_DEFLATE_WINDOW_BITS if options.compression else 0,
@@ -139,7 +219,9 @@ class AiohttpTransport:
                 proxy=self._proxy(endpoint.url),
                 ssl=options.ssl,
             )
-        except (ClientError, OSError, ValueError, RuntimeError) as error:
+        except _Redirected:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, it fails this attempt and not the client
             failure = translate(error)
         finally:
             # The connection belongs to the link from here on; a session left open would warn.
@@ -168,46 +250,39 @@ class AiohttpTransport:
         make = functools.partial(DirectResponse, receiver, self._options.max_message_size)
         return cast("type[ClientWebSocketResponse]", make)
 
-    def _session(self, handshake: _Handshake, made: type[ClientWebSocketResponse]) -> ClientSession:
-        lent: ClientSession | None = self._options.session
-        if lent is not None:
-            if lent.closed or lent.connector is None:
-                raise ConnectError("the session that was passed as session= is closed", retryable=False)
+    def _session(
+        self, handshake: _Handshake, jar: AbstractCookieJar, made: type[ClientWebSocketResponse]
+    ) -> ClientSession:
+        connector = self._connector()
+        try:
             return ClientSession(
-                connector=lent.connector,
+                connector=connector,
                 connector_owner=False,
-                cookie_jar=lent.cookie_jar,
-                headers=lent.headers,
+                cookie_jar=jar,
                 timeout=_NO_TIMEOUT,
                 middlewares=(handshake,),
+                response_class=_Answer,
                 ws_response_class=made,
             )
-        from resilient_ws.transports.resolver import LookupResolver
+        except RuntimeError:
+            raise ConnectError(
+                "the session that was passed as session= belongs to another event loop", retryable=False
+            ) from None
 
-        return ClientSession(
-            connector=TCPConnector(
+    def _connector(self) -> BaseConnector:
+        lent: ClientSession | None = self._options.session
+        if lent is None:
+            return TCPConnector(
                 resolver=LookupResolver(), use_dns_cache=False, limit=0, force_close=True, ssl=True
-            ),
-            cookie_jar=DummyCookieJar(),
-            timeout=_NO_TIMEOUT,
-            middlewares=(handshake,),
-            ws_response_class=made,
-        )
+            )
+        if lent.closed or lent.connector is None:
+            raise ConnectError("the session that was passed as session= is closed", retryable=False)
+        return lent.connector
 
     def _proxy(self, url: URL) -> str | URL | None:
         if self._options.proxy != "env":
             return self._options.proxy
         return proxy_from_environment(url)
-
-
-def proxy_from_environment(url: URL) -> str | None:
-    """Returns the proxy that the environment names for `url`: `https_proxy` for wss, `http_proxy` for ws, `no_proxy`."""
-    proxies = urllib.request.getproxies()
-    name = "https" if url.scheme == "wss" else "http"
-    host = url.host or ""
-    if urllib.request.proxy_bypass(f"{host}:{url.port}") or urllib.request.proxy_bypass(host):
-        return None
-    return proxies.get(name) or proxies.get("all")
 
 
 def check(options: TransportOptions) -> None:
@@ -220,79 +295,14 @@ def check(options: TransportOptions) -> None:
         raise TypeError(
             f"session must be an aiohttp.ClientSession or None, got {type(options.session).__name__}"
         )
-    if options.proxy is not None and options.proxy != "env":
-        if not isinstance(options.proxy, str | URL):
-            raise TypeError(f"proxy must be a str, yarl.URL or None, got {type(options.proxy).__name__}")
-        try:
-            scheme, host = URL(options.proxy).scheme, URL(options.proxy).host
-        except ValueError:
-            scheme, host = "", None
-        if scheme not in ("http", "https") or not host:
-            raise ValueError("proxy must be an http:// or https:// URL with a host, or 'env'")
+    if options.proxy != "env":
+        _check_proxy(options.proxy)
 
 
-def translate(error: BaseException) -> ConnectError:
-    """Turns what aiohttp raised while connecting into ours; chained only where its text cannot hold a secret."""
-    if isinstance(error, ConnectError):
-        return error
-    name = type(error).__name__
-    if isinstance(error, ClientConnectorCertificateError):
-        return _chained(
-            CertificateRejected(
-                f"the certificate of {error.host} was refused: {error.certificate_error}", retryable=False
-            ),
-            error.certificate_error,
-        )
-    if isinstance(error, ServerFingerprintMismatch):
-        return CertificateRejected(
-            f"the certificate of {error.host} has another fingerprint", retryable=False, foreign=name
-        )
-    if isinstance(error, ClientHttpProxyError):
-        return HandshakeRejected(
-            f"the proxy answered with HTTP {error.status}",
-            status=error.status,
-            headers=_plain(error),
-            foreign=name,
-            retryable=error.status in (408, 425, 429) or error.status >= 500,
-        )
-    if isinstance(error, ClientResponseError):
-        if error.status == 101:
-            return HandshakeRejected(
-                "the server's handshake is invalid",
-                status=101,
-                headers=_plain(error),
-                foreign=name,
-                retryable=False,
-            )
-        return ConnectError("the server's answer to the handshake is not HTTP", foreign=name)
-    if isinstance(error, ServerDisconnectedError):
-        return ConnectError("the server closed the connection during the handshake", foreign=name)
-    if isinstance(error, ClientConnectorDNSError):
-        return _chained(
-            ConnectError(f"the name {error.host} could not be resolved: {error.os_error}"), error.os_error
-        )
-    if isinstance(error, ClientSSLError):
-        return _chained(
-            ConnectError(f"the TLS handshake with {error.host} failed: {error.os_error}"), error.os_error
-        )
-    if isinstance(error, ClientProxyConnectionError):
-        return ConnectError("the proxy could not be reached", foreign=name)
-    if isinstance(error, ClientConnectorError):
-        return _chained(
-            ConnectError(
-                f"{error.host} port {error.port} could not be reached: {error.os_error.strerror or error.os_error}"
-            ),
-            error.os_error,
-        )
-    if isinstance(error, OSError) and not isinstance(error, ClientError):
-        return _chained(ConnectError(f"the connection failed: {error.strerror or name}"), error)
-    return ConnectError("the connection failed during the handshake", foreign=name)
-
-
-def _chained(ours: ConnectError, cause: BaseException) -> ConnectError:
-    ours.__cause__ = cause
-    return ours
-
-
-def _plain(error: ClientResponseError) -> Mapping[str, str] | None:
-    return cast("Mapping[str, str] | None", error.headers)
+def _check_proxy(value: object) -> None:
+    if value is None:
+        return
+    if not isinstance(value, str | URL):
+        raise TypeError(f"proxy must be a str, yarl.URL or None, got {type(value).__name__}")
+    if parse_proxy(value) is None:
+        raise ValueError("proxy must be an http:// or https:// URL with a host, or 'env'")

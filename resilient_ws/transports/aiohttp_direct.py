@@ -15,7 +15,8 @@ import functools
 import inspect
 import logging
 import os
-from typing import Any, Final, cast
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from aiohttp import ClientResponse, ClientWebSocketResponse, WebSocketError, WSMsgType
 from aiohttp.client_proto import ResponseHandler
@@ -25,12 +26,15 @@ from resilient_ws.events import Endpoint, Message
 from resilient_ws.heartbeat import Reading
 from resilient_ws.inbox import size_of
 from resilient_ws.transports.aiohttp_link import AiohttpLink
-from resilient_ws.transports.base import End, Receiver
+from resilient_ws.transports.base import End, Receiver, Sink
 
-try:
-    from aiohttp._websocket.reader import WebSocketDataQueue
-except ImportError:  # an aiohttp that is laid out differently
-    WebSocketDataQueue = object
+if TYPE_CHECKING:
+    from aiohttp._websocket.reader_py import WebSocketDataQueue
+else:
+    try:
+        from aiohttp._websocket.reader import WebSocketDataQueue
+    except ImportError:  # an aiohttp that is laid out differently: `is_supported` says no
+        WebSocketDataQueue = object
 
 _TEXT: Final = WSMsgType.TEXT
 _BINARY: Final = WSMsgType.BINARY
@@ -41,7 +45,7 @@ HELD: Final = 256 * 1024
 log = logging.getLogger("resilient_ws")
 
 
-class DirectQueue(WebSocketDataQueue):  # type: ignore[misc, valid-type] - `object` where aiohttp has none
+class DirectQueue(WebSocketDataQueue):
     """What the parser believes to be its queue.
 
     While `holds` is set, data wait in aiohttp's queue, in order and bounded by it; pings and pongs never wait.
@@ -54,7 +58,10 @@ class DirectQueue(WebSocketDataQueue):  # type: ignore[misc, valid-type] - `obje
         self.receiver = receiver
         self.max_message_size = max_message_size
         self.holds = True  # until there is a link that reads
+        self.sink: Sink | None = None  # during one read, where messages go directly
+        self.items: deque[Any] = deque()
         self.messages = 0
+        self.bytes = 0
         self.link: DirectLink | None = None
         self.early: list[Any] = []
         self.ended: tuple[BaseException | None] | None = None
@@ -62,11 +69,18 @@ class DirectQueue(WebSocketDataQueue):  # type: ignore[misc, valid-type] - `obje
     def feed_data(self, data: Any, size: int) -> None:
         """Called by the parser for each message; must not raise."""
         kind = data[0]
-        if self.holds or (kind is not _TEXT and kind is not _BINARY) or size > self.max_message_size:
+        sink = self.sink
+        if sink is not None and (kind is _TEXT or kind is _BINARY):
+            self.items.append(data[1])
+            self.messages += 1
+            self.bytes += size
+            if sink.wake is not None:
+                sink.rouse()
+        elif self.holds or (kind is not _TEXT and kind is not _BINARY) or size > self.max_message_size:
             self._feed_slowly(data, size)
-            return
-        self.messages += 1
-        self.receiver.message(data[1], size)
+        else:
+            self.messages += 1
+            self.receiver.message(data[1], size)
 
     def _feed_slowly(self, data: Any, size: int) -> None:
         link = self.link
@@ -79,6 +93,16 @@ class DirectQueue(WebSocketDataQueue):  # type: ignore[misc, valid-type] - `obje
             super().feed_data(data, size)
         else:
             link.take_frame(data)
+
+    @property
+    def held(self) -> int:
+        """How many messages wait here."""
+        return len(self._buffer)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the parser stops."""
+        return self._size > self._limit
 
     def take(self) -> Any:
         """Takes the oldest message that is held; `None` if there is none. The parser goes on when it may."""
@@ -121,7 +145,7 @@ class DirectResponse(ClientWebSocketResponse):
         )
 
     @property
-    def _parser(self) -> Any:
+    def _parser(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride] - that is the point
         return self.parser
 
     @_parser.setter
@@ -144,6 +168,7 @@ class DirectLink(AiohttpLink):
         super().__init__(socket, response, transport, receiver, endpoint, max_message_size)
         self._queue = socket.queue
         self._http = socket.http
+        self._compresses = bool(socket.compress)
         self._paused = False
         self._stopped = False  # the transport does not read
         self._pending: End | None = None
@@ -152,20 +177,30 @@ class DirectLink(AiohttpLink):
         self._http.set_parser(socket.parser, self._queue, data_received_cb=self._read_begins)
 
     def _read_begins(self) -> None:
-        """Bytes have come: one clock reading for all that is in them."""
-        self._settle_count()
+        """Bytes have come: what is done once for all that is in them."""
+        self._settle()
         self._frames += 1
         self._received_at = self._loop.time()
+        queue = self._queue
+        if not queue.holds and not self._compresses:
+            sink = queue.sink = self._receiver.sink
+            if sink is not None:
+                queue.items = sink.items
 
-    def _settle_count(self) -> None:
-        messages = self._queue.messages
-        if messages != self._messages:
-            self._messages = messages
+    def _settle(self) -> None:
+        """Accounts for the read before."""
+        queue = self._queue
+        if queue.messages != self._messages:
+            self._messages = queue.messages
             self._message_at = self._received_at
+        sink, queue.sink = queue.sink, None
+        if sink is not None and queue.bytes:
+            size, queue.bytes = queue.bytes, 0
+            sink.settle(size)
 
     def look(self, *, paused: bool) -> Reading:
         """Returns what the connection shows now, for the heartbeat."""
-        self._settle_count()
+        self._settle()
         return super().look(paused=paused)
 
     async def read(self) -> None:
@@ -181,6 +216,7 @@ class DirectLink(AiohttpLink):
 
     def pause(self) -> None:
         """Stops reading; what has been read already is held."""
+        self._settle()
         self._paused = self._queue.holds = True
         if not self._stopped and not self._transport.is_closing():
             self._stopped = True
@@ -196,8 +232,9 @@ class DirectLink(AiohttpLink):
     def abort(self) -> None:
         """Frees the socket now. Messages that were read before are told, though nobody reads on."""
         if not self._over:
+            self._settle()
             self._over = True
-            for _ in range(len(self._queue._buffer)):
+            for _ in range(self._queue.held):
                 frame = self._queue.take()
                 if frame is not None and (frame[0] is _TEXT or frame[0] is _BINARY):
                     self._tell_message(frame[1])
@@ -263,9 +300,10 @@ class DirectLink(AiohttpLink):
         """Tells the end, after what is held."""
         if self._over:
             return
-        if self._queue._buffer and self._queue.holds:
+        if self._queue.held and self._queue.holds:
             self._pending = end
             return
+        self._settle()
         self._over = True
         self._receiver.ended(end)
 
@@ -311,7 +349,7 @@ def is_supported() -> bool:
         return False
     try:
         supported = _try_parser()
-    except Exception as error:  # noqa: BLE001 - whatever is different, the plain way works
+    except Exception as error:  # whatever is different, the plain way works
         log.debug("the direct way was tried", exc_info=error)
         supported = False
     if not supported:
@@ -330,7 +368,7 @@ def _try_parser() -> bool:
     parser.feed_data(b"\x01b\x8a\x01p\x01\x01a\x80\x01b")
     queue.holds = True
     parser.feed_data((b"\x82\x7e\x03\xe8" + bytes(1000)) * 1000)  # more than is held: the parser must stop
-    stalled = queue._size > HELD and len(queue._buffer) < 1000
+    stalled = queue.is_full and queue.held < 1000
     taken = 0
     while queue.take() is not None:
         taken += 1

@@ -14,13 +14,16 @@ from typing import Final
 
 from yarl import URL
 
-from resilient_ws.errors import ConnectError, HandshakeRejected
+from resilient_ws.errors import HandshakeRejected
 
 GUID: Final = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 """The constant of RFC 6455 section 1.3 that turns a key into its accept value."""
 
 MAX_REDIRECTS: Final = 5
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+
+RETRYABLE: Final = frozenset({408, 425, 429})
+"""The 4xx answers after which another attempt could end differently."""
 
 _SCHEMES: Final = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}
 
@@ -32,21 +35,32 @@ def accept_for(key: str) -> str:
     ).decode()
 
 
-def _tokens(value: str) -> list[str]:
-    return [token.strip().lower() for token in value.split(",")]
+def says_upgrade(headers: Mapping[str, str]) -> bool:
+    """Whether `Connection` names `Upgrade`, alone or among other options, as in `keep-alive, Upgrade`.
+
+    Source: RFC 9110 section 7.6.1.
+    """
+    return "upgrade" in (option.strip().lower() for option in headers.get("Connection", "").split(","))
 
 
 def verify(
-    status: int, headers: Mapping[str, str], *, key: str, offered: Sequence[str], extensions: bool
+    status: int,
+    headers: Mapping[str, str],
+    *,
+    key: str,
+    offered: Sequence[str],
+    extensions: bool,
+    version: tuple[int, int] = (1, 1),
 ) -> str | None:
     """Checks the answer to a handshake and returns the subprotocol that the server chose, or `None`.
 
     Args:
         status: Of the answer.
-        headers: Of the answer; a mapping that ignores case.
+        headers: Of the answer; a mapping that ignores case. Repeated fields are joined with commas.
         key: The `Sec-WebSocket-Key` that we sent.
         offered: The subprotocols that we offered.
         extensions: Whether we offered an extension.
+        version: Of the HTTP that the server answered with.
 
     Raises:
         HandshakeRejected: It is not a valid handshake; the text says what is wrong.
@@ -57,7 +71,7 @@ def verify(
             status=status,
             headers=headers,
             retry_after=retry_after(headers) if status in (429, 503) else None,
-            retryable=status in (408, 425, 429) or status >= 500,
+            retryable=status in RETRYABLE or status >= 500,
         )
 
     def wrong(text: str) -> HandshakeRejected:
@@ -65,9 +79,11 @@ def verify(
             f"the server's handshake is invalid: {text}", status=101, headers=headers, retryable=False
         )
 
-    if headers.get("Upgrade", "").lower() != "websocket":
+    if version < (1, 1):
+        raise wrong(f"it is HTTP/{version[0]}.{version[1]}, which cannot be upgraded (RFC 6455 4.1)")
+    if headers.get("Upgrade", "").strip().lower() != "websocket":
         raise wrong("its Upgrade header is not websocket (RFC 6455 4.1)")
-    if "upgrade" not in _tokens(headers.get("Connection", "")):
+    if not says_upgrade(headers):
         raise wrong("its Connection header does not say Upgrade (RFC 6455 4.1)")
     if headers.get("Sec-WebSocket-Accept", "").strip() != accept_for(key):
         raise wrong("its Sec-WebSocket-Accept does not belong to our key (RFC 6455 4.1)")
@@ -103,12 +119,26 @@ def _date(value: str) -> datetime | None:
     return parsed if parsed.tzinfo is not None else parsed.replace(tzinfo=UTC)
 
 
-def redirect(origin: URL, location: str) -> URL:
+def redirect(origin: URL, location: str, status: int, headers: Mapping[str, str]) -> URL:
     """Returns where a redirect from `origin` leads; `http` and `https` become `ws` and `wss`.
 
+    User and password in the address go along to the same origin only.
+
+    Args:
+        origin: What was dialed.
+        location: Where the answer points to, absolute or relative.
+        status: Of the answer.
+        headers: Of the answer.
+
     Raises:
-        ConnectError: It leads from wss to ws, or to something that is not a WebSocket address.
+        HandshakeRejected: It leads from wss to ws, or to something that is not a WebSocket address.
     """
+
+    def refused(text: str) -> HandshakeRejected:
+        return HandshakeRejected(
+            f"the server redirected {text}", status=status, headers=headers, retryable=False
+        )
+
     try:
         target = origin.join(URL(location))
         scheme = _SCHEMES.get(target.scheme)
@@ -116,13 +146,11 @@ def redirect(origin: URL, location: str) -> URL:
             raise ValueError(location)
         target = target.with_scheme(scheme).with_fragment(None)
     except (ValueError, TypeError):
-        raise ConnectError(
-            "the server redirected to something that is not a WebSocket address", retryable=False
-        ) from None
+        raise refused("to something that is not a WebSocket address") from None
     if origin.scheme == "wss" and target.scheme == "ws":
-        raise ConnectError(
-            "the server redirected from wss to ws, which would drop the encryption", retryable=False
-        )
+        raise refused("from wss to ws, which would drop the encryption")
+    if same_origin(origin, target) and target.user is None and target.password is None:
+        target = target.with_user(origin.user).with_password(origin.password)
     return target
 
 
