@@ -156,11 +156,11 @@ def test_an_address_that_cannot_be_taken_apart_is_not_shown():
 
 @pytest.mark.promise("P12")
 def test_an_endpoint_shows_no_secret():
-    endpoint = Endpoint("wss://u:secret@host/p?token=secret", {"Authorization": "secret"}, ["chat"])
+    endpoint = Endpoint("wss://u:secret@host/p?token=secret", {"X-Key": "secret"}, ["chat"])
     assert repr(endpoint) == "Endpoint(url=wss://host/p, subprotocols=('chat',))"
     assert str(endpoint) == "wss://host/p"
     assert endpoint.url == URL("wss://u:secret@host/p?token=secret")
-    assert dict(endpoint.headers) == {"Authorization": "secret"}
+    assert dict(endpoint.headers) == {"X-Key": "secret"}
 
 
 @pytest.mark.promise("P12")
@@ -220,6 +220,34 @@ def test_a_refused_header_does_not_show_its_value():
     with pytest.raises(ValueError, match="header 'A'") as caught:
         Endpoint("ws://h", {"A": "secret\r\n"})
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name,hint",
+    [
+        ("Connection", ""),
+        ("upgrade", ""),
+        ("Content-Length", ""),
+        ("Transfer-Encoding", ""),
+        ("Sec-WebSocket-Key", ""),
+        ("SEC-WEBSOCKET-VERSION", ""),
+        ("Sec-WebSocket-Protocol", "; use subprotocols="),
+        ("sec-websocket-extensions", "; use compression="),
+    ],
+)
+def test_headers_of_the_handshake_are_not_for_programs(name, hint):
+    with pytest.raises(ValueError, match="belongs to the handshake") as caught:
+        Endpoint("ws://h", {name: "x"})
+    assert str(caught.value) == f"header {name!r} belongs to the handshake itself (RFC 6455 4.1){hint}"
+
+
+@pytest.mark.parametrize("url", ["ws://user@host", "ws://user:secret@host", "ws://:secret@host"])
+def test_an_address_with_a_user_takes_no_other_authorization(url):
+    with pytest.raises(ValueError, match="^url and headers: .* exclude each other$") as caught:
+        Endpoint(url, {"authorization": "secret"})
+    assert "secret" not in str(caught.value)
+    assert Endpoint(url, {"X-Key": "k"}).url == URL(url)
+    assert Endpoint("ws://host", {"Authorization": "token"}).headers == {"Authorization": "token"}
 
 
 def test_header_values_may_be_empty_or_beyond_ascii():
