@@ -122,6 +122,8 @@ class Live:
 
     def discard(self) -> None:
         """From now on messages are thrown away and counted: our CLOSE has been sent."""
+        if self.link is not None and self.end is None:
+            self.link.resume()  # the peer's CLOSE stands behind what a full inbox has kept us from reading
         self._discards = True
         self._choose_way()
 
