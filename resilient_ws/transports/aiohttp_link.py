@@ -139,8 +139,10 @@ class AiohttpLink:
                 resumed.set_result(None)
 
     def look(self, *, paused: bool) -> Reading:
-        buffered = self._transport.get_write_buffer_size()
-        facts = kernel.read(self._sock)
+        # Once closed, a TLS transport knows no buffer, and the number of its socket may belong to another one.
+        is_closing = self._transport.is_closing()
+        buffered = 0 if is_closing else self._transport.get_write_buffer_size()
+        facts = None if is_closing else kernel.read(self._sock)
         if facts is None:
             return Reading(
                 received=self._frames,
