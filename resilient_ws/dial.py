@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, cast
 
 import attrs
+from multidict import CIMultiDict
 from yarl import URL
 
 from resilient_ws.errors import ConnectError
@@ -31,7 +32,7 @@ class Addresses:
 
     def __init__(self, url: object, headers: Mapping[str, str] | None, subprotocols: Sequence[str]) -> None:
         defaults = Endpoint("ws://localhost", headers, subprotocols)
-        self._headers: Mapping[str, str] = dict(defaults.headers)
+        self._headers: Mapping[str, str] = CIMultiDict(defaults.headers)
         self._subprotocols = defaults.subprotocols
         self._provider: Provider | None = None
         self._static: tuple[Endpoint, ...] = ()
@@ -47,8 +48,7 @@ class Addresses:
             self._static = tuple(self._complete(one) for one in several)
         else:
             raise TypeError(
-                f"url must be a str, yarl.URL, Endpoint, a sequence of them, or an async function, "
-                f"got {kind}"
+                f"url must be a str, yarl.URL, Endpoint, a sequence of them, or an async function, got {kind}"
             )
 
     @property
@@ -103,6 +103,16 @@ class Addresses:
         endpoint = given if isinstance(given, Endpoint) else Endpoint(given)
         return attrs.evolve(
             endpoint,
-            headers={**self._headers, **endpoint.headers},
+            headers=_merge(self._headers, endpoint.headers),
             subprotocols=endpoint.subprotocols or self._subprotocols,
         )
+
+
+def _merge(defaults: Mapping[str, str], own: Mapping[str, str]) -> Mapping[str, str]:
+    """Returns `own` and those of `defaults` that it does not replace; names compare without case (RFC 9110 5.1)."""
+    given = CIMultiDict(own)
+    merged = given.copy()
+    for name, value in defaults.items():
+        if name not in given:
+            merged.add(name, value)
+    return merged

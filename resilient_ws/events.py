@@ -92,6 +92,16 @@ def _headers(value: Mapping[str, str] | None) -> Mapping[str, str]:
     return value
 
 
+_OF_THE_HANDSHAKE = frozenset({"connection", "content-length", "transfer-encoding", "upgrade"})
+_OPTION_FOR = {"sec-websocket-protocol": "subprotocols", "sec-websocket-extensions": "compression"}
+
+
+def is_handshake_header(name: str) -> bool:
+    """Whether the handshake itself, or the framing of HTTP, depends on this header: not for programs to set."""
+    folded = name.lower()
+    return folded in _OF_THE_HANDSHAKE or folded.startswith("sec-websocket-")
+
+
 def _check_headers(value: object) -> None:
     if not isinstance(value, Mapping):
         raise TypeError(f"headers must be a mapping, got {type(value).__name__}")
@@ -102,6 +112,10 @@ def _check_headers(value: object) -> None:
             raise ValueError(f"header {name!r}: CR, LF and NUL are not allowed in a header")
         if not name or any(not 33 <= ord(c) <= 126 or c in '()<>@,;:\\"/[]?={}' for c in name):
             raise ValueError(f"header {name!r}: a header name is one or more token characters (RFC 9110 5.1)")
+        if is_handshake_header(name):
+            option = _OPTION_FOR.get(name.lower())
+            hint = f"; use {option}=" if option is not None else ""
+            raise ValueError(f"header {name!r} belongs to the handshake itself (RFC 6455 4.1){hint}")
 
 
 def _subprotocols(value: Sequence[str]) -> tuple[str, ...]:
@@ -133,12 +147,20 @@ class Endpoint:
 
     Raises:
         InvalidURL: The address is not `ws` or `wss`.
-        TypeError, ValueError: A header or subprotocol is not valid (CR and LF are refused).
+        TypeError, ValueError: A header or subprotocol is not valid (CR and LF are refused, and what belongs to the
+            handshake itself); or the address has a user, and there is an `Authorization` header as well.
     """
 
     url: URL = attrs.field(converter=parse_url, repr=public_url)
     headers: Mapping[str, str] = attrs.field(default=None, converter=_headers, repr=False)
     subprotocols: tuple[str, ...] = attrs.field(default=(), converter=_subprotocols)
+
+    def __attrs_post_init__(self) -> None:
+        named = self.url.user is not None or self.url.password is not None
+        if named and any(name.lower() == "authorization" for name in self.headers):
+            raise ValueError(
+                "url and headers: a user in the address and an Authorization header exclude each other"
+            )
 
     def __str__(self) -> str:
         return public_url(self.url)
