@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import socket
 import ssl
 import threading
@@ -25,7 +24,15 @@ from resilient_ws import (
     State,
     WebSocketClient,
 )
-from resilient_ws.testing import Accept, ChaosProxy, FaultConnection, FaultServer, NeverAnswer, Refuse
+from resilient_ws.testing import (
+    Accept,
+    ChaosProxy,
+    FaultConnection,
+    FaultServer,
+    NeverAnswer,
+    Refuse,
+    leading_number,
+)
 from tests.conftest import left_tasks, left_timers, open_sockets, until
 from tests.faults.watch import PATIENCE, TOLERANCE, Watch, ended, watching
 
@@ -41,7 +48,11 @@ def client_of(url: object, **options: Any) -> WebSocketClient:
 
 
 async def assert_closes(
-    watch: Watch, port: int, *blocked: Awaitable[Any], within: float = CLOSE_TIMEOUT, drain: float | None = None
+    watch: Watch,
+    port: int,
+    *blocked: Awaitable[Any],
+    within: float = CLOSE_TIMEOUT,
+    drain: float | None = None,
 ) -> CloseEvent:
     """`close()` takes no longer than it may; who is blocked ends at once; no task, timer or socket is left."""
     client = watch.client
@@ -66,7 +77,9 @@ async def assert_closes(
     if left:
         await asyncio.wait(left, timeout=TOLERANCE)
     assert [task for task in left if not task.done()] == []
-    assert [timer for timer in left_timers(asyncio.get_running_loop()) if "resilient_ws/" in repr(timer)] == []
+    assert [
+        timer for timer in left_timers(asyncio.get_running_loop()) if "resilient_ws/" in repr(timer)
+    ] == []
     final = client.close_event
     assert final is not None
     assert final.final
@@ -101,7 +114,9 @@ async def standing_still(count: Callable[[], int]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def connected(server: FaultServer, client: WebSocketClient) -> AsyncIterator[tuple[Watch, FaultConnection]]:
+async def connected(
+    server: FaultServer, client: WebSocketClient
+) -> AsyncIterator[tuple[Watch, FaultConnection]]:
     """Run both sides of one connection."""
     async with watching(client) as watch:
         yield watch, await server.connection()
@@ -170,7 +185,7 @@ async def test_a_chatty_peer_that_never_answers_a_close():
 
 
 async def test_a_full_inbox_does_not_keep_the_goodbye_from_coming():
-    async with FaultServer() as server:
+    async with FaultServer(default=Accept(echo=False)) as server:
         client = client_of(server.url, inbox=Inbox(max_messages=5))
         async with connected(server, client) as (watch, conn):
             await client.send("unconfirmed")
@@ -178,8 +193,11 @@ async def test_a_full_inbox_does_not_keep_the_goodbye_from_coming():
             await standing_still(lambda: client.stats.received)
             final = await assert_closes(watch, server.port)
             assert (final.code, final.was_clean, final.uncertain) == (1000, True, 0)
-            assert await flooding < 20_000 or client.stats.discarded > 10_000
-            assert [await client.recv() for _ in range(2)] == ["unconfirmed", "0".ljust(2) + "." * 998]
+            await flooding
+            left = [leading_number(message) async for message in client]
+            assert left == list(range(len(left)))
+            assert len(left) == final.unread >= 5
+            assert client.stats.discarded > 0
 
 
 @pytest.mark.parametrize("secure", [False, True], ids=["tcp", "tls"])
@@ -204,8 +222,10 @@ async def test_a_drain_that_comes_to_nothing_is_bounded_by_both_limits():
 
 async def test_a_drain_across_a_reconnect():
     async with FaultServer() as server:
-        client = client_of(server.url, reconnect=ReconnectPolicy(0, 0, 0), outbox=Outbox(on_uncertain="resend"))
-        async with connected(server, client) as (watch, conn):
+        client = client_of(
+            server.url, reconnect=ReconnectPolicy(0, 0, 0), outbox=Outbox(on_uncertain="resend")
+        )
+        async with connected(server, client) as (_, conn):
             conn.go_silent()
             await client.send("late")
             closing = asyncio.create_task(client.close(drain=PATIENCE))
@@ -246,7 +266,9 @@ async def test_in_a_back_off_with_the_outbox_full():
             blocked = (client.ready(), client.send("blocked"), client.flush(), client.recv())
             final = await assert_closes(watch, server.port, *blocked)
             assert (final.opened_for, final.unsent) == (None, 1)
-            fates = [(told.event.message, told.event.fate) for told in watch.told if hasattr(told.event, "fate")]
+            fates = [
+                (told.event.message, told.event.fate) for told in watch.told if hasattr(told.event, "fate")
+            ]
             assert fates == [("waits", Fate.ABANDONED)]
 
 
