@@ -31,6 +31,7 @@ from tests.faults.watch import (
     PATIENCE,
     PONG_TIMEOUT,
     QUICK,
+    TICK,
     TIMEOUT,
     TOLERANCE,
     Told,
@@ -64,7 +65,7 @@ def assert_silence(watch: Watch, told: Told) -> CloseEvent:
     assert isinstance(event.cause, ConnectionLost)
     assert event.will_retry
     silent = told.at - watch.heard_at
-    assert TIMEOUT <= silent <= watch.bound(INTERVAL + TIMEOUT, watch.heard_at)
+    assert TIMEOUT - TICK <= silent <= watch.bound(INTERVAL + TIMEOUT, watch.heard_at)
     assert event.silent_for == pytest.approx(silent, abs=watch.bound(0, watch.heard_at))
     return event
 
@@ -303,7 +304,7 @@ async def test_a_handshake_that_nobody_answers(request, network, trusting, fault
         for number in (1, 2):
             retried = await watch.retried(number)
             assert isinstance(retried.event.cause, OpenTimeout)
-            assert OPEN_TIMEOUT <= retried.at - since <= watch.bound(OPEN_TIMEOUT, since)
+            assert OPEN_TIMEOUT - TICK <= retried.at - since <= watch.bound(OPEN_TIMEOUT, since)
             since = retried.at + retried.event.delay
         network.undrop()
         await watch.opened()
