@@ -65,7 +65,7 @@ class Inbox:
         self._drops = bounds.overflow == "drop_oldest"
         self._pending: Gap | None = None  # waits for the first message of the next connection
         self._waiter: asyncio.Future[None] | None = None
-        self.wake: asyncio.Future[None] | None = None  # the same, until it is woken
+        self._wake: asyncio.Future[None] | None = None  # the same, until it is woken
         self._claimed = False
         self._over = False
         self.paused = False
@@ -107,27 +107,27 @@ class Inbox:
         self._sum += size
         if self._sum >= self._bytes_bound or len(items) >= self._messages_bound:
             self._full()
-        if self.wake is not None:
-            self.rouse()
+        if self._wake is not None:
+            self._rouse()
 
-    @property
-    def takes_directly(self) -> bool:
-        """Whether messages may be appended to `items` without `put`; `settle` and `rouse` are then the caller's."""
-        return self._pending is None and not self._over
-
-    def settle(self, size: int) -> None:
-        """Counts `size` bytes that were appended directly since the last call, and acts on full bounds."""
-        if self.items:
-            self._sum += size
-            if self._sum >= self._bytes_bound or len(self.items) >= self._messages_bound:
-                self._full()
-        else:
-            self._settled += self._sum + size
+    def extend(self, messages: list[Message], size: int) -> None:
+        """Appends several at once, of `size` bytes in all."""
+        if self._pending is not None:
+            self._settle_gap()
+        items = self.items
+        if not items:
+            self._settled += self._sum
             self._sum = 0
+        items.extend(messages)
+        self._sum += size
+        if self._sum >= self._bytes_bound or len(items) >= self._messages_bound:
+            self._full()
+        if self._wake is not None:
+            self._rouse()
 
-    def rouse(self) -> None:
+    def _rouse(self) -> None:
         """Wakes who waits for a message."""
-        wake, self.wake = self.wake, None
+        wake, self._wake = self._wake, None
         if wake is not None and not wake.done():
             wake.set_result(None)
 
@@ -140,7 +140,7 @@ class Inbox:
     def end(self) -> None:
         """Nothing comes any more; what is held can still be taken."""
         self._over = True
-        self.rouse()
+        self._rouse()
 
     def _settle_gap(self) -> None:
         gap, self._pending = self._pending, None
@@ -286,11 +286,11 @@ class Inbox:
             raise Ended
         if self._waiter is not None:
             raise ConcurrencyError("another recv() or iteration is waiting for a message")
-        self._waiter = self.wake = waiter = asyncio.get_running_loop().create_future()
+        self._waiter = self._wake = waiter = asyncio.get_running_loop().create_future()
         try:
             await waiter
         finally:
-            self._waiter = self.wake = None
+            self._waiter = self._wake = None
 
     def _relax(self) -> None:
         """Reading goes on when half of each bound is free."""

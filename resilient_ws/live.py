@@ -50,7 +50,6 @@ class Live:
         self._inbox = self.setup_inbox
         self._requests: list[tuple[Match, asyncio.Future[Message]]] = []
         self._watches = False
-        self._routed = False
         self._discards = False
         self.link: Link | None = None
         self.writer: Writer | None = None
@@ -59,6 +58,8 @@ class Live:
         self.opened_at = 0.0
         self.message: Callable[[Message, int], None] = self.setup_inbox.put
         """Where a message goes that has arrived; swapped, so that the usual way costs no question."""
+        self.burst: Callable[[list[Message], int], None] = self.setup_inbox.extend
+        """The same for all that came in one read."""
         self._received = 0
         self._bytes_elsewhere = 0
         self.discarded = 0
@@ -101,13 +102,9 @@ class Live:
         self._choose_way()
 
     def _choose_way(self) -> None:
-        self._routed = bool(self._watches or self._discards or self._requests)
-        self.message = self._route if self._routed else self._inbox.put
-
-    @property
-    def sink(self) -> Inbox | None:
-        """Where messages may be put without a call for each, until the loop has its next turn; `None` = nowhere."""
-        return self._inbox if not self._routed and self._inbox.takes_directly else None
+        routed = self._watches or self._discards or self._requests
+        self.message = self._route if routed else self._inbox.put
+        self.burst = self._route_all if routed else self._inbox.extend
 
     def deliver_to(self, inbox: Inbox) -> None:
         """From now on messages go to `inbox`; those that the set-up left go first."""
@@ -135,6 +132,10 @@ class Live:
             self._bytes_elsewhere += size
         else:
             self._inbox.put(message, size)
+
+    def _route_all(self, messages: list[Message], _: int) -> None:
+        for message in messages:
+            self._route(message, size_of(message))
 
     @property
     def _messages(self) -> int:
@@ -173,18 +174,16 @@ class Live:
 
     # --- requests ---
 
-    async def request(self, send: Callable[[], None], match: Match) -> Message:
-        """Calls `send`, and returns the first message from then on for which `match` is true.
+    async def answer(self, answer: asyncio.Future[Message], match: Match) -> Message:
+        """Returns the first message from now on for which `match` is true, as soon as `answer` holds it.
 
         Raises:
             DeliveryUncertain: The connection ended first.
         """
-        answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         mine = (match, answer)
         self._requests.append(mine)
         self._choose_way()
         try:
-            send()
             return await answer
         finally:
             self._requests.remove(mine)

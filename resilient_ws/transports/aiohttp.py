@@ -202,7 +202,7 @@ class AiohttpTransport:
         options = self._options
         jar: AbstractCookieJar = DummyCookieJar() if options.session is None else options.session.cookie_jar
         handshake = _Handshake(endpoint.subprotocols, extensions=options.compression is not None, jar=jar)
-        session = self._session(handshake, jar, self._response_class(receiver))
+        session = self._session(handshake, jar, self._response_class())
         opened: ClientWebSocketResponse | None = None
         failure: ConnectError | None = None
         try:
@@ -243,11 +243,11 @@ class AiohttpTransport:
             options.max_message_size,
         )
 
-    def _response_class(self, receiver: Receiver) -> type[ClientWebSocketResponse]:
+    def _response_class(self) -> type[ClientWebSocketResponse]:
         """Returns what aiohttp shall make of a handshake; it is only ever called, so it may be a function."""
         if not is_supported():
             return ClientWebSocketResponse
-        make = functools.partial(DirectResponse, receiver, self._options.max_message_size)
+        make = functools.partial(DirectResponse, self._options.max_message_size)
         return cast("type[ClientWebSocketResponse]", make)
 
     def _session(

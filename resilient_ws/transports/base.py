@@ -7,9 +7,8 @@ are never apart. A test of the client puts a fake here; real sockets are only be
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Awaitable, Mapping
+from typing import Protocol
 
 import attrs
 
@@ -37,42 +36,14 @@ class End:
     cause: BaseException | None = None
 
 
-class Sink(Protocol):
-    """A queue that a link may fill by itself: append to `items`, `rouse` where `wake` is set, `settle` once a read.
-
-    One read of the socket may pass the bounds; a link whose reads are not bounded themselves (a compressed one) uses
-    `Receiver.message` instead.
-    """
-
-    @property
-    def items(self) -> deque[Any]:
-        """What is held; messages may be appended."""
-        ...
-
-    @property
-    def wake(self) -> object | None:
-        """Not `None` while a consumer waits to be roused."""
-        ...
-
-    def rouse(self) -> None:
-        """Wakes the consumer."""
-
-    def settle(self, size: int, /) -> None:
-        """Counts the bytes appended since the last call; may `pause` the link."""
-
-
 class Receiver(Protocol):
     """What a link calls, on the event loop, in the order of the wire; `ended` comes once and last."""
 
-    @property
-    def message(self) -> Callable[[Message, int], None]:
-        """To be called when a whole data message has arrived, with its size in bytes; may be another one each time."""
-        ...
+    def message(self, message: Message, size: int, /) -> None:
+        """A whole data message of `size` bytes has arrived."""
 
-    @property
-    def sink(self) -> Sink | None:
-        """Where messages may be put without a call for each, until the loop has its next turn; `None` = nowhere."""
-        ...
+    def burst(self, messages: list[Message], size: int, /) -> None:
+        """Several have arrived in one read of the socket, of `size` bytes in all; the list may be used again."""
 
     def pong(self, payload: bytes, /) -> None:
         """A PONG has arrived; a PING is answered by the link itself."""
