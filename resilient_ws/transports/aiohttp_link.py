@@ -121,6 +121,8 @@ class AiohttpLink:
 
     def abort(self) -> None:
         self._over = True
+        if self._sent_code is None and not self._transport.is_closing():
+            kernel.forget_unsent(self._sock)  # a CLOSE that was sent is to arrive; nothing else is
         self._transport.abort()
         self._response.close()
         self.resume()

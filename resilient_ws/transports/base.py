@@ -77,7 +77,11 @@ class Link(Protocol):
         """Writes a CLOSE; later data from the peer is still read. Does nothing on a dead link."""
 
     def abort(self) -> None:
-        """Frees the socket now, unsent bytes included. `ended` is not called afterwards."""
+        """Frees the socket now. `ended` is not called afterwards.
+
+        Unless a CLOSE has been written, what the kernel has not sent is thrown away too: it must not arrive after what
+        the next connection carries.
+        """
 
     def pause(self) -> None:
         """Stops reading, so that TCP slows the peer down."""

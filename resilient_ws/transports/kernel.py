@@ -1,10 +1,11 @@
-"""What the kernel knows about a TCP socket: bytes that we have not read yet, bytes that the peer has acknowledged.
+"""What the kernel knows about a TCP socket, and what it does with the rest of our bytes when the socket is closed.
 
-Linux only. It knows nothing of WebSockets, and it judges nothing.
+It knows nothing of WebSockets, and it judges nothing. The facts are there on Linux only.
 """
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 import sys
@@ -23,6 +24,8 @@ _BYTES: Final = struct.Struct("=120xQQ")  # tcpi_bytes_acked, tcpi_bytes_receive
 _NOTSENT: Final = struct.Struct("=144xI")  # tcpi_notsent_bytes: Linux 4.6
 _SND_WND: Final = struct.Struct("=228xI")  # tcpi_snd_wnd: Linux 5.4
 _INT: Final = struct.Struct("=i")
+# `struct linger`: on, for 0 seconds.
+_RESET: Final = struct.pack("HH" if sys.platform == "win32" else "ii", 1, 0)
 
 
 class Socket(Protocol):
@@ -34,6 +37,10 @@ class Socket(Protocol):
 
     def getsockopt(self, level: int, optname: int, buflen: int, /) -> Any:
         """The option as bytes."""
+        ...
+
+    def setsockopt(self, level: int, optname: int, value: bytes, /) -> Any:
+        """Sets the option."""
         ...
 
 
@@ -56,6 +63,17 @@ class SocketFacts:
     queued: int
     in_flight: int | None
     last_data_recv: float
+
+
+def forget_unsent(sock: Socket | None) -> None:
+    """Lets the close of `sock` throw away what the peer has not acknowledged, and reset the connection.
+
+    Without it the kernel goes on sending for minutes, and when a broken path heals, the bytes of a connection that was
+    given up arrive after those of its successor. Not to be called after the transport of the socket was closed.
+    """
+    if sock is not None:
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
 
 
 def read(sock: Socket | None) -> SocketFacts | None:

@@ -89,10 +89,11 @@ class Network:
 
     # faults
 
-    def drop(self, direction: Direction = "both") -> None:
-        """Let packets vanish on their way; neither end is told."""
+    def drop(self, direction: Direction = "both", port: int | None = None) -> None:
+        """Let packets vanish on their way, all or those of one port of the server; neither end is told."""
         for chain in CHAINS[direction]:
-            self._iptables("-A", chain, "-j", "DROP")
+            end = "--dport" if chain == "INPUT" else "--sport"
+            self._iptables("-A", chain, *(("-p", "tcp", end, str(port)) if port else ()), "-j", "DROP")
 
     def drop_data(self, direction: Direction = "both") -> None:
         """Let packets with a payload vanish; acknowledgements, SYN and FIN pass: one direction is dead, TCP is not."""
