@@ -10,6 +10,7 @@ from .connection import FaultConnection
 from .deflate import Deflate
 from .fakepeer import FakePeer, PingAnswers
 from .handshake import Headers, Request
+from .leaks import LeakCheck, LeakError
 from .ledger import (
     AttemptRecord,
     Ping,
@@ -22,6 +23,7 @@ from .ledger import (
 )
 from .proxied import Direction, ProxiedConnection
 from .proxy import ChaosProxy
+from .schedule import Step, parse_schedule, random_schedule, run_schedule
 from .script import (
     Accept,
     Answer,
@@ -61,6 +63,8 @@ __all__ = [
     "Garbage",
     "Hangup",
     "Headers",
+    "LeakCheck",
+    "LeakError",
     "Message",
     "MissingHeader",
     "NeverAnswer",
@@ -73,6 +77,7 @@ __all__ = [
     "Refuse",
     "Report",
     "Request",
+    "Step",
     "TimeLimitError",
     "VirtualClock",
     "VirtualLoop",
@@ -82,7 +87,10 @@ __all__ = [
     "encode_frame",
     "leading_number",
     "numbered",
+    "parse_schedule",
+    "random_schedule",
     "report_messages",
     "report_numbers",
+    "run_schedule",
     "run_virtual",
 ]
