@@ -308,12 +308,10 @@ class DirectLink(AiohttpLink):
         self._finish(self._too_big())
 
     def note_end(self, error: BaseException | None) -> None:
-        """The parser has come to an end: the peer broke the protocol, or the connection is lost."""
+        """The parser has come to an end: the peer broke the protocol, or the socket is gone (`lost` says why)."""
         if isinstance(error, WebSocketError):
             self.close(int(error.code), "")
             self._finish(self._broken(error))
-        elif self._transport.is_closing():
-            self.lost(None)
 
     def lost(self, error: Exception | None) -> None:
         """The socket is gone."""
