@@ -19,6 +19,8 @@ import pytest_asyncio
 
 from tests.requirements import in_ci
 
+pytest_plugins = ["resilient_ws.testing.pytest"]
+
 # What is about to end gets this long, in real seconds: a peer in the same loop needs some turns to see the end too.
 GRACE = 1.0
 DESCRIPTORS = Path("/proc/self/fd")
