@@ -93,6 +93,7 @@ class Connection:
         Raises:
             TimeoutError: No answer in time.
             DeliveryUncertain: The connection ended first.
+            InboxFull: The answer stands behind received messages that the set-up does not take.
             ConnectionLost, NotConnected, TypeError, ValueError, MessageTooBig: As for `send`.
         """
         self._check()
@@ -100,9 +101,13 @@ class Connection:
         limit = seconds("timeout", timeout, none=True)
         writer = self._live.writer
         assert writer is not None
+        answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         async with asyncio.timeout(limit):
             await writer.room()
-            return await self._live.request(lambda: writer.write(plain, size), match)
+            with self._live.patience.waiting(answer, asks=False):
+                if not answer.done():
+                    writer.write(plain, size)
+                return await self._live.answer(answer, match)
 
     def heartbeat(self, interval: float | timedelta | None = None, message: AppMessage | None = None) -> None:
         """Changes the heartbeat of this connection: gateways tell their interval in a hello message.

@@ -19,7 +19,7 @@ from resilient_ws.closing import CloseCode, CloseOrigin
 from resilient_ws.config import Config
 from resilient_ws.dispatch import Dispatcher
 from resilient_ws.ending import Ending, is_poison
-from resilient_ws.errors import ClientClosed, ClientStopped, ConnectionLost, InboxFull, RetriesExhausted
+from resilient_ws.errors import ClientClosed, ClientStopped, ConnectionLost, RetriesExhausted
 from resilient_ws.events import CloseEvent, Event, Message, State, StateEvent
 from resilient_ws.inbox import Inbox
 from resilient_ws.lifecycle import Fact, Lifecycle
@@ -194,8 +194,12 @@ class Engine:
             self._drain = self.loop.call_later(drain, self._interrupt)
             self.hurried = True
             self._wake()
-            self.sender.when_settled(self._interrupt)
+            self.sender.watch(self._interrupt_when_settled)
         else:
+            self._interrupt()
+
+    def _interrupt_when_settled(self) -> None:
+        if self.sender.is_settled:
             self._interrupt()
 
     def _interrupt(self) -> None:
@@ -205,7 +209,7 @@ class Engine:
         self.interrupted = True
         if self._drain is not None:
             self._drain.cancel()
-        self.sender.when_settled(None)
+        self.sender.watch(None)
         self.inbox.end()
         if self.opener is not None:
             self.opener.interrupt()
@@ -272,12 +276,14 @@ class Engine:
 
     async def request(self, message: Message, size: int, match: Match) -> Message:
         """Sends with `queue=False` and returns the first message that matches."""
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         await self.sender.admit_unqueued(size)
         live = self.live
         assert live is not None
-        with self.sender.patience(waiter):
-            return await live.request(lambda: self.sender.write_unqueued(message, size), match)
+        answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        with self.sender.patience.waiting(answer, asks=False):
+            if not answer.done():
+                self.sender.write_unqueued(message, size)
+            return await live.answer(answer, match)
 
     def subscribe(self, key: Hashable, subscription: Subscription) -> None:
         """Declares an intent."""
@@ -417,10 +423,7 @@ class Engine:
         self.teller.tell_pause(PAUSE_NOTICE, len(self.inbox))
 
     def _stuck(self) -> None:
-        self.sender.stuck()
-        if self.live is not None:
-            behind = "the awaited answer stands behind received messages that the program does not take"
-            self.live.fail_requests(InboxFull(behind))
+        self.sender.patience.stuck()
 
 
 class _Watch:
@@ -436,6 +439,9 @@ class _Watch:
 
     def confirmed(self, entries: Sequence[Entry], /) -> None:
         self._engine.sender.confirmed(entries)
+
+    def confirmation_off(self, entries: Sequence[Entry], /) -> None:
+        self._engine.sender.confirmation_off(entries)
 
     def failed(self, where: str, error: BaseException, /) -> None:
         self._engine.failed(where, error)

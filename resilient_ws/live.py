@@ -16,6 +16,7 @@ from resilient_ws.closing import CloseOrigin
 from resilient_ws.errors import ConnectionLost, DeliveryUncertain, ResilientWSError
 from resilient_ws.events import Message
 from resilient_ws.inbox import Inbox, size_of
+from resilient_ws.patience import Patience
 from resilient_ws.pinger import Pinger
 from resilient_ws.transports.base import End, Link
 from resilient_ws.writer import Writer
@@ -47,6 +48,7 @@ class Live:
     def __init__(self, host: Host, bounds: options.Inbox) -> None:
         self._host = host
         self.setup_inbox = Inbox(bounds, pause=self._pause, resume=self._resume, stuck=self._stuck)
+        self.patience = Patience(self.setup_inbox, lambda: None)
         self._inbox = self.setup_inbox
         self._requests: list[tuple[Match, asyncio.Future[Message]]] = []
         self._watches = False
@@ -224,4 +226,4 @@ class Live:
             self.link.resume()
 
     def _stuck(self) -> None:
-        self.fail_requests(ConnectionLost("the answer stands behind messages that the set-up does not take"))
+        self.patience.stuck()

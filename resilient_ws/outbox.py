@@ -169,6 +169,11 @@ class DeliveryQueue:
         self.evicted += len(evicted)
         return evicted
 
+    def withdraw(self, entry: Entry) -> None:
+        """Takes back a message that waits, as if it had never been accepted."""
+        self._lanes.remove(entry)
+        self._ahead -= 1
+
     def restore(self, entries: Iterable[Entry]) -> list[Entry]:
         """Takes over what an earlier process left, in order, before anything else; returns what is `UNCERTAIN`.
 

@@ -71,6 +71,7 @@ class Outgoing:
         ):
             return
         self._check_loop()
+        _check_options(confirm, queue, key, priority)
         outbox = engine.config.outbox
         await engine.sender.send(
             plain,
@@ -195,3 +196,13 @@ class Outgoing:
             raise ConcurrencyError(
                 "the client belongs to another event loop, the one in which it was started"
             )
+
+
+def _check_options(confirm: object, queue: object, key: object, priority: object) -> None:
+    for name, value in (("confirm", confirm), ("queue", queue)):
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} must be True or False, got {type(value).__name__}")
+    if key is not None and not isinstance(key, str):
+        raise TypeError(f"key must be a str or None, got {type(key).__name__}")
+    if isinstance(priority, bool) or not isinstance(priority, int):
+        raise TypeError(f"priority must be an int, got {type(priority).__name__}")

@@ -102,6 +102,7 @@ class Owner:
                 except Exception as error:
                     # A defect of ours must end the client aloud, not silently.
                     log.exception("the owner task failed")
+                    self._engine.step(Fact.CLOSE_ASKED)
                     self._stop(ClientStopped(f"a defect of resilient_ws: {type(error).__name__}"), error)
                 await self._serve_callbacks()
                 self._group = None
@@ -262,6 +263,7 @@ class Owner:
             engine.tell(close)
             for entry in ending.uncertain:
                 engine.teller.tell_fate(entry, Fate.UNCERTAIN)
+            engine.sender.fates_told()
         engine.tell(
             RetryEvent(
                 attempt=engine.retry.failures,
@@ -281,9 +283,11 @@ class Owner:
         if live is not None:
             assert live.link is not None
             assert live.pinger is not None
+            engine.sender.watch(self.wake)
             await self._sleep(
                 closing.handshake_until, lambda: live.end is not None or engine.sender.is_written
             )
+            engine.sender.watch(None)
             if live.end is None:
                 live.pinger.farewell()
                 live.discard()
@@ -378,6 +382,8 @@ class Owner:
         """The last resort: whatever is still there ends now, without waiting."""
         engine = self._engine
         if engine.state is not State.CLOSED:
+            if engine.closing is None:
+                engine.cause = ClientStopped("the owner task was cancelled, and close() was not called")
             engine.step(Fact.CLOSE_ASKED)
             if engine.live is not None:
                 engine.live.ended(End(code=None, origin=CloseOrigin.LOCAL))

@@ -38,6 +38,9 @@ class Watcher(Protocol):
     def confirmed(self, entries: Sequence[Entry], /) -> None:
         """A PONG covered what had been written; `entries` are those somebody waits for."""
 
+    def confirmation_off(self, entries: Sequence[Entry], /) -> None:
+        """This peer answers no ping; `entries` are those of the written that somebody waits for."""
+
     def failed(self, where: str, error: BaseException, /) -> None:
         """Code of the program raised."""
 
@@ -287,7 +290,7 @@ class Pinger:
         if waited_in_vain and not self._is_paused():
             self._outstanding.clear()
             self._answered = True
-            self._watcher.confirmed(self._queue.turn_off())
+            self._watcher.confirmation_off(self._queue.turn_off())
         else:
             self._outstanding[0] = (number, mark, max(when, self._loop.time()), messages)
 

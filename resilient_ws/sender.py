@@ -16,7 +16,6 @@ from resilient_ws.errors import (
     ClientClosed,
     ConnectionLost,
     DeliveryUncertain,
-    InboxFull,
     MessageTooBig,
     NotConnected,
     OutboxFull,
@@ -26,6 +25,7 @@ from resilient_ws.events import Fate, Message
 from resilient_ws.inbox import Inbox
 from resilient_ws.options import Outbox
 from resilient_ws.outbox import DeliveryQueue, Entry, Loss
+from resilient_ws.patience import Patience
 from resilient_ws.pinger import Pinger
 from resilient_ws.writer import Writer
 
@@ -58,6 +58,7 @@ class Sender:
     ) -> None:
         self.queue = DeliveryQueue(options)
         self._options = options
+        self._drops = options.overflow in {"drop_oldest", "drop_newest"}
         self._inbox = inbox
         self._tell = tell
         self._ended = ended
@@ -68,8 +69,9 @@ class Sender:
         self._over = False
         self._room: deque[asyncio.Future[None]] = deque()
         self._flushers: list[tuple[int, asyncio.Future[None]]] = []
-        self._patient: set[asyncio.Future[None]] = set()
-        self._on_settled: Callable[[], None] | None = None
+        self._watch: Callable[[], None] | None = None
+        self._fates_pending = False
+        self.patience = Patience(inbox, self._want)
         self._turn_open = False
         self._turn_left = TURN_MESSAGES
         self._now = 0.0
@@ -110,29 +112,39 @@ class Sender:
             key=key,
             token=token,
         )
-        for evicted in self.queue.accept(entry):
-            self._settle(evicted, Fate.EVICTED)
-        self._open_turn()
-        self.pump()
-        self._arm_expiry()
+        if queue:
+            self._enqueue(entry)
+            self._arm_expiry()
+        else:
+            self._write_unqueued(entry)
         if token is not None:
-            await self._confirmation(token)
+            with self.patience.waiting(token, asks=True):
+                await token
 
     async def admit_unqueued(self, size: int) -> None:
         """Waits until a message that must not wait may be written."""
         await self._admission(size, queue=False, key=None)
 
     def write_unqueued(self, message: Message, size: int) -> None:
-        """Writes it; `admit_unqueued` has returned in this same step."""
-        if not self.send_now(message, size):
-            entry = Entry(message, size, asyncio.get_running_loop().time(), resend=False)
-            self.queue.accept(entry)
-            self._open_turn()
-            self.pump()
+        """Writes it; `admit_unqueued` has returned in this same step.
 
-    def patience(self, waiter: asyncio.Future[None]) -> _Patience:
-        """Returns a scope in which `waiter` counts as waiting for an answer of the peer."""
-        return _Patience(self, waiter)
+        Raises:
+            NotConnected: The connection is gone.
+        """
+        self._write_unqueued(Entry(message, size, asyncio.get_running_loop().time(), resend=False))
+
+    def _enqueue(self, entry: Entry) -> None:
+        for evicted in self.queue.accept(entry):
+            self._settle(evicted, Fate.EVICTED)
+        self._turn_left -= 1
+        self._open_turn()
+        self.pump()
+
+    def _write_unqueued(self, entry: Entry) -> None:
+        self._enqueue(entry)
+        if self.queue.waiting:  # the link is dead and has not said so yet; nothing else waited
+            self.queue.withdraw(entry)
+            raise NotConnected("the connection has just ended, and queue=False asks for one")
 
     def send_now(self, message: Message, size: int) -> bool:
         """Sends a plain message without any waiting, where nothing stands in its way; returns whether it did."""
@@ -142,7 +154,7 @@ class Sender:
             or writer.busy
             or self._room
             or self._over
-            or not self._turn_left
+            or self._turn_left <= 0
             or size > self._inline
         ):
             return False
@@ -169,14 +181,18 @@ class Sender:
     def _end_turn(self) -> None:
         self._turn_open = False
         self._turn_left = TURN_MESSAGES
+        if self.patience.asks or self._watch is not None:
+            self._want()
         if self._pinger is not None:
             self._pinger.wrote()
+        self._wake_next()
+
+    def _want(self) -> None:
+        if self._pinger is not None:
+            self._pinger.want()
 
     async def _admission(self, size: int, queue: bool, key: str | None) -> None:
         """Waits until a message may be accepted, in the order of the calls."""
-        self._refuse_if_over()
-        if self._writer is not None and not self._turn_left:
-            await asyncio.sleep(0)  # a loop of sends must not starve the rest of the program
         waiter: asyncio.Future[None] | None = None
         try:
             while not self._admits(size, queue, key, waiter):
@@ -196,25 +212,40 @@ class Sender:
     def _admits(self, size: int, queue: bool, key: str | None, waiter: asyncio.Future[None] | None) -> bool:
         """Whether it may be accepted now; raises where waiting would be wrong."""
         self._refuse_if_over()
-        rule = self._options.overflow
         first = not self._room or self._room[0] is waiter
+        if self._writer is not None and (self._turn_left <= 0 or not (first or self._drops)):
+            return (
+                False  # a loop of sends must not starve the rest of the program, nor overtake those who wait
+            )
         if not queue:
-            if self._writer is None:
-                raise NotConnected("there is no open connection, and queue=False asks for one")
-            return first and not self._writer.busy and not self.queue.waiting and self.queue.fits(size)
-        if rule in ("drop_oldest", "drop_newest"):
+            return self._admits_unqueued(size)
+        if self._drops:
             return True
         if first and self.queue.has_room(size, key):
             return True
-        if self._writer is None and rule == "raise":
+        if self._writer is None and self._options.overflow == "raise":
             raise OutboxFull(
                 f"no connection is open and the outbox is full: {self.queue.waiting} messages, "
                 f"{self.queue.waiting_bytes} bytes wait"
             )
         if not self._started:
             raise NotConnected("the outbox is full and the client has not been started")
-        self._let_go_if_stuck()
+        if first and self._is_stuck:
+            self.pump()
+            if self._is_stuck:
+                raise _deaf()
         return first and self.queue.has_room(size, key)
+
+    def _admits_unqueued(self, size: int) -> bool:
+        if self._writer is None:
+            raise NotConnected("there is no open connection, and queue=False asks for one")
+        if self._writer.busy or self.queue.waiting:
+            return False
+        if self.queue.fits(size):
+            return True
+        if self._inbox.paused and not self._let_go(size):
+            raise _deaf()
+        return self.queue.fits(size)
 
     def _refuse_if_over(self) -> None:
         if self._over:
@@ -226,14 +257,8 @@ class Sender:
         if not self._started:
             raise NotConnected("confirm=True waits, and the client has not been started")
         if self._writer is not None and not self.queue.confirming:
-            raise DeliveryUncertain(
-                "confirmation is off on this connection, so the peer's receipt cannot be known"
-            )
+            raise _off()
         return asyncio.get_running_loop().create_future()
-
-    async def _confirmation(self, token: asyncio.Future[None]) -> None:
-        with _Patience(self, token):
-            await token
 
     # --- flushing ---
 
@@ -249,7 +274,7 @@ class Sender:
         mine = (position, settled)
         self._flushers.append(mine)
         try:
-            with _Patience(self, settled):
+            with self.patience.waiting(settled, asks=True):
                 await settled
         finally:
             self._flushers.remove(mine)
@@ -264,33 +289,12 @@ class Sender:
         """Whether nothing waits and nothing is unconfirmed."""
         return not self.queue.waiting and not self.queue.unconfirmed
 
-    def when_settled(self, call: Callable[[], None] | None) -> None:
-        """Calls `call` whenever nothing waits and nothing is unconfirmed any more."""
-        self._on_settled = call
-        self._check_flushers()
-
-    def expect(self, waiter: asyncio.Future[None]) -> None:
-        """`waiter` waits for an answer of the peer, so reading goes on to twice the bounds."""
-        self._patient.add(waiter)
-        if not self._inbox.expect():
-            self.stuck()
-        if self._pinger is not None:
-            self._pinger.want()
-
-    def expect_no_more(self, waiter: asyncio.Future[None]) -> None:
-        """It has ended."""
-        self._patient.discard(waiter)
-        self._inbox.expect_no_more()
-
-    def stuck(self) -> None:
-        """The inbox is full beyond twice its bounds: the answers that are waited for cannot come."""
-        for waiter in self._patient:
-            if not waiter.done():
-                waiter.set_exception(
-                    InboxFull(
-                        "the awaited answer stands behind received messages that the program does not take"
-                    )
-                )
+    def watch(self, call: Callable[[], None] | None) -> None:
+        """Calls `call` whenever something was written, confirmed or given up; meanwhile confirmations are asked for."""
+        self._watch = call
+        if call is not None:
+            self._want()
+            call()
 
     # --- the connection of the moment ---
 
@@ -307,7 +311,7 @@ class Sender:
             self._fail_tokens_of_waiting()
         self.pump()
         self._open_turn()
-        if self._patient:
+        if self.patience.asks:
             pinger.want()
 
     def detach(self, *, poison: bool) -> Loss:
@@ -316,9 +320,15 @@ class Sender:
         loss = self.queue.lost(poison=poison)
         for entry in loss.uncertain:
             _fail(entry, DeliveryUncertain("the connection ended before the peer confirmed the message"))
-        self._check_flushers()
+        self._fates_pending = bool(loss.uncertain)
+        self._progress()
         self._wake_all()
         return loss
+
+    def fates_told(self) -> None:
+        """What the end of the last connection made uncertain has been reported."""
+        self._fates_pending = False
+        self._progress()
 
     def pump(self) -> None:
         """Writes what waits, as far as the connection takes it."""
@@ -331,6 +341,8 @@ class Sender:
         while not writer.busy:
             entry = queue.take()
             if entry is None:
+                if self._is_stuck and self._let_go(queue.next_size):
+                    continue
                 break
             try:
                 writer.write(entry.message, entry.size)
@@ -340,10 +352,9 @@ class Sender:
             if writer.busy and entry.size > self._inline:
                 break  # it is in hand until it has been compressed
             self._written()
-        if queue.waiting and not writer.busy and self._pinger is not None:
-            self._pinger.want()
-            self._let_go_if_stuck()
-        self._check_flushers()
+        if queue.waiting and not writer.busy:
+            self._want()
+        self._progress()
         self._wake_next()
 
     def idle(self) -> None:
@@ -362,30 +373,32 @@ class Sender:
     def _written(self) -> None:
         entry = self.queue.written()
         if entry is not None:
-            _fail(entry, DeliveryUncertain("confirmation is off on this connection"))
+            _fail(entry, _off())
 
-    def _let_go_if_stuck(self) -> None:
-        """While our own inbox keeps the PONG from coming, nothing may wait for it."""
-        if not self._inbox.paused or self._writer is None or self._writer.busy:
-            return
-        queue = self.queue
-        needed = queue.next_size
-        if not queue.waiting or queue.fits(needed):
-            return
-        for entry in queue.let_go(needed):
+    @property
+    def _is_stuck(self) -> bool:
+        """Whether what waits needs a PONG that cannot come, since our own full inbox keeps us from reading."""
+        writer, queue = self._writer, self.queue
+        if not self._inbox.paused or writer is None or writer.busy:
+            return False
+        return queue.waiting > 0 and not queue.fits(queue.next_size)
+
+    def _let_go(self, size: int) -> bool:
+        """Gives up confirmations that cannot come; returns whether `size` bytes may be written now."""
+        for entry in self.queue.let_go(size):
             _fail(entry, DeliveryUncertain("unverified: the program does not read, so the PONG cannot come"))
-        if queue.fits(needed):
-            asyncio.get_running_loop().call_soon(self.pump)
-        elif self._room:
-            for waiter in self._room:
-                if not waiter.done():
-                    waiter.set_exception(
-                        OutboxFull("the outbox is full, and no PONG can come while the program does not read")
-                    )
+        return self.queue.fits(size)
+
+    def confirmation_off(self, entries: Iterable[Entry]) -> None:
+        """The peer answers no ping; `entries` were written and somebody waits for their confirmation."""
+        for entry in entries:
+            _fail(entry, _off())
+        self._fail_tokens_of_waiting()
+        self.pump()
 
     def _fail_tokens_of_waiting(self) -> None:
         for entry in self.queue.watched_waiting():
-            _fail(entry, DeliveryUncertain("confirmation is off on this connection"))
+            _fail(entry, _off())
 
     # --- fates and ends ---
 
@@ -405,7 +418,7 @@ class Sender:
         self._expiry = None
         for entry in self.queue.expire(asyncio.get_running_loop().time()):
             self._settle(entry, Fate.EXPIRED)
-        self._check_flushers()
+        self._progress()
         self._wake_next()
         self._arm_expiry()
 
@@ -420,7 +433,7 @@ class Sender:
             if not waiter.done():
                 waiter.set_exception(self._ended())
         if not keep_waiters:
-            self._fail_waiters()
+            self.patience.fail(self._ended)
 
     def close(self) -> tuple[list[Entry], list[Entry]]:
         """The client has ended; returns the abandoned and the uncertain."""
@@ -435,19 +448,16 @@ class Sender:
             _fail(entry, self._ended())
         return remains.abandoned, remains.uncertain
 
-    def _fail_waiters(self) -> None:
-        for waiter in self._patient:
-            if not waiter.done():
-                waiter.set_exception(self._ended())
-
     # --- waking ---
 
-    def _check_flushers(self) -> None:
-        for position, settled in self._flushers:
-            if not settled.done() and self.queue.is_settled(position):
-                settled.set_result(None)
-        if self._on_settled is not None and self.is_settled:
-            self._on_settled()
+    def _progress(self) -> None:
+        """Something was written, confirmed or given up: whoever waits for that looks again."""
+        if not self._fates_pending:
+            for position, settled in self._flushers:
+                if not settled.done() and self.queue.is_settled(position):
+                    settled.set_result(None)
+        if self._watch is not None:
+            self._watch()
 
     def _wake_next(self) -> None:
         """The first of those who wait for room looks again."""
@@ -460,20 +470,12 @@ class Sender:
                 waiter.set_result(None)
 
 
-class _Patience:
-    """While it is entered, a waiter counts as waiting for an answer of the peer."""
+def _deaf() -> OutboxFull:
+    return OutboxFull("the outbox is full, and no PONG can come while the program does not read")
 
-    def __init__(self, sender: Sender, waiter: asyncio.Future[None]) -> None:
-        self._sender = sender
-        self._waiter = waiter
 
-    def __enter__(self) -> None:
-        self._sender.expect(self._waiter)
-
-    def __exit__(self, *_: object) -> None:
-        self._sender.expect_no_more(self._waiter)
-        if self._waiter.done() and not self._waiter.cancelled():
-            self._waiter.exception()  # one that only stands for the wait of a request is awaited by nobody
+def _off() -> DeliveryUncertain:
+    return DeliveryUncertain("confirmation is off on this connection, so the peer's receipt cannot be known")
 
 
 def _succeed(entry: Entry) -> None:

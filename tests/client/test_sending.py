@@ -1,0 +1,779 @@
+"""What `send` accepts, refuses and waits for (section: sending; P4, P5, P8)."""
+
+import asyncio
+
+import pytest
+from tenacity import wait_fixed
+
+from resilient_ws import (
+    ClientClosed,
+    DeliveryUncertain,
+    Heartbeat,
+    Inbox,
+    InboxFull,
+    MessageTooBig,
+    NotConnected,
+    Outbox,
+    OutboxFull,
+    ReconnectPolicy,
+    State,
+    UndeliveredEvent,
+)
+from resilient_ws.testing import FakeTransport, PingAnswers
+from tests.client.kit import now, settle, stage
+
+SLOW = ReconnectPolicy(wait=wait_fixed(50))
+
+
+def pending(*coroutines):
+    return [asyncio.ensure_future(one) for one in coroutines]
+
+
+# --- order and plain sending
+
+
+@pytest.mark.promise("P4")
+async def test_messages_leave_in_the_order_of_the_calls_across_connections():
+    sent = [str(number) for number in range(500)]
+    async with stage(outbox=Outbox(on_uncertain="resend")) as played:
+        for number, message in enumerate(sent):
+            await played.client.send(message)
+            if number % 100 == 50:
+                await played.client.flush()
+                played.peer.drop()
+            if number % 100 == 90:
+                await played.reopened()
+        await played.client.flush()
+        arrived = [message for peer in played.transport.peers for message in peer.received]
+        assert arrived == sent
+
+
+async def test_text_is_text_and_bytes_are_bytes():
+    async with stage() as played:
+        data = bytearray(b"abc")
+        await played.client.send(data)
+        data[:] = b"xyz"
+        await played.client.send(memoryview(b"0123")[1:3])
+        await played.client.send(memoryview(b"012345")[::2])
+        await played.client.send("ü")
+        await played.client.send_json({"a": [1, "ü"]})
+        assert played.received == [b"abc", b"12", b"024", "ü", '{"a":[1,"ü"]}']
+
+
+@pytest.mark.parametrize("message", [5, None, ["x"], object()])
+async def test_other_types_are_refused_and_lose_nothing(message):
+    async with stage() as played:
+        with pytest.raises(TypeError, match="message must be str or bytes-like, got"):
+            await played.client.send(message)
+        with pytest.raises(ValueError, match="UTF-8"):
+            await played.client.send("\ud800")
+        with pytest.raises(TypeError, match="JSON"):
+            await played.client.send_json({1, 2})
+        await played.client.send("still works")
+        assert played.received == ["still works"]
+
+
+@pytest.mark.parametrize(
+    "options,complaint",
+    [
+        ({"ttl": -1}, "ttl must be more than 0"),
+        ({"ttl": "1"}, "ttl must be seconds"),
+        ({"on_uncertain": "drop"}, "on_uncertain must be one of 'report', 'resend'"),
+        ({"key": 5}, "key must be a str"),
+        ({"priority": "high"}, "priority must be an int"),
+        ({"priority": 1.5}, "priority must be an int"),
+        ({"confirm": "yes"}, "confirm must be True or False"),
+        ({"queue": None}, "queue must be True or False"),
+    ],
+)
+async def test_options_out_of_range_are_refused(options, complaint):
+    async with stage() as played:
+        with pytest.raises((TypeError, ValueError), match=complaint):
+            await played.client.send("x", **options)
+        assert played.received == []
+
+
+async def test_a_message_over_the_bound_is_refused_and_one_of_the_bound_is_not():
+    async with stage(outbox=Outbox(max_bytes=10)) as played:
+        await played.client.send("x" * 10)
+        with pytest.raises(MessageTooBig) as failure:
+            await played.client.send("ü" * 6)
+        assert (failure.value.size, failure.value.limit) == (12, 10)
+        with pytest.raises(MessageTooBig):
+            await played.client.request(b"x" * 11, lambda _: True, 1)
+
+
+# --- back-pressure and overflow
+
+
+@pytest.mark.parametrize("overflow", ["raise", "wait"])
+async def test_while_open_both_mean_back_pressure(overflow):
+    async with stage(outbox=Outbox(max_messages=2, overflow=overflow)) as played:
+        played.peer.congest()
+        for text in ("0", "1", "2"):
+            await played.client.send(text)
+        third, fourth = pending(played.client.send("3"), played.client.send("4"))
+        await settle(5)
+        assert not third.done()
+        assert not fourth.done()
+        played.peer.recover()
+        await asyncio.gather(third, fourth)
+        assert played.received == ["0", "1", "2", "3", "4"]
+
+
+@pytest.mark.promise("P4")
+async def test_waiting_calls_are_served_in_their_order_and_nobody_overtakes():
+    async with stage(outbox=Outbox(max_messages=1, overflow="wait")) as played:
+        played.peer.congest()
+        calls = pending(*(played.client.send(str(number)) for number in range(10)))
+        await settle()
+        played.peer.recover()
+        late = asyncio.ensure_future(played.client.send("late"))
+        await asyncio.gather(*calls, late)
+        assert played.received == [*map(str, range(10)), "late"]
+
+
+async def test_raise_raises_without_a_connection_also_for_calls_that_wait_already():
+    async with stage(outbox=Outbox(max_messages=2), reconnect=SLOW) as played:
+        played.peer.congest()
+        for text in ("0", "1", "2"):
+            await played.client.send(text)
+        waiting = pending(played.client.send("3"), played.client.send("4"))
+        await settle()
+        played.peer.drop()
+        await settle()
+        for call in waiting:
+            with pytest.raises(OutboxFull, match="no connection is open and the outbox is full: 2 messages"):
+                await call
+        with pytest.raises(OutboxFull):
+            await played.client.send("5")
+        assert played.client.stats.waiting == 2
+
+
+@pytest.mark.parametrize("bound", [{"max_messages": 3}, {"max_bytes": 3}])
+async def test_wait_waits_over_drops_until_there_is_room(bound):
+    async with stage(start=False, outbox=Outbox(overflow="wait", on_uncertain="resend", **bound)) as played:
+        for text in "012":
+            await played.client.send(text)
+        with pytest.raises(NotConnected, match="not been started"):
+            await played.client.send("3")
+        played.transport.refuse(times=3)
+        played.client.start()
+        calls = pending(*(played.client.send(text) for text in "3456"))
+        await settle(1.5)
+        assert played.client.state is State.BACKOFF
+        assert not any(call.done() for call in calls)
+        await asyncio.gather(*calls)
+        await played.client.flush()
+        assert played.received == list("0123456")
+
+
+@pytest.mark.parametrize(
+    "overflow,kept,evicted", [("drop_oldest", "34", "012"), ("drop_newest", "01", "234")]
+)
+@pytest.mark.parametrize("when", ["before start", "in back-off", "congested"])
+async def test_dropping_never_waits_and_tells_each_fate(overflow, kept, evicted, when):
+    options = {"outbox": Outbox(max_messages=2, overflow=overflow), "reconnect": SLOW}
+    async with stage(start=when != "before start", **options) as played:
+        if when == "in back-off":
+            played.peer.drop()
+            await settle()
+        elif when == "congested":
+            played.peer.congest()
+            await played.client.send("in hand")
+        for text in "01234":
+            await played.client.send(text)
+        await settle()
+        assert played.fates == [(text, "evicted") for text in evicted]
+        assert played.client.stats.waiting == 2
+        if when == "before start":
+            played.client.start()
+        elif when == "in back-off":
+            played.client.reconnect_now()
+        else:
+            played.peer.recover()
+        await played.client.flush()
+        assert [message for message in played.received if message != "in hand"] == list(kept)
+
+
+async def test_dropping_does_not_touch_what_was_written():
+    options = {"outbox": Outbox(max_messages=2, overflow="drop_oldest", on_uncertain="resend")}
+    async with stage(**options) as played:
+        played.peer.answers_pings = PingAnswers.NONE
+        for text in "abcdef":
+            await played.client.send(text)
+        played.peer.drop()
+        await settle()
+        for text in "0123":
+            await played.client.send(text)
+        await played.reopened()
+        await played.client.flush()
+        assert played.received == [*"abcdef", "2", "3"]
+        assert played.fates == [("0", "evicted"), ("1", "evicted")]
+
+
+async def test_a_tight_loop_of_sends_yields():
+    turns = 0
+
+    async def other():
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with stage() as played:
+        task = asyncio.create_task(other())
+        for number in range(3000):
+            await played.client.send(str(number))
+        assert turns >= 5
+        task.cancel()
+        assert played.received == [str(number) for number in range(3000)]
+
+
+# --- queue=False
+
+
+async def test_unqueued_messages_need_an_open_connection_and_are_never_resent():
+    async with stage(outbox=Outbox(on_uncertain="resend"), reconnect=SLOW) as played:
+        played.peer.answers_pings = PingAnswers.NONE
+        await played.client.send("now or never", queue=False)
+        assert played.received == ["now or never"]
+        played.peer.drop()
+        await settle()
+        assert played.fates == [("now or never", "uncertain")]
+        with pytest.raises(NotConnected):
+            await played.client.send("x", queue=False)
+        played.client.reconnect_now()
+        await played.reopened()
+        await played.client.flush()
+        assert played.received == []
+
+
+async def test_an_unqueued_message_that_waits_for_room_is_not_accepted_when_the_connection_ends():
+    async with stage(reconnect=SLOW) as played:
+        played.peer.congest()
+        await played.client.send("a")
+        call = asyncio.ensure_future(played.client.send("b", queue=False))
+        await settle()
+        assert not call.done()
+        played.peer.drop()
+        with pytest.raises(NotConnected):
+            await call
+    assert played.fates == [("a", "uncertain")]
+
+
+async def test_an_unqueued_message_waits_for_what_was_accepted_before():
+    async with stage() as played:
+        played.peer.congest()
+        await played.client.send("a")
+        await played.client.send("b")
+        call = asyncio.ensure_future(played.client.send("c", queue=False))
+        await settle()
+        played.peer.recover()
+        await call
+        assert played.received == ["a", "b", "c"]
+
+
+# --- ttl, key, priority
+
+
+async def test_what_waited_too_long_expires_at_its_time_and_is_reported():
+    async with stage(start=False, outbox=Outbox(ttl=100)) as played:
+        await played.client.send("long")
+        await played.client.send("short", ttl=5)
+        await settle(4.9)
+        assert played.client.stats.waiting == 2
+        await settle(0.2)
+        assert played.fates == [("short", "expired")]
+        assert played.client.stats.waiting == 1
+        await settle(100)
+        assert [fate for _, fate in played.fates] == ["expired", "expired"]
+        assert [event.age for event in played.of(UndeliveredEvent)] == pytest.approx([5, 100], abs=0.01)
+
+
+async def test_a_message_that_was_written_does_not_expire():
+    async with stage(outbox=Outbox(on_uncertain="resend"), reconnect=SLOW) as played:
+        played.peer.answers_pings = PingAnswers.NONE
+        await played.client.send("x", ttl=5)
+        played.peer.drop()
+        await settle(20)
+        played.client.reconnect_now()
+        await played.reopened()
+        await played.client.flush()
+        assert played.received == ["x"]
+        assert played.fates == []
+
+
+async def test_a_newer_message_takes_the_place_of_one_with_its_key():
+    async with stage(start=False) as played:
+        await played.client.send("position 1", key="position")
+        await played.client.send("other")
+        await played.client.send("position 2", key="position")
+        played.client.start()
+        await played.client.flush()
+        assert played.received == ["position 2", "other"]
+        assert played.fates == [("position 1", "evicted")]
+
+
+async def test_a_key_makes_its_own_room():
+    async with stage(start=False, outbox=Outbox(max_messages=1)) as played:
+        await played.client.send("1", key="k")
+        await played.client.send("2", key="k")
+        with pytest.raises(OutboxFull):
+            await played.client.send("3", key="other")
+        assert played.client.stats.waiting == 1
+
+
+async def test_higher_priorities_leave_first():
+    async with stage(start=False) as played:
+        for text, priority in (("a", 0), ("b", 5), ("c", -1), ("d", 5)):
+            await played.client.send(text, priority=priority)
+        played.client.start()
+        await played.client.flush()
+        assert played.received == ["b", "d", "a", "c"]
+
+
+# --- confirm=True
+
+
+@pytest.mark.promise("P5")
+async def test_confirm_returns_when_the_peer_has_it():
+    async with stage() as played:
+        played.peer.pong_delay = 0.3
+        before = now()
+        await played.client.send("x", confirm=True)
+        assert now() == pytest.approx(before + 0.3)
+        assert played.client.stats.confirmed == 1
+
+
+async def test_confirm_asks_at_once_when_the_way_is_free_again():
+    async with stage(outbox=Outbox(confirm_interval=60), heartbeat=Heartbeat(1000)) as played:
+        played.peer.congest()
+        await played.client.send("a")
+        calls = pending(played.client.send("b", confirm=True), played.client.flush())
+        await settle(5)
+        played.peer.recover()
+        await settle()
+        assert all(call.done() for call in calls)
+        await asyncio.gather(*calls)
+
+
+async def test_confirm_asks_at_once_also_when_nothing_else_is_unconfirmed():
+    async with stage(outbox=Outbox(confirm_interval=60), heartbeat=Heartbeat(1000)) as played:
+        played.peer.congest()
+        played.client.subscribe("not counted", "x")
+        calls = pending(played.client.send("b", confirm=True), played.client.flush())
+        await settle(5)
+        played.peer.recover()
+        await settle()
+        assert all(call.done() for call in calls)
+        await asyncio.gather(*calls)
+
+
+async def test_confirm_waits_over_the_back_off():
+    async with stage(start=False) as played:
+        played.transport.refuse(times=2)
+        played.client.start()
+        await played.client.send("x", confirm=True)
+        assert now() == pytest.approx(2, abs=0.01)
+        assert played.received == ["x"]
+
+
+async def test_confirm_says_uncertain_when_the_connection_ends_first():
+    async with stage() as played:
+        played.peer.answers_pings = PingAnswers.NONE
+        call = asyncio.ensure_future(played.client.send("x", confirm=True))
+        await settle()
+        played.peer.drop()
+        with pytest.raises(DeliveryUncertain, match="before the peer confirmed"):
+            await call
+        await settle()
+        assert played.fates == [("x", "uncertain")]
+
+
+async def test_confirm_of_a_message_that_is_sent_again_waits_for_the_next_connection():
+    async with stage() as played:
+        played.peer.answers_pings = PingAnswers.NONE
+        call = asyncio.ensure_future(played.client.send("x", confirm=True, on_uncertain="resend"))
+        await settle()
+        played.peer.drop()
+        await call
+        assert played.received == ["x"]
+        assert played.fates == []
+
+
+@pytest.mark.parametrize("fate", ["expired", "evicted"])
+async def test_confirm_says_so_when_the_message_is_never_written(fate):
+    async with stage(reconnect=SLOW, outbox=Outbox(max_messages=1, overflow="drop_oldest")) as played:
+        played.peer.drop()
+        await settle()
+        call = asyncio.ensure_future(played.client.send("x", confirm=True, ttl=3))
+        await settle()
+        if fate == "evicted":
+            await played.client.send("y")
+        with pytest.raises(DeliveryUncertain, match=fate):
+            await call
+        assert played.fates == [("x", fate)]
+
+
+async def test_confirm_cancelled_leaves_the_message_accepted():
+    async with stage() as played:
+        played.peer.pong_delay = 5
+        call = asyncio.ensure_future(played.client.send("x", confirm=True))
+        await settle()
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        await played.client.flush()
+        assert played.received == ["x"]
+        assert played.client.stats.confirmed == 1
+
+
+@pytest.mark.parametrize(
+    "heartbeat", [None, Heartbeat.expect(), Heartbeat.app("ping", lambda m: m == "pong")]
+)
+async def test_confirm_says_at_once_that_confirmation_is_off(heartbeat):
+    async with stage(heartbeat=heartbeat) as played:
+        assert played.client.stats.confirmation == "off"
+        with pytest.raises(DeliveryUncertain, match="off"):
+            await played.client.send("x", confirm=True)
+        await played.client.send("y")
+        assert played.client.stats.confirmed >= 1
+        await played.client.flush()
+        assert not played.peer.pings
+
+
+async def test_confirm_accepted_before_the_connection_hears_that_confirmation_is_off():
+    async with stage(start=False, heartbeat=None) as played:
+        played.transport.accept(delay=1)
+        played.client.start()
+        call = asyncio.ensure_future(played.client.send("x", confirm=True))
+        with pytest.raises(DeliveryUncertain, match="off"):
+            await call
+        await settle()
+        assert played.received == ["x"]
+        assert played.client.stats.confirmed == 1
+
+
+@pytest.mark.parametrize("heartbeat", [None, Heartbeat.expect()])
+async def test_an_outbox_that_asks_for_confirmation_gets_it_whatever_the_heartbeat(heartbeat):
+    async with stage(heartbeat=heartbeat, outbox=Outbox(confirm=True)) as played:
+        assert played.client.stats.confirmation == "on"
+        await played.client.send("x", confirm=True)
+        assert len(played.peer.pings) == 1
+
+
+async def test_no_confirmation_where_the_outbox_wants_none():
+    async with stage(outbox=Outbox(confirm=False)) as played:
+        assert played.client.stats.confirmation == "off"
+        await played.client.send("x")
+        await settle(5)
+        assert not played.peer.pings
+        assert played.client.stats.confirmed == 1
+
+
+@pytest.mark.promise("P5")
+async def test_a_peer_that_talks_and_answers_no_ping_turns_confirmation_off_and_nobody_is_told_yes():
+    async with stage(heartbeat=Heartbeat(15, 10)) as played:
+        played.peer.answers_pings = PingAnswers.NONE
+        written = asyncio.ensure_future(played.client.send("x", confirm=True))
+        flushed = asyncio.ensure_future(played.client.flush())
+        for _ in range(8):
+            played.peer.send("data")
+            await settle(1)
+        assert played.client.stats.confirmation == "on"
+        assert not written.done()
+        for _ in range(4):
+            played.peer.send("data")
+            await settle(1)
+        assert played.client.stats.confirmation == "off"
+        with pytest.raises(DeliveryUncertain, match="off"):
+            await written
+        await flushed
+        assert played.client.stats.confirmed == 1
+        with pytest.raises(DeliveryUncertain):
+            await played.client.send("y", confirm=True)
+        played.peer.drop()
+        await played.reopened()
+        assert played.client.stats.confirmation == "on"
+        await played.client.send("z", confirm=True)
+
+
+async def test_a_wrong_pong_confirms_nothing():
+    async with stage() as played:
+        played.peer.answers_pings = PingAnswers.WRONG
+        call = asyncio.ensure_future(played.client.send("x", confirm=True))
+        await settle(2)
+        played.peer.pong(b"")
+        played.peer.pong(b"12345678")
+        await settle(2)
+        assert not call.done()
+        assert played.client.stats.unconfirmed == 1
+        played.peer.pong(played.peer.pings[0])
+        await call
+
+
+# --- pings for confirmation
+
+
+async def test_a_ping_goes_out_when_the_last_one_is_confirm_interval_old_and_takes_the_place_of_the_next():
+    async with stage(outbox=Outbox(confirm_interval=3), heartbeat=Heartbeat(10)) as played:
+        await settle(1)
+        await played.client.send("a")
+        await settle(1.9)
+        assert len(played.peer.pings) == 0
+        await settle(0.2)
+        assert len(played.peer.pings) == 1
+        assert played.client.stats.confirmed == 1
+        await settle(9.8)
+        assert len(played.peer.pings) == 1
+        await settle(0.2)
+        assert len(played.peer.pings) == 2
+
+
+async def test_never_two_confirmation_pings_in_flight():
+    async with stage() as played:
+        played.peer.pong_delay = 2
+        calls = []
+        for number in range(10):
+            calls.append(asyncio.ensure_future(played.client.send(str(number), confirm=True)))
+            await settle(0.1)
+        assert len(played.peer.pings) == 1
+        await asyncio.gather(*calls)
+        assert len(played.peer.pings) == 2
+
+
+async def test_half_of_the_bounds_ask_at_once():
+    async with stage(outbox=Outbox(max_bytes=100, confirm_interval=600), heartbeat=1000) as played:
+        await played.client.send("x" * 49)
+        await settle()
+        assert not played.peer.pings
+        await played.client.send("x")
+        await settle()
+        assert len(played.peer.pings) == 1
+
+
+# --- flush
+
+
+@pytest.mark.promise("P5")
+async def test_flush_waits_for_what_was_accepted_before_and_not_for_more():
+    async with stage() as played:
+        played.peer.pong_delay = 1
+        await played.client.flush()
+        await played.client.send("a")
+        flushed = asyncio.ensure_future(played.client.flush())
+        await settle()
+        await played.client.send("b")
+        before = now()
+        await flushed
+        assert now() == pytest.approx(before + 1, abs=0.01)
+        assert played.client.stats.unconfirmed == 1
+
+
+async def test_flush_ends_when_each_fate_is_reported():
+    async with stage(reconnect=SLOW) as played:
+        played.peer.answers_pings = PingAnswers.NONE
+        await played.client.send("uncertain")
+        first = asyncio.ensure_future(played.client.flush())
+        await settle()
+        played.peer.drop()
+        await first
+        await settle()
+        assert played.fates == [("uncertain", "uncertain")]
+        await played.client.send("expires", ttl=2)
+        await played.client.flush()
+        assert now() == pytest.approx(2, abs=0.1)
+        assert played.fates[1:] == [("expires", "expired")]
+
+
+async def test_flush_in_time_or_not():
+    async with stage(start=False, reconnect=SLOW) as played:
+        played.transport.refuse()
+        played.client.start()
+        await played.client.send("x")
+        with pytest.raises(TimeoutError):
+            await played.client.flush(timeout=3)
+        assert played.client.stats.waiting == 1
+        with pytest.raises(TimeoutError):
+            await played.client.flush(0)
+        await played.client.flush()
+        assert played.received == ["x"]
+        await played.client.flush(0)
+
+
+async def test_flush_says_when_the_client_ends_first():
+    async with stage(reconnect=SLOW) as played:
+        played.peer.drop()
+        await settle()
+        await played.client.send("x")
+        call = asyncio.ensure_future(played.client.flush())
+        await settle()
+        await played.client.close()
+        with pytest.raises(ClientClosed):
+            await call
+        with pytest.raises(ClientClosed):
+            await played.client.flush()
+
+
+async def test_flush_works_inside_the_own_iteration():
+    async with stage() as played:
+        played.peer.send(*map(str, range(100)))
+        seen = []
+        async for message in played.client:
+            seen.append(message)
+            await played.client.send(message)
+            await played.client.flush(timeout=5)
+            if len(seen) == 100:
+                break
+        assert played.received == seen == [str(number) for number in range(100)]
+
+
+# --- answers behind our own full inbox
+
+
+@pytest.mark.promise("P5")
+async def test_who_waits_for_an_answer_reads_on_to_twice_the_bounds():
+    async with stage(inbox=Inbox(max_messages=10)) as played:
+        played.peer.pong_delay = 0.5
+        call = asyncio.ensure_future(played.client.send("x", confirm=True))
+        await settle()
+        played.peer.send(*map(str, range(19)))
+        await call
+        assert played.client.stats.unread == 19
+        assert played.peer.paused
+        for number in range(19):
+            assert await played.client.recv() == str(number)
+        assert not played.peer.paused
+
+
+@pytest.mark.parametrize("kind", ["send", "flush", "request"])
+@pytest.mark.parametrize("full", ["already", "later"])
+async def test_who_waits_for_an_answer_that_cannot_come_is_told(kind, full):
+    async with stage(inbox=Inbox(max_messages=10)) as played:
+        played.peer.answers_pings = PingAnswers.NONE
+        if full == "already":
+            # Somebody waits while it fills up to twice the bounds, and gives up.
+            first = asyncio.ensure_future(played.client.send("first", confirm=True))
+            await settle()
+            played.peer.send(*map(str, range(30)))
+            with pytest.raises(InboxFull):
+                await first
+        await played.client.send("x")
+        call = asyncio.ensure_future(
+            {
+                "send": lambda: played.client.send("y", confirm=True),
+                "flush": played.client.flush,
+                "request": lambda: played.client.request("y", lambda m: m == "answer", 1000),
+            }[kind]()
+        )
+        await settle()
+        if full == "later":
+            assert not call.done()
+            played.peer.send(*map(str, range(30)))
+        await settle()
+        assert call.done()
+        with pytest.raises(InboxFull, match="stands behind received messages"):
+            await call
+        assert played.client.stats.unread == 20
+        for number in range(30):
+            assert await played.client.recv() == str(number)
+
+
+@pytest.mark.promise("P5")
+async def test_while_the_program_does_not_read_sends_go_on_and_are_counted_as_unverified():
+    async with stage(inbox=Inbox(max_messages=10), outbox=Outbox(max_bytes=100)) as played:
+        played.peer.send(*map(str, range(20)))
+        await settle()
+        assert played.peer.paused
+        for _ in range(50):
+            async with asyncio.timeout(1):
+                await played.client.send("x" * 10)
+        stats = played.client.stats
+        assert stats.unverified > 30
+        assert stats.unverified + stats.unconfirmed + stats.waiting == 50
+        for number in range(20):
+            assert await played.client.recv() == str(number)
+        await played.client.flush()
+        stats = played.client.stats
+        assert stats.unverified + stats.confirmed == 50
+        assert len(played.received) == 50
+
+
+@pytest.mark.promise("P5")
+async def test_with_resend_nothing_is_let_go_and_the_reason_is_said():
+    options = {"inbox": Inbox(max_messages=10), "outbox": Outbox(max_bytes=100, on_uncertain="resend")}
+    async with stage(**options) as played:
+        played.peer.send(*map(str, range(20)))
+        await settle()
+        with pytest.raises(OutboxFull, match="while the program does not read"):
+            for _ in range(50):
+                await played.client.send("x" * 10)
+        assert played.client.stats.unverified == 0
+        for number in range(20):
+            assert await played.client.recv() == str(number)
+        await played.client.flush()
+        stats = played.client.stats
+        assert stats.confirmed == len(played.received) == 20
+
+
+@pytest.mark.parametrize("resend", ["report", "resend"])
+async def test_an_unqueued_message_does_not_wait_for_a_pong_that_cannot_come(resend):
+    options = {"inbox": Inbox(max_messages=10), "outbox": Outbox(max_bytes=100, on_uncertain=resend)}
+    async with stage(**options) as played:
+        played.peer.send(*map(str, range(20)))
+        await settle()
+        for _ in range(10):
+            await played.client.send("x" * 10)
+        async with asyncio.timeout(5):
+            if resend == "report":
+                await played.client.send("y", queue=False)
+            else:
+                with pytest.raises(OutboxFull, match="while the program does not read"):
+                    await played.client.send("y", queue=False)
+        while played.client.stats.unread:
+            await played.client.recv()
+
+
+# --- use after the end
+
+
+async def test_a_client_that_closes_or_has_closed_takes_nothing():
+    async with stage() as played:
+        played.peer.answers_close = False
+        closing = asyncio.ensure_future(played.client.close())
+        await settle()
+        assert played.client.state is State.CLOSING
+        for state in ("closing", "closed"):
+            for call in (
+                lambda: played.client.send("x"),
+                lambda: played.client.send("x", queue=False),
+                lambda: played.client.send("x", confirm=True),
+                lambda: played.client.send_json({}),
+                lambda: played.client.request("x", lambda _: True, 1),
+                played.client.flush,
+                played.client.ready,
+                played.client.recv,
+            ):
+                with pytest.raises(ClientClosed, match=f"is {state}"):
+                    await call()
+            for call in (
+                lambda: played.client.subscribe("k", "x"),
+                lambda: played.client.unsubscribe("k"),
+                played.client.reconnect_now,
+                played.client.start,
+            ):
+                with pytest.raises(ClientClosed):
+                    call()
+            await closing
+        assert played.received == []
+
+
+async def test_it_works_the_same_without_a_kernel_that_tells():
+    async with stage(FakeTransport(kernel=False)) as played:
+        for number in range(100):
+            await played.client.send(str(number))
+        await played.client.send("last", confirm=True)
+        assert len(played.received) == 101
+        await asyncio.sleep(100)
+        assert played.client.stats.opens == 1
