@@ -192,9 +192,6 @@ class Answers:
 
     def due(self, reading: Reading, looked_at: float) -> float:
         """When the oldest ping has been unanswered for too long, if things go on like this."""
-        if reading.paused or not self.awaited:
+        if reading.paused or not self.awaited or reading.message_at + self.gap <= looked_at:
             return math.inf
-        rest = self._limit - self.owed
-        if rest > 0 and reading.message_at + self.gap <= looked_at:
-            return math.inf
-        return looked_at + rest
+        return looked_at + self._limit - self.owed

@@ -9,8 +9,8 @@ The rules, in the words of the code below:
   direction away from us, which arriving data say nothing about.
 - The connection is **quiet** from the first ping after the last sign of life. Its clock starts when the ping has left,
   because an answer cannot come to what stands behind an upload of ours. It ends with whatever arrives.
-- A verdict is **doubted** first: the reading is taken again `CONFIRM` seconds later, so that the loop has asked the
-  socket in between.
+- A verdict is **doubted** first: the reading is taken again and again, so that the loop has asked the socket and has
+  handed on what came in.
 - A look that comes **late**, or after the machine slept, judges nothing: it saw the loop stand still, not the peer.
 - While **paused** by our own full inbox, the peer cannot be heard, so silence proves nothing.
 """
@@ -32,17 +32,21 @@ _SILENCE: Final = "silence"
 _ANSWER: Final = "answer"
 _IDLE: Final = "idle"
 
-CONFIRM: Final = 0.03
-"""Seconds between the two looks that a verdict takes."""
+DOUBTS: Final = 2
+"""How many looks a verdict takes before the one that gives it.
+
+uvloop runs the timers of a turn before it asks the sockets, so the first look may not know what has arrived; aiohttp
+hands on what it read one turn later, so the second may not know it either.
+"""
+
+SOON: Final = 0.005
+"""Seconds between these looks: another turn of the loop for certain, whether it was idle or stood still."""
 
 LATE: Final = 0.25
 """Seconds after its deadline from which a look says more about our loop than about the peer."""
 
 SLEPT: Final = 1.0
 """Seconds of suspension from which the time before it proves nothing."""
-
-DOUBTS: Final = 4
-"""How often a verdict may be put off because the second look came late as well."""
 
 TICK: Final = 0.001
 """Seconds, the resolution of the coarsest loop (uvloop); two looks are never nearer."""
@@ -111,8 +115,7 @@ class HeartbeatMonitor:
         self._answers = Answers(self._interval, self._limits[_ANSWER])
         self._late = 0.0
         self._excused = False
-        self._doubt: Rule | None = None
-        self._doubted_at = now
+        self._doubted_at = self._again_at = -math.inf
         self._doubts = 0
         self._schedule(now)
 
@@ -150,7 +153,7 @@ class HeartbeatMonitor:
         """
         late = self._lateness(now)
         self._late = 0.0
-        self._observe(now, reading, counts=late <= LATE and suspended <= SLEPT)
+        self._observe(now, reading, counts=late <= LATE)
         if suspended > SLEPT:
             self._begin_anew(now)
             self._owes_ping = True
@@ -207,10 +210,9 @@ class HeartbeatMonitor:
         self._reading, self._looked_at = reading, now
         if reading.received != before.received:
             self._hear()
-        moved = reading.left != before.left
-        if moved or not before.pending:
-            self._moved_at = now
-        if moved or not in_flight(before):
+        if reading.left != before.left:
+            self._moved_at = self._stuck_at = now
+        elif not in_flight(before):
             self._stuck_at = now
         if self._quiet is not None:
             self._quiet.observe(now, reading, self._coarsest)
@@ -247,9 +249,9 @@ class HeartbeatMonitor:
     # --- what is judged ---
 
     def _judge(self, now: float, late: float) -> str | None:
-        """Returns the cause of death, if there is one and it was seen twice."""
+        """Returns the cause of death, if there is one and it was doubted often enough."""
         due, rule = self._first_due()
-        if now < due - CONFIRM:
+        if now < due:
             return None
         if late > max(LATE, self._limits[rule] / 2):
             self._excused = True
@@ -258,18 +260,18 @@ class HeartbeatMonitor:
             self._excused = True
             if rule == _SILENCE:
                 self._ask_again(now)
-        elif not self._doubted(rule, due):
-            self._doubt, self._doubted_at, self._doubts = rule, now, 1
-        elif late > CONFIRM and self._doubts < DOUBTS:
-            self._doubted_at = now
+        elif not self._doubted(due):
+            self._doubted_at, self._doubts, self._again_at = now, 1, now + SOON
+        elif now >= self._again_at:
+            if self._doubts >= DOUBTS:
+                return self._cause(rule, now)
             self._doubts += 1
-        elif now >= max(due, self._doubted_at + CONFIRM):
-            return self._cause(rule, now)
+            self._again_at = now + SOON
         return None
 
-    def _doubted(self, rule: Rule, due: float) -> bool:
-        """Whether this very verdict was near when it was last looked at."""
-        return self._doubt == rule and due - CONFIRM <= self._doubted_at + TICK
+    def _doubted(self, due: float) -> bool:
+        """Whether what is due was due already at the first of the doubting looks."""
+        return due <= self._doubted_at + TICK
 
     def _first_due(self) -> tuple[float, Rule]:
         """Returns when the first of the rules is broken if nothing changes, and which."""
@@ -325,9 +327,8 @@ class HeartbeatMonitor:
     def _schedule(self, now: float) -> None:
         """Sets the deadline: the first moment at which a look can change anything."""
         looked_at, quiet = self._looked_at, self._quiet
-        due, rule = self._first_due()
-        doubted = self._doubted(rule, due)
-        wake = min(self._next_ping, max(due, self._doubted_at + CONFIRM) if doubted else due - CONFIRM)
+        due, _ = self._first_due()
+        wake = min(self._next_ping, self._again_at if self._doubted(due) else due)
         if self._reading.paused:
             wake = min(wake, looked_at + min(self._interval, self._idle) / 2)
         elif quiet is not None and quiet.left_at is None:
