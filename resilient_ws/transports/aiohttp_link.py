@@ -12,9 +12,11 @@ from __future__ import annotations
 import asyncio
 import math
 import struct
+from collections import deque
 from collections.abc import Awaitable, Coroutine, Generator, Mapping
 from typing import Any, Final
 
+import attrs
 from aiohttp import ClientError, ClientResponse, ClientWebSocketResponse, WebSocketError, WSMsgType
 
 from resilient_ws.closing import CloseCode, CloseOrigin
@@ -28,6 +30,15 @@ from resilient_ws.transports.base import End, Receiver
 _TEXT: Final = WSMsgType.TEXT
 _BINARY: Final = WSMsgType.BINARY
 _NEVER_ON_THE_WIRE: Final = frozenset({1004, 1005, 1006, 1015})
+
+FAREWELL: Final = 1.0
+"""Seconds that our CLOSE, in answer to the peer's or to a breach, may take to leave before the end is told anyway."""
+
+MAX_PONGS_HELD: Final = 64
+"""PONGs that may stand in our buffer while the peer does not read; of further PINGs the last one is answered."""
+
+_LOOK_AGAIN: Final = 0.005
+_LOOK_AGAIN_FOR_PONG: Final = 0.05
 
 LOST: Final = (ClientError, OSError, RuntimeError)
 """What aiohttp raises from a send on a connection that is gone, a builtin `ConnectionError` among them."""
@@ -79,11 +90,20 @@ class AiohttpLink:
         self._frames = 0
         self._messages = 0
         self._written = 0
+        self._pongs: deque[int] = (
+            deque()
+        )  # of those that may still be in our buffer, what had been written by then
+        self._owed: bytes | None = None  # the last PING that could not be answered yet
+        self._owing: asyncio.TimerHandle | None = None
+        self._leaving: asyncio.TimerHandle | None = None
         self._received_at = self._message_at = self._loop.time()
 
     # --- out ---
 
     def write(self, message: Message, /) -> Awaitable[None] | None:
+        if self._sent_code is not None:
+            # RFC 6455 5.5.1: no data after a CLOSE.
+            raise ConnectionLost("a CLOSE has been sent")
         socket = self._socket
         coroutine = socket.send_str(message) if isinstance(message, str) else socket.send_bytes(message)
         self._written += len(message)
@@ -121,6 +141,9 @@ class AiohttpLink:
 
     def abort(self) -> None:
         self._over = True
+        for timer in (self._owing, self._leaving):
+            if timer is not None:
+                timer.cancel()
         if self._sent_code is None and not self._transport.is_closing():
             kernel.forget_unsent(self._sock)  # a CLOSE that was sent is to arrive; nothing else is
         self._transport.abort()
@@ -141,10 +164,9 @@ class AiohttpLink:
                 resumed.set_result(None)
 
     def look(self, *, paused: bool) -> Reading:
-        # Once closed, a TLS transport knows no buffer, and the number of its socket may belong to another one.
-        is_closing = self._transport.is_closing()
-        buffered = 0 if is_closing else self._transport.get_write_buffer_size()
-        facts = None if is_closing else kernel.read(self._sock)
+        buffered = self._unsent()
+        # Once closed, the number of the socket may belong to another one.
+        facts = None if self._transport.is_closing() else kernel.read(self._sock)
         if facts is None:
             return Reading(
                 received=self._frames,
@@ -170,11 +192,12 @@ class AiohttpLink:
             resumed_at=self._resumed_at,
         )
 
+    def _unsent(self) -> int:
+        """Bytes in our own buffer; a TLS transport that is closed has none to ask for."""
+        return 0 if self._transport.is_closing() else self._transport.get_write_buffer_size()
+
     async def read(self) -> None:
-        end = await self._read()
-        if not self._over:
-            self._over = True
-            self._receiver.ended(end)
+        self._end(await self._read())
 
     async def _read(self) -> End:
         receive = self._socket.receive
@@ -209,8 +232,40 @@ class AiohttpLink:
                 return self._lost("the connection ended without a CLOSE frame")
 
     def _answer_ping(self, payload: bytes) -> None:
-        """RFC 6455 5.5.2: a PONG with the same payload, as soon as is practical."""
-        self._control(payload, WSMsgType.PONG)
+        """Answers as soon as is practical (RFC 6455 5.5.2); where the answers pile up, only the last one (5.5.3)."""
+        unsent = self._unsent()
+        while self._pongs and (not unsent or self._pongs[0] <= self._written - unsent):
+            self._pongs.popleft()
+        if len(self._pongs) < MAX_PONGS_HELD:
+            self._owed = None
+            self._control(payload, WSMsgType.PONG)
+            self._pongs.append(self._written)
+            return
+        self._owed = payload
+        if self._owing is None:
+            self._owing = self._loop.call_later(_LOOK_AGAIN_FOR_PONG, self._pay)
+
+    def _pay(self) -> None:
+        self._owing = None
+        if self._owed is not None and not self._over:
+            self._answer_ping(self._owed)
+
+    def _end(self, end: End) -> None:
+        """Tells the end, once our CLOSE has left our buffer: what is aborted before does not reach the peer."""
+        if self._leaving is None:
+            self._leave(end, self._loop.time() + FAREWELL)
+
+    def _leave(self, end: End, until: float) -> None:
+        if self._over:
+            return
+        if end.sent_code is not None and self._unsent():
+            if self._loop.time() < until:
+                self._leaving = self._loop.call_later(_LOOK_AGAIN, self._leave, end, until)
+                return
+            self._sent_code = None
+            end = attrs.evolve(end, sent_code=None)
+        self._over = True
+        self._receiver.ended(end)
 
     def _too_big(self) -> End:
         return self._refuse(
