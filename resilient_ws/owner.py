@@ -103,7 +103,9 @@ class Owner:
                     # A defect of ours must end the client aloud, not silently.
                     log.exception("the owner task failed")
                     self._engine.step(Fact.CLOSE_ASKED)
-                    self._stop(ClientStopped(f"a defect of resilient_ws: {type(error).__name__}"), error)
+                    self._cut_line()
+                    stopped = ClientStopped(f"a defect of resilient_ws: {type(error).__name__}")
+                    self._stop(stopped, error, ending=self._engine.ending)
                 await self._serve_callbacks()
                 self._group = None
         finally:
@@ -116,7 +118,7 @@ class Owner:
             failure = await self._attempt()
             if failure is None and not engine.interrupted:
                 await self._sleep(None, lambda: engine.ending is not None or engine.interrupted)
-            ending, engine.ending = engine.ending, None
+            ending = engine.ending
             if ending is not None:
                 failure = ending.failure(engine.retry)
             if failure is not None and not engine.interrupted:
@@ -254,6 +256,7 @@ class Owner:
 
     def _tell_retry(self, failure: Failure, decision: Decision, ending: Ending | None) -> None:
         engine = self._engine
+        engine.ending = None
         if ending is not None:
             rule = decision.rule if ending.hint is None else f"{decision.rule}; {ending.hint}"
             close = attrs.evolve(close_event(ending), will_retry=True, retry_in=decision.delay, rule=rule)
@@ -294,8 +297,7 @@ class Owner:
                 live.link.close(closing.code, closing.reason)
                 await self._sleep(closing.handshake_until, lambda: live.end is not None)
             live.ended(End(code=None, origin=CloseOrigin.LOCAL, sent_code=closing.code))
-        ending, engine.ending = engine.ending, None
-        self._end_as_asked(ending)
+        self._end_as_asked(engine.ending)
 
     def _end_as_asked(self, ending: Ending | None) -> None:
         """The end that `close()` asked for."""
@@ -329,9 +331,6 @@ class Owner:
         stopped.__cause__ = cause
         if engine.closing is None:
             engine.cause = stopped
-        if engine.live is not None:
-            engine.live.cut()
-            engine.live = None
         if ending is not None and ending.hint is not None:
             rule = f"{rule}; {ending.hint}"
         self._end(attrs.evolve(final_event(ending, failure, cause), rule=rule), ending)
@@ -339,6 +338,7 @@ class Owner:
     def _end(self, final: CloseEvent, ending: Ending | None) -> None:
         """Nothing follows: tells the fate of what is left, and ends with the final event."""
         engine = self._engine
+        engine.ending = None
         waiting = engine.sender.queue.waiting
         abandoned, uncertain = engine.sender.close()
         for entry in (*(ending.uncertain if ending is not None else ()), *uncertain):
@@ -378,6 +378,11 @@ class Owner:
                 log.error("a callback swallows cancellation and is left behind")
         _finish(self.finished)
 
+    def _cut_line(self) -> None:
+        """Ends the connection that is open, if one is, without a word to the peer."""
+        if self._engine.live is not None:
+            self._engine.live.ended(End(code=None, origin=CloseOrigin.LOCAL))
+
     def terminate(self) -> None:
         """The last resort: whatever is still there ends now, without waiting."""
         engine = self._engine
@@ -385,10 +390,8 @@ class Owner:
             if engine.closing is None:
                 engine.cause = ClientStopped("the owner task was cancelled, and close() was not called")
             engine.step(Fact.CLOSE_ASKED)
-            if engine.live is not None:
-                engine.live.ended(End(code=None, origin=CloseOrigin.LOCAL))
-            ending, engine.ending = engine.ending, None
-            self._end_as_asked(ending)
+            self._cut_line()
+            self._end_as_asked(engine.ending)
         _finish(self.closed)
         _finish(self.finished)
 

@@ -32,3 +32,12 @@ async def test_a_cancelled_owner_task_ends_the_client_aloud():
         with pytest.raises(ClientStopped, match="cancelled"):
             await receiving
         assert played.client.state is State.CLOSED
+
+
+@pytest.mark.expects_errors
+async def test_a_defect_while_the_connection_is_open_tells_of_its_end(monkeypatch):
+    monkeypatch.setattr(Owner, "_sleep", lambda *_: 1 / 0)
+    async with stage() as played:
+        with pytest.raises(ClientStopped, match="defect"):
+            await played.client.recv()
+        assert [close.opened_for is not None for close in played.closes] == [True]
