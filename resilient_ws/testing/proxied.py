@@ -124,6 +124,9 @@ class ProxiedConnection:
             self._proxy.tell(f"connection {self.number}: the target was not reached ({type(error).__name__})")
             client.link.rst()
             return
+        if client.link.ending:
+            theirs.close()
+            return
         server = Side(theirs, self._side_lost)
         self._sides.append(server)
         self._pipes["up"] = self._make_pipe(client, server, self._proxy.up, "up")

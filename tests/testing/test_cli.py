@@ -8,7 +8,7 @@ import websockets
 
 from resilient_ws.__main__ import main
 from resilient_ws.testing import FaultServer
-from resilient_ws.testing.cli import make_parser
+from resilient_ws.testing.cli import make_parser, run
 from resilient_ws.testing.schedule import Step
 
 
@@ -122,6 +122,21 @@ async def test_it_runs_until_it_is_interrupted_and_says_what_happens(number):
             "connection 1: cut after 2000 bytes (rst)",
         ]
         assert told[-1] == "stopped"
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+async def test_a_proxy_in_this_process_is_run_the_same_way(capsys, quiet):
+    options = parse(
+        "--listen", "127.0.0.1:0", "--schedule", "random", "--refuse", *(["--quiet"] if quiet else [])
+    )
+    before = signal.getsignal(signal.SIGTERM)
+    running = asyncio.create_task(run(options))
+    while signal.getsignal(signal.SIGTERM) is before:
+        await asyncio.sleep(0)
+    signal.raise_signal(signal.SIGTERM)
+    await asyncio.wait_for(running, 5)
+    out = capsys.readouterr().out
+    assert ("listening on 127.0.0.1:" in out, out.endswith("stopped\n")) == (not quiet, not quiet)
 
 
 async def test_quietly_and_at_random():

@@ -220,6 +220,24 @@ def test_numbers_out_of_range_are_refused(make, complaint):
         make()
 
 
+def test_a_socket_can_be_watched_for_both_directions():
+    ours, theirs = socket.socketpair()
+    seen = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_reader(ours, seen.append, "readable")
+        await asyncio.sleep(1)
+        assert seen == []
+        loop.add_writer(ours, lambda: (seen.append("writable"), loop.remove_writer(ours)))
+        await asyncio.sleep(1)
+        assert seen == ["writable"]
+        loop.remove_reader(ours)
+
+    with ours, theirs:
+        run_virtual(main())
+
+
 def test_real_sockets_work_on_virtual_time():
     async def main() -> None:
         loop = asyncio.get_running_loop()

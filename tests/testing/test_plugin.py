@@ -10,6 +10,14 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
+# What these tests do not need costs a second each time.
+PLAIN = [
+    part
+    for name in ("cacheprovider", "hypothesispytest", "xdist", "cov", "timeout")
+    for part in ("-p", f"no:{name}")
+]
+
+
 class Suite:
     """A folder with one file of tests."""
 
@@ -19,7 +27,7 @@ class Suite:
     def run(self, text: str, *options: str) -> str:
         (self.folder / "test_it.py").write_text(text)
         result = subprocess.run(
-            [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", *options, "test_it.py"],
+            [sys.executable, "-m", "pytest", "-v", *PLAIN, *options, "test_it.py"],
             cwd=self.folder,
             env={**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_ADDOPTS": ""},
             capture_output=True,

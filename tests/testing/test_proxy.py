@@ -336,6 +336,36 @@ async def test_leaving_with_a_connection_that_was_just_accepted(peer):
         writer.transport.abort()
 
 
+async def test_what_can_be_done_before_the_target_is_dialed(peer):
+    async with ChaosProxy(("127.0.0.1", peer.port), accept_delay=30) as proxy:
+        reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+        while not proxy.connections:
+            await asyncio.sleep(0.01)
+        assert (proxy.host, proxy.authority) == ("127.0.0.1", f"127.0.0.1:{proxy.port}")
+        (connection,) = proxy.connections
+        connection.half_close()
+        connection.go_silent()
+        assert (connection.bytes_up, connection.bytes_down) == (0, 0)
+        connection.rst()
+        with pytest.raises(ConnectionResetError):
+            await reader.read()
+        writer.close()
+
+
+async def test_a_connection_that_is_lost_before_the_target_is_dialed_leaves_nothing(peer):
+    async with ChaosProxy(("127.0.0.1", peer.port), accept_delay=0.05) as proxy:
+        _, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+        while not proxy.connections:
+            await asyncio.sleep(0.01)
+        proxy.drop_all("rst")
+        reader, theirs = await asyncio.wait_for(peer.pairs.get(), 2)
+        assert await reader.read() == b""
+        await proxy.connections[0].wait_closed()
+        assert proxy.open_connections == []
+        theirs.close()
+        writer.transport.abort()
+
+
 async def test_waiting_for_a_close_that_does_not_come(peer):
     async with ChaosProxy(("127.0.0.1", peer.port)) as proxy, through(proxy, peer):
         with pytest.raises(TimeoutError):

@@ -143,8 +143,10 @@ class TestWhatIsSent:
 
     async def test_a_flood_ends_with_the_connection(self, server, client):
         conn = await opened(server, client)
-        flood = asyncio.create_task(conn.flood(seconds=30, size=1000))
-        await asyncio.sleep(0.05)
+        client.writer.transport.pause_reading()
+        flood = asyncio.create_task(conn.flood(seconds=30, size=100_000))
+        while not conn.buffered:
+            await asyncio.sleep(0.01)
         conn.rst()
         assert await asyncio.wait_for(flood, 1) > 0
 

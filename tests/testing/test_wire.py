@@ -195,8 +195,9 @@ class TestDeflate:
             assert theirs.decompress(packed, 1000) == b"the same text again and again"
         assert (sizes[1] < sizes[0]) is takeover
 
-    def test_a_bomb_is_small_and_is_refused_by_a_limit(self):
-        agreement = Deflate().agree("permessage-deflate")
+    @pytest.mark.parametrize("alone", [True, False])
+    def test_a_bomb_is_small_and_is_refused_by_a_limit(self, alone: bool):
+        agreement = Deflate(server_no_context_takeover=alone).agree("permessage-deflate")
         assert agreement is not None
         bomb = b"".join(Codec(agreement).compress_zeros(3_000_000))
         assert len(bomb) < 10_000
