@@ -4,8 +4,9 @@ import asyncio
 
 import pytest
 
-from resilient_ws import ClientStopped, State
+from resilient_ws import ClientStopped, CloseEvent, OpenEvent, State, WebSocketClient
 from resilient_ws.owner import Owner
+from resilient_ws.testing import FakeTransport
 from tests.client.kit import stage
 
 pytestmark = pytest.mark.promise("P11")
@@ -37,7 +38,13 @@ async def test_a_cancelled_owner_task_ends_the_client_aloud():
 @pytest.mark.expects_errors
 async def test_a_defect_while_the_connection_is_open_tells_of_its_end(monkeypatch):
     monkeypatch.setattr(Owner, "_sleep", lambda *_: 1 / 0)
-    async with stage() as played:
-        with pytest.raises(ClientStopped, match="defect"):
-            await played.client.recv()
-        assert [close.opened_for is not None for close in played.closes] == [True]
+    client = WebSocketClient("ws://peer.test/ws", transport=FakeTransport())
+    events = client.events()
+    client.start()
+    with pytest.raises(ClientStopped, match="defect"):
+        await client.recv()
+    told = [event async for event in events if isinstance(event, OpenEvent | CloseEvent)]
+    assert [type(event) for event in told] == [OpenEvent, CloseEvent]
+    assert told[1].opened_for is not None
+    assert told[1].final
+    await client.close()
