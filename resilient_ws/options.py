@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Literal, Self, overload
@@ -260,11 +261,33 @@ class ReconnectPolicy:
 
 Overflow = Literal["raise", "wait", "drop_oldest", "drop_newest"]
 OnUncertain = Literal["report", "resend"]
+Durability = Literal["accepted", "eventual"]
+
+
+def _path(value: str | os.PathLike[str] | None) -> str | None:
+    """Returns the name of a file; what it names is looked at when the client starts."""
+    if value is None:
+        return None
+    try:
+        name: object = os.fspath(value)
+    except TypeError:
+        name = None
+    if not isinstance(name, str):
+        raise TypeError(f"path must be a str or os.PathLike, or None, got {type(value).__name__}")
+    if not name or "\0" in name:
+        raise ValueError(f"path must not be empty and not hold NUL, got {name!r}")
+    return name
 
 
 @attrs.frozen
 class Outbox:
     """What is kept of the messages that were accepted and are not confirmed yet.
+
+    With a `path` they are kept in a file as well, for programs that may be killed: the next client with that file sends
+    what had not been written, in order, before anything else. What may have been written and was not confirmed is
+    sent again with `resend`, and reported as `UNCERTAIN` with `report`. Nothing that stays in the file is `ABANDONED`
+    when the client ends; it still waits. Messages with `queue=False`, requests and subscriptions belong to the
+    connection of the moment and are not kept.
 
     Args:
         max_messages: How many may wait, 1 or more.
@@ -277,6 +300,11 @@ class Outbox:
             `report` tells, `resend` sends them again (at least once).
         confirm: Whether to confirm by tagged pings; `None` = where the heartbeat sends pings.
         confirm_interval: Seconds between two such pings while something is unconfirmed.
+        path: The file to keep messages in, a `str` or `os.PathLike` in a directory that exists; made if there is none,
+            for one client at a time. `None` = they are kept in memory only.
+        durability: Only with a `path`. `accepted`: `send` returns when the message is on the disk. `eventual`: it does
+            not wait for that; what was accepted in the last moments before the process is killed may be missing.
+            `None` = `accepted`.
 
     Raises:
         TypeError, ValueError: A value has the wrong type or is out of its range.
@@ -289,6 +317,8 @@ class Outbox:
     on_uncertain: OnUncertain = "report"
     confirm: bool | None = None
     confirm_interval: float = attrs.field(default=1.0, converter=_number)
+    path: str | None = attrs.field(default=None, converter=_path)
+    durability: Durability | None = None
 
     def __attrs_post_init__(self) -> None:
         _normalise(self, "ttl", none=True)
@@ -298,6 +328,12 @@ class Outbox:
         one_of("overflow", self.overflow, ("raise", "wait", "drop_oldest", "drop_newest"))
         one_of("on_uncertain", self.on_uncertain, ("report", "resend"))
         switch("confirm", self.confirm)
+        if self.durability is not None:
+            one_of("durability", self.durability, ("accepted", "eventual"))
+            if self.path is None:
+                raise ValueError(f"durability needs a path, got durability={self.durability!r} without one")
+        elif self.path is not None:
+            object.__setattr__(self, "durability", "accepted")
 
 
 @attrs.frozen

@@ -2,6 +2,7 @@
 
 import math
 from datetime import timedelta
+from pathlib import Path
 
 import attrs
 import pytest
@@ -336,6 +337,28 @@ def test_outbox_choices_are_checked():
         Outbox(on_uncertain="drop")
     with pytest.raises(TypeError, match=r"^confirm must be True, False or None, got int"):
         Outbox(confirm=1)
+
+
+def test_the_file_of_an_outbox():
+    assert (Outbox().path, Outbox().durability) == (None, None)
+    outbox = Outbox(path=Path("here") / "outbox.db")
+    assert (outbox.path, outbox.durability) == (str(Path("here") / "outbox.db"), "accepted")
+    assert Outbox(path="outbox.db", durability="eventual").durability == "eventual"
+
+
+def test_the_file_of_an_outbox_is_checked():
+    with pytest.raises(TypeError, match=r"^path must be a str or os.PathLike, or None, got int"):
+        Outbox(path=1)
+    with pytest.raises(TypeError, match=r"^path must be a str or os.PathLike, or None, got bytes"):
+        Outbox(path=b"outbox.db")
+    with pytest.raises(ValueError, match=r"^path must not be empty and not hold NUL, got ''"):
+        Outbox(path="")
+    with pytest.raises(ValueError, match=r"^path must not be empty and not hold NUL, got 'a\\x00b'"):
+        Outbox(path="a\0b")
+    with pytest.raises(ValueError, match=r"^durability must be one of 'accepted', 'eventual', got 'yes'"):
+        Outbox(path="outbox.db", durability="yes")
+    with pytest.raises(ValueError, match=r"^durability needs a path, got durability='eventual' without one"):
+        Outbox(durability="eventual")
 
 
 def test_the_inbox():
