@@ -74,7 +74,7 @@ docs: $(VENV)/.installed-docs  ## build the documentation into site/
 
 .PHONY: audit
 audit: $(VENV)/.installed-dev  ## known vulnerabilities of the run-time dependencies
-	@tools/audit.sh $(VENV)/bin/pip-audit
+	@.ci/audit.sh $(VENV)/bin/pip-audit
 
 .PHONY: format
 format: $(VENV)/.installed-dev  ## let ruff format and repair what it can
@@ -83,7 +83,7 @@ format: $(VENV)/.installed-dev  ## let ruff format and repair what it can
 
 .PHONY: system
 system:  ## install what tests need besides Python: nginx, node, iproute2, iptables
-	@tools/install_test_tools.sh
+	@.ci/install_test_tools.sh
 
 .PHONY: clean
 clean:  ## remove what was built or measured (.venv stays)
@@ -98,7 +98,7 @@ distclean: clean  ## as clean, and .venv too
 # Set-up: one stamp for each set of packages, newer than pyproject.toml when it is installed.
 
 $(PY):
-	@tools/make_venv.sh $(VENV)
+	@.ci/make_venv.sh $(VENV)
 
 $(VENV)/.installed-run: pyproject.toml | $(PY)
 	@echo "Installing resilient_ws into $(VENV)"
