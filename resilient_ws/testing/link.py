@@ -178,11 +178,11 @@ class Link(asyncio.Protocol):
         if transport is None or transport.is_closing():
             return
         self.keep_after_eof = self._half_closed = True
-        if transport.can_write_eof():
-            transport.write_eof()
-            return
-        with contextlib.suppress(OSError):  # TLS has no half-close: a FIN below it, without close_notify
-            self._sock.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(OSError):  # reset by the peer, and nobody has read that yet
+            if transport.can_write_eof():
+                transport.write_eof()
+            else:  # TLS has no half-close: a FIN below it, without close_notify
+                self._sock.shutdown(socket.SHUT_WR)
 
     def rst(self) -> None:
         """Throw away what is not sent and reset the connection."""

@@ -1,6 +1,8 @@
 import asyncio
 import contextlib
+import socket
 import ssl
+import struct
 
 import pytest
 import trustme
@@ -8,7 +10,7 @@ import websockets
 
 from resilient_ws.testing import Accept, Deflate, FaultConnection, FaultServer, Opcode, report_messages
 from resilient_ws.testing.deflate import Codec
-from tests.testing.raw import RawClient
+from tests.testing.raw import KEY, RawClient
 
 
 async def opened(server: FaultServer, client: RawClient, *extra: str) -> FaultConnection:
@@ -326,6 +328,18 @@ class TestLosing:
         assert await client.frame() is None
         with pytest.raises(ConnectionResetError, match="connection 1 is over"):
             await conn.send("more")
+
+    async def test_fin_after_a_reset_that_nobody_has_read_yet(self, server):
+        client = socket.create_connection((server.host, server.port))
+        client.sendall(
+            b"GET / HTTP/1.1\r\nHost: here\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + KEY.encode() + b"\r\n\r\n"
+        )
+        conn = await server.connection()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+        conn.fin()
+        await conn.wait_ended()
 
     async def test_a_client_that_does_not_answer_fin_is_reset_after_the_linger(self):
         async with FaultServer(linger=0.05) as server, RawClient(server.port) as client:
