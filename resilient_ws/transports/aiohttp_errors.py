@@ -44,7 +44,7 @@ def translate(error: Exception) -> ConnectError:
             return HandshakeRejected(
                 "the server's handshake is invalid", status=101, retryable=False, foreign=name
             )
-        return ConnectError("the answer to the handshake is not HTTP", foreign=name)
+        return ConnectError("the answer to the handshake is not valid HTTP, or its header is too large", foreign=name)
     if isinstance(error, ServerDisconnectedError):
         return ConnectError("the server closed the connection during the handshake", foreign=name)
     if isinstance(error, ClientConnectorDNSError):

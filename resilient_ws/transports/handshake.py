@@ -40,7 +40,11 @@ def says_upgrade(headers: Mapping[str, str]) -> bool:
 
     Source: RFC 9110 section 7.6.1.
     """
-    return "upgrade" in (option.strip().lower() for option in headers.get("Connection", "").split(","))
+    return "upgrade" in (option.lower() for option in _listed(headers, "Connection"))
+
+
+def _listed(headers: Mapping[str, str], name: str) -> list[str]:
+    return [item for part in headers.get(name, "").split(",") if (item := part.strip())]
 
 
 def verify(
@@ -59,7 +63,7 @@ def verify(
         headers: Of the answer; a mapping that ignores case. Repeated fields are joined with commas.
         key: The `Sec-WebSocket-Key` that we sent.
         offered: The subprotocols that we offered.
-        extensions: Whether we offered an extension.
+        extensions: Whether we offered permessage-deflate.
         version: Of the HTTP that the server answered with.
 
     Raises:
@@ -87,7 +91,8 @@ def verify(
         raise wrong("its Connection header does not say Upgrade (RFC 6455 4.1)")
     if headers.get("Sec-WebSocket-Accept", "").strip() != accept_for(key):
         raise wrong("its Sec-WebSocket-Accept does not belong to our key (RFC 6455 4.1)")
-    if "Sec-WebSocket-Extensions" in headers and not extensions:
+    used = [name.partition(";")[0].strip().lower() for name in _listed(headers, "Sec-WebSocket-Extensions")]
+    if used not in ([], ["permessage-deflate"] if extensions else []):
         raise wrong("it uses an extension that nobody offered (RFC 6455 4.1)")
     chosen = headers.get("Sec-WebSocket-Protocol")
     if chosen is not None and chosen not in offered:

@@ -48,8 +48,24 @@ class TestVerify:
         assert check(answer(sec_websocket_protocol="b"), offered=("a", "b")) == "b"
         assert check(answer(), offered=("a", "b")) is None
 
-    def test_takes_an_extension_that_was_offered(self):
-        assert check(answer(sec_websocket_extensions="permessage-deflate"), extensions=True) is None
+    @pytest.mark.parametrize(
+        "value", ["permessage-deflate", "Permessage-Deflate; server_no_context_takeover", ""]
+    )
+    def test_takes_an_extension_that_was_offered(self, value):
+        assert check(answer(sec_websocket_extensions=value), extensions=True) is None
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            "x-unheard-of",
+            "permessage-deflate, x-unheard-of",
+            "permessage-deflate, permessage-deflate",
+            "x-permessage-deflate",
+        ],
+    )
+    def test_refuses_extensions_beside_it(self, value):
+        with pytest.raises(HandshakeRejected, match="an extension that nobody offered"):
+            check(answer(sec_websocket_extensions=value), extensions=True)
 
     @pytest.mark.parametrize(
         "headers, text",
