@@ -137,17 +137,3 @@ async def test_a_proxy_in_this_process_is_run_the_same_way(capsys, quiet):
     await asyncio.wait_for(running, 5)
     out = capsys.readouterr().out
     assert ("listening on 127.0.0.1:" in out, out.endswith("stopped\n")) == (not quiet, not quiet)
-
-
-async def test_quietly_and_at_random():
-    async with FaultServer() as server:
-        process = await run_command(server, "--quiet", "--refuse", "--schedule", "random")
-        try:
-            with pytest.raises(TimeoutError):
-                await asyncio.wait_for(process.stdout.read(1), 1)
-            process.send_signal(signal.SIGTERM)
-            assert await asyncio.wait_for(process.communicate(), 10) == (b"", b"")
-            assert process.returncode == 0
-        finally:
-            if process.returncode is None:
-                process.kill()
