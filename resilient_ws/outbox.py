@@ -10,10 +10,10 @@ exactly one place:
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
+from resilient_ws.backlog import Backlog
 from resilient_ws.events import Message
 from resilient_ws.options import Outbox
 from resilient_ws.unconfirmed import UNCONFIRMED_MESSAGES, Unconfirmed
@@ -36,7 +36,7 @@ class Remains(NamedTuple):
     uncertain: list[Entry]
 
 
-class DeliveryQueue:
+class DeliveryQueue(Backlog):
     """The accounting of one client's outgoing messages over all its connections.
 
     On a connection: `connected`; then `write_through`, `take` followed by `written` or `untake`, and `mark` and
@@ -47,39 +47,18 @@ class DeliveryQueue:
 
     Attributes:
         confirmed: How many messages a PONG has covered, or were written while confirmation was off.
-        uncertain: How many were written and not confirmed when a connection or the client ended.
-        expired: How many were not written in their time.
-        evicted: How many an overflow rule or a newer message with their key removed.
         abandoned: How many were never written when the client ended.
         unverified: How many were let go while no PONG could arrive.
     """
 
     def __init__(self, options: Outbox) -> None:
-        self.confirmed = self.uncertain = self.expired = self.evicted = self.abandoned = self.unverified = 0
-        self._max_messages = options.max_messages
-        self._max_bytes = options.max_bytes
-        self._drops = options.overflow if options.overflow in {"drop_oldest", "drop_newest"} else None
-        self._lanes = Lanes()
-        # Written on a connection that ended: no ttl, key or overflow rule touches these.
-        self._resent: deque[Entry] = deque()
-        self._resent_size = 0
+        super().__init__(options)
+        self.confirmed = self.abandoned = self.unverified = 0
         self._hand: Entry | None = None
-        self._ahead = 0  # how many go before a new message: in the lanes, resent, in hand
-        self._position = 0  # grows with what is accepted: orders messages and barriers
         self._confirming = False
         self._unconfirmed = Unconfirmed(options.on_uncertain == "resend")
 
     # ------------------------------------------------------------------------------------------ what there is
-
-    @property
-    def waiting(self) -> int:
-        """How many accepted messages are still to be written, or to be written again."""
-        return self._lanes.count + len(self._resent)
-
-    @property
-    def waiting_bytes(self) -> int:
-        """The bytes of those messages."""
-        return self._lanes.size + self._resent_size
 
     @property
     def unconfirmed(self) -> int:
@@ -101,11 +80,6 @@ class DeliveryQueue:
         """Whether something is unconfirmed that no ping covers yet."""
         return bool(self._unconfirmed.items)
 
-    def barrier(self) -> int:
-        """Returns a position behind all messages accepted until now, for `is_settled`."""
-        self._position += 1
-        return self._position
-
     def is_settled(self, position: int) -> bool:
         """Whether every message accepted before `position` has its end.
 
@@ -117,96 +91,6 @@ class DeliveryQueue:
         if any(entry.position < position for entry in self._resent):
             return False
         return self._lanes.oldest_position() >= position and self._unconfirmed.is_behind(position)
-
-    # ------------------------------------------------------------------------------------------ accepting
-
-    def has_room(self, size: int, key: str | None = None) -> bool:
-        """Whether a message fits within the bounds for what waits.
-
-        Messages that will be written again are not counted: the bounds for the unconfirmed hold for them.
-
-        Args:
-            size: Its bytes.
-            key: Its key: the message that it would replace counts as gone. `None` = it has none.
-        """
-        lanes = self._lanes
-        replaced = lanes.keyed(key)
-        if replaced is not None:
-            return lanes.size - replaced.size + size <= self._max_bytes
-        return lanes.count < self._max_messages and lanes.size + size <= self._max_bytes
-
-    def accept(self, entry: Entry) -> Sequence[Entry]:
-        """Appends `entry` to what waits, and returns what was evicted for it.
-
-        It never refuses: with the overflow rules `raise` and `wait` the caller asks `has_room` before. A waiting
-        message with the same key is evicted; `entry` takes its place, or goes to the end if the priorities differ.
-        Where there is no room, `drop_newest` evicts `entry` itself, and `drop_oldest` the oldest messages of the
-        lowest priority, which may be `entry`.
-        """
-        self._position += 1
-        entry.position = self._position
-        lanes = self._lanes
-        if self._drops is None and entry.key is None:
-            self._ahead += 1
-            lanes.append(entry)
-            return ()
-        replaced = lanes.keyed(entry.key)
-        if self._drops == "drop_newest" and not self.has_room(entry.size, entry.key):
-            self.evicted += 1
-            return (entry,)
-        evicted: list[Entry] = []
-        if replaced is None:
-            self._ahead += 1
-            lanes.append(entry)
-        else:
-            lanes.replace(replaced, entry)
-            evicted.append(replaced)
-        if self._drops == "drop_oldest":
-            while lanes.count > self._max_messages or lanes.size > self._max_bytes:
-                self._ahead -= 1
-                evicted.append(lanes.least())
-                lanes.remove(evicted[-1])
-        self.evicted += len(evicted)
-        return evicted
-
-    def withdraw(self, entry: Entry) -> None:
-        """Takes back a message that waits, as if it had never been accepted."""
-        self._lanes.remove(entry)
-        self._ahead -= 1
-
-    def restore(self, entries: Iterable[Entry]) -> list[Entry]:
-        """Takes over what an earlier process left, in order, before anything else; returns what is `UNCERTAIN`.
-
-        Entries that had been written go in front if they are to be sent again. No bound is applied: what was
-        accepted stays accepted.
-        """
-        uncertain: list[Entry] = []
-        for entry in entries:
-            self._position += 1
-            entry.position = self._position
-            if entry.written and not entry.resend:
-                self.uncertain += 1
-                uncertain.append(entry)
-                continue
-            self._ahead += 1
-            if entry.written:
-                self._resent.append(entry)
-                self._resent_size += entry.size
-            else:
-                self._lanes.append(entry)
-        return uncertain
-
-    def expire(self, now: float) -> list[Entry]:
-        """Removes and returns the messages that have waited past their time, the earliest first."""
-        due = self._lanes.expire(now)
-        self._ahead -= len(due)
-        self.expired += len(due)
-        return due
-
-    @property
-    def next_expiry(self) -> float | None:
-        """When `expire` has something to do next, in seconds of the caller's clock; `None` = never."""
-        return self._lanes.next_expiry()
 
     # ------------------------------------------------------------------------------------------ writing
 
@@ -258,16 +142,6 @@ class DeliveryQueue:
         """Whether a message was taken and is neither written nor put back."""
         return self._hand is not None
 
-    @property
-    def next_size(self) -> int:
-        """The bytes of the message that `take` would look at; 0 if nothing waits."""
-        entry = self._resent[0] if self._resent else self._lanes.first()
-        return entry.size if entry is not None else 0
-
-    def watched_waiting(self) -> list[Entry]:
-        """Those of the waiting messages that have a token or a record."""
-        return [entry for entry in (*self._resent, *self._lanes.in_order()) if entry.watched]
-
     def fits(self, size: int) -> bool:
         """Whether a message may be written now: a connection is open, and the unconfirmed are within their bounds.
 
@@ -287,7 +161,7 @@ class DeliveryQueue:
             `None` if nothing waits or the next message does not fit.
         """
         assert self._hand is None, "the message taken before is neither written nor put back"
-        entry = self._resent[0] if self._resent else self._lanes.first()
+        entry = self.next
         if entry is None or not self.fits(entry.size):
             return None
         if entry.written:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Final, cast
+from typing import Final
 
+from resilient_ws.confirming import Confirmations, Token, fail, off, succeed
 from resilient_ws.errors import (
     ClientClosed,
     ConnectionLost,
@@ -19,10 +19,10 @@ from resilient_ws.errors import (
     MessageTooBig,
     NotConnected,
     OutboxFull,
-    ResilientWSError,
 )
 from resilient_ws.events import Fate, Message
 from resilient_ws.inbox import Inbox
+from resilient_ws.line import Line
 from resilient_ws.options import Outbox
 from resilient_ws.outbox import DeliveryQueue, Entry, Loss
 from resilient_ws.patience import Patience
@@ -67,11 +67,10 @@ class Sender:
         self._pinger: Pinger | None = None
         self._started = False
         self._over = False
-        self._room: deque[asyncio.Future[None]] = deque()
-        self._flushers: list[tuple[int, asyncio.Future[None]]] = []
+        self._line = Line()
         self._watch: Callable[[], None] | None = None
-        self._fates_pending = False
         self.patience = Patience(inbox, self._want)
+        self._confirmations = Confirmations(self.queue, self.patience)
         self._turn_open = False
         self._turn_left = TURN_MESSAGES
         self._now = 0.0
@@ -118,8 +117,7 @@ class Sender:
         else:
             self._write_unqueued(entry)
         if token is not None:
-            with self.patience.waiting(token, asks=True):
-                await token
+            await self._confirmations.of(token)
 
     async def admit_unqueued(self, size: int) -> None:
         """Waits until a message that must not wait may be written."""
@@ -152,7 +150,7 @@ class Sender:
         if (
             writer is None
             or writer.busy
-            or self._room
+            or self._line
             or self._over
             or self._turn_left <= 0
             or size > self._inline
@@ -185,7 +183,7 @@ class Sender:
             self._want()
         if self._pinger is not None:
             self._pinger.wrote()
-        self._wake_next()
+        self._line.wake_next()
 
     def _want(self) -> None:
         if self._pinger is not None:
@@ -193,30 +191,14 @@ class Sender:
 
     async def _admission(self, size: int, queue: bool, key: str | None) -> None:
         """Waits until a message may be accepted, in the order of the calls."""
-        waiter: asyncio.Future[None] | None = None
-        try:
-            while not self._admits(size, queue, key, waiter):
-                if waiter is None or waiter.done():
-                    fresh: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-                    if waiter is None:
-                        self._room.append(fresh)
-                    else:
-                        self._room[self._room.index(waiter)] = fresh
-                    waiter = fresh
-                await waiter
-        finally:
-            if waiter is not None:
-                self._room.remove(waiter)
-                self._wake_next()
+        await self._line.wait(lambda first: self._admits(size, queue, key, first))
 
-    def _admits(self, size: int, queue: bool, key: str | None, waiter: asyncio.Future[None] | None) -> bool:
+    def _admits(self, size: int, queue: bool, key: str | None, first: bool) -> bool:
         """Whether it may be accepted now; raises where waiting would be wrong."""
         self._refuse_if_over()
-        first = not self._room or self._room[0] is waiter
         if self._writer is not None and (self._turn_left <= 0 or not (first or self._drops)):
-            return (
-                False  # a loop of sends must not starve the rest of the program, nor overtake those who wait
-            )
+            # A loop of sends must not starve the rest of the program, nor overtake those who wait.
+            return False
         if not queue:
             return self._admits_unqueued(size)
         if self._drops:
@@ -251,13 +233,13 @@ class Sender:
         if self._over:
             raise self._ended()
 
-    def _token(self, confirm: bool) -> asyncio.Future[None] | None:
+    def _token(self, confirm: bool) -> Token | None:
         if not confirm:
             return None
         if not self._started:
             raise NotConnected("confirm=True waits, and the client has not been started")
         if self._writer is not None and not self.queue.confirming:
-            raise _off()
+            raise off()
         return asyncio.get_running_loop().create_future()
 
     # --- flushing ---
@@ -270,14 +252,7 @@ class Sender:
             return
         if not self._started:
             raise NotConnected("flush waits, and the client has not been started")
-        settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        mine = (position, settled)
-        self._flushers.append(mine)
-        try:
-            with self.patience.waiting(settled, asks=True):
-                await settled
-        finally:
-            self._flushers.remove(mine)
+        await self._confirmations.behind(position)
 
     @property
     def is_written(self) -> bool:
@@ -318,16 +293,18 @@ class Sender:
         """That connection has ended; returns what it took with it. The caller tells of the uncertain ones."""
         self._writer = self._pinger = None
         loss = self.queue.lost(poison=poison)
-        for entry in loss.uncertain:
-            _fail(entry, DeliveryUncertain("the connection ended before the peer confirmed the message"))
-        self._fates_pending = bool(loss.uncertain)
+        fail(
+            loss.uncertain,
+            lambda: DeliveryUncertain("the connection ended before the peer confirmed the message"),
+        )
+        self._confirmations.hold(held=bool(loss.uncertain))
         self._progress()
-        self._wake_all()
+        self._line.wake_all()
         return loss
 
     def fates_told(self) -> None:
         """What the end of the last connection made uncertain has been reported."""
-        self._fates_pending = False
+        self._confirmations.hold(held=False)
         self._progress()
 
     def pump(self) -> None:
@@ -355,7 +332,7 @@ class Sender:
         if queue.waiting and not writer.busy:
             self._want()
         self._progress()
-        self._wake_next()
+        self._line.wake_next()
 
     def idle(self) -> None:
         """The connection has room again."""
@@ -366,14 +343,13 @@ class Sender:
 
     def confirmed(self, entries: Iterable[Entry]) -> None:
         """A PONG has covered what was written, `entries` among it."""
-        for entry in entries:
-            _succeed(entry)
+        succeed(entries)
         self.pump()
 
     def _written(self) -> None:
         entry = self.queue.written()
         if entry is not None:
-            _fail(entry, _off())
+            fail((entry,), off)
 
     @property
     def _is_stuck(self) -> bool:
@@ -385,25 +361,25 @@ class Sender:
 
     def _let_go(self, size: int) -> bool:
         """Gives up confirmations that cannot come; returns whether `size` bytes may be written now."""
-        for entry in self.queue.let_go(size):
-            _fail(entry, DeliveryUncertain("unverified: the program does not read, so the PONG cannot come"))
+        fail(
+            self.queue.let_go(size),
+            lambda: DeliveryUncertain("unverified: the program does not read, so the PONG cannot come"),
+        )
         return self.queue.fits(size)
 
     def confirmation_off(self, entries: Iterable[Entry]) -> None:
         """The peer answers no ping; `entries` were written and somebody waits for their confirmation."""
-        for entry in entries:
-            _fail(entry, _off())
+        fail(entries, off)
         self._fail_tokens_of_waiting()
         self.pump()
 
     def _fail_tokens_of_waiting(self) -> None:
-        for entry in self.queue.watched_waiting():
-            _fail(entry, _off())
+        fail(self.queue.watched_waiting(), off)
 
     # --- fates and ends ---
 
     def _settle(self, entry: Entry, fate: Fate) -> None:
-        _fail(entry, DeliveryUncertain(f"the message is {fate.value}: it was never written"))
+        fail((entry,), lambda: DeliveryUncertain(f"the message is {fate.value}: it was never written"))
         self._tell(entry, fate)
 
     def _arm_expiry(self) -> None:
@@ -419,7 +395,7 @@ class Sender:
         for entry in self.queue.expire(asyncio.get_running_loop().time()):
             self._settle(entry, Fate.EXPIRED)
         self._progress()
-        self._wake_next()
+        self._line.wake_next()
         self._arm_expiry()
 
     def refuse(self, *, keep_waiters: bool) -> None:
@@ -429,9 +405,7 @@ class Sender:
             keep_waiters: Whether calls that wait for confirmations may go on, since `close(drain=)` does so too.
         """
         self._over = True
-        for waiter in self._room:
-            if not waiter.done():
-                waiter.set_exception(self._ended())
+        self._line.fail(self._ended)
         if not keep_waiters:
             self.patience.fail(self._ended)
 
@@ -444,47 +418,17 @@ class Sender:
             self._expiry = None
         remains = self.queue.close()
         self.refuse(keep_waiters=False)
-        for entry in (*remains.abandoned, *remains.uncertain):
-            _fail(entry, self._ended())
+        fail((*remains.abandoned, *remains.uncertain), self._ended)
         return remains.abandoned, remains.uncertain
 
     # --- waking ---
 
     def _progress(self) -> None:
         """Something was written, confirmed or given up: whoever waits for that looks again."""
-        if not self._fates_pending:
-            for position, settled in self._flushers:
-                if not settled.done() and self.queue.is_settled(position):
-                    settled.set_result(None)
+        self._confirmations.progress()
         if self._watch is not None:
             self._watch()
-
-    def _wake_next(self) -> None:
-        """The first of those who wait for room looks again."""
-        if self._room and not self._room[0].done():
-            self._room[0].set_result(None)
-
-    def _wake_all(self) -> None:
-        for waiter in self._room:
-            if not waiter.done():
-                waiter.set_result(None)
 
 
 def _deaf() -> OutboxFull:
     return OutboxFull("the outbox is full, and no PONG can come while the program does not read")
-
-
-def _off() -> DeliveryUncertain:
-    return DeliveryUncertain("confirmation is off on this connection, so the peer's receipt cannot be known")
-
-
-def _succeed(entry: Entry) -> None:
-    token = cast("asyncio.Future[None] | None", entry.token)
-    if token is not None and not token.done():
-        token.set_result(None)
-
-
-def _fail(entry: Entry, error: ResilientWSError) -> None:
-    token = cast("asyncio.Future[None] | None", entry.token)
-    if token is not None and not token.done():
-        token.set_exception(error)

@@ -1,0 +1,60 @@
+"""Calls that wait for their turn, served in the order in which they were made.
+
+Knows nothing of what they wait for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from resilient_ws.errors import ResilientWSError
+
+
+class Line:
+    """A queue of waiting calls."""
+
+    def __init__(self) -> None:
+        self._waiters: deque[asyncio.Future[None]] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self._waiters)
+
+    async def wait(self, may: Callable[[bool], bool]) -> None:
+        """Returns as soon as `may` says so: it is asked at once, and again whenever this call is woken.
+
+        Args:
+            may: Whether the call may go on; given whether it is the first in the line. What it raises ends the wait.
+        """
+        if may(not self._waiters):
+            return
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        try:
+            await waiter
+            while not may(self._waiters[0] is waiter):
+                fresh: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                self._waiters[self._waiters.index(waiter)] = fresh
+                waiter = fresh
+                await waiter
+        finally:
+            self._waiters.remove(waiter)
+            self.wake_next()
+
+    def wake_next(self) -> None:
+        """The first one looks again."""
+        if self._waiters and not self._waiters[0].done():
+            self._waiters[0].set_result(None)
+
+    def wake_all(self) -> None:
+        """Every one looks again."""
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def fail(self, error: Callable[[], ResilientWSError]) -> None:
+        """Ends every wait with an exception."""
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_exception(error())
