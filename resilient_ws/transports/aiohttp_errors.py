@@ -44,24 +44,25 @@ def translate(error: Exception) -> ConnectError:
             return HandshakeRejected(
                 "the server's handshake is invalid", status=101, retryable=False, foreign=name
             )
-        return ConnectError("the answer to the handshake is not valid HTTP, or its header is too large", foreign=name)
+        return ConnectError(
+            "the answer to the handshake is not valid HTTP, or its header is too large", foreign=name
+        )
     if isinstance(error, ServerDisconnectedError):
         return ConnectError("the server closed the connection during the handshake", foreign=name)
     if isinstance(error, ClientConnectorDNSError):
-        text = f"the name {error.host} could not be resolved: {error.os_error.strerror or error.os_error}"
+        text = f"the name {error.host} could not be resolved: {_said(error.os_error)}"
         return _chained(ConnectError(text), error.os_error)
     if isinstance(error, ClientSSLError):
         text = f"the TLS handshake with {error.host} failed: {error.os_error}"
         return _chained(ConnectError(text), error.os_error)
     if isinstance(error, ClientProxyConnectionError):
-        text = f"the proxy could not be reached: {error.os_error.strerror or error.os_error}"
+        text = f"the proxy could not be reached: {_said(error.os_error)}"
         return _chained(ConnectError(text), error.os_error)
     if isinstance(error, ClientConnectorError):
-        why = error.os_error.strerror or error.os_error
-        text = f"{error.host} port {error.port} could not be reached: {why}"
+        text = f"{error.host} port {error.port} could not be reached: {_said(error.os_error)}"
         return _chained(ConnectError(text), error.os_error)
     if isinstance(error, OSError) and not isinstance(error, ClientError):
-        return _chained(ConnectError(f"the connection failed: {error.strerror or name}"), error)
+        return _chained(ConnectError(f"the connection failed: {_said(error)}"), error)
     return ConnectError(f"the connection failed during the handshake ({name})", foreign=name)
 
 
@@ -74,6 +75,10 @@ def _refused_by_proxy(status: int, headers: Mapping[str, str], name: str) -> Han
         retryable=status in RETRYABLE or status >= 500,
         foreign=name,
     )
+
+
+def _said(error: OSError) -> str:
+    return error.strerror or str(error) or type(error).__name__
 
 
 def _chained(ours: ConnectError, cause: BaseException) -> ConnectError:
