@@ -53,7 +53,8 @@ class FaultServer:
         keep: How many entries each record holds (`received`, `attempts`, ...), at least 1; then the oldest go.
             Numbers for `report` are kept for each message.
         keep_bytes: How many bytes of messages `received` holds, at least 1; then the oldest go.
-        number: Reads the number for `report` out of a message, or gives ``None``.
+        number: Reads the number for `report` out of a message, or gives ``None``. Where it is ``None`` itself no
+            numbers are kept: nothing then grows with the number of messages.
         receive_buffer: Bytes of the kernel's receive buffer (``SO_RCVBUF``), small for quick back-pressure;
             ``None``: as the system has it.
         linger: Seconds that a socket which the server has ended with FIN waits for the client's FIN.
@@ -75,7 +76,7 @@ class FaultServer:
         max_message_size: int = 64 << 20,
         keep: int = 100_000,
         keep_bytes: int = 64 << 20,
-        number: Callable[[Message], int | None] = leading_number,
+        number: Callable[[Message], int | None] | None = leading_number,
         receive_buffer: int | None = None,
         linger: float = 1.0,
     ) -> None:
@@ -99,6 +100,7 @@ class FaultServer:
         self._kept_bytes = 0
         self._number = number
         self._numbers: list[int | None] = []
+        self._received_count = 0
         self._linger = linger
         self._attempt_count = 0
         self._accepted_count = 0
@@ -287,7 +289,9 @@ class FaultServer:
 
     def record_message(self, connection: int, message: Message) -> None:
         """Keep one message; called by the connections."""
-        self._numbers.append(self._number(message))
+        self._received_count += 1
+        if self._number is not None:
+            self._numbers.append(self._number(message))
         self._received.append(Received(connection, message))
         self._kept_bytes += len(message)
         while len(self._received) > self.keep or (
@@ -322,7 +326,7 @@ class FaultServer:
     @property
     def received_count(self) -> int:
         """How many messages came in all, those no longer in `received` included."""
-        return len(self._numbers)
+        return self._received_count
 
     def report(self, expected: Iterable[int] | int | None = None) -> Report:
         """Return what became of a numbered sequence, across all connections.
@@ -330,7 +334,12 @@ class FaultServer:
         Args:
             expected: The numbers that were sent, or how many: ``5`` means 0 to 4. ``None``: each number between the
                 smallest and the largest that came.
+
+        Raises:
+            RuntimeError: The server was made with ``number=None``.
         """
+        if self._number is None:
+            raise RuntimeError("a report needs numbers: this server was made with number=None")
         return report_numbers(self._numbers, expected)
 
     def notify(self) -> None:

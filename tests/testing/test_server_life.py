@@ -152,6 +152,17 @@ async def test_records_are_bounded_and_the_report_still_knows_all():
         assert server.report(12).ok
 
 
+async def test_without_numbers_there_is_no_report_and_nothing_grows():
+    async with FaultServer(number=None, keep=1) as server, RawClient(server.port) as client:
+        await client.open()
+        for number in range(3):
+            client.text(str(number))
+            await client.frame()
+        assert (server.received_count, server.received) == (3, [(1, "2")])
+        with pytest.raises(RuntimeError, match="this server was made with number=None"):
+            server.report(3)
+
+
 async def test_no_more_connections_are_remembered_than_asked_for():
     async with FaultServer(keep=2) as server:
         for _ in range(3):
