@@ -35,7 +35,9 @@ from resilient_ws.lifecycle import mermaid
 from resilient_ws.retry import Decision, RetryState, delay_range
 
 PAGES: Final = Path(__file__).parent
-_PART: Final = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(\n<!-- end of \2 -->)", re.DOTALL)
+_PART: Final = re.compile(
+    r"^(<!-- generated: ([\w-]+) -->\n)(?:.*?\n)??(<!-- end of \2 -->)$", re.DOTALL | re.MULTILINE
+)
 _MANY: Final = 50
 
 
@@ -128,7 +130,7 @@ def failures() -> str:
     """What the default does about an attempt that failed, asked of the rules themselves."""
     seen: list[tuple[str, Failure]] = [
         (f"HTTP {status}", Failure(status=status, error=HandshakeRejected(status=status)))
-        for status in (301, 400, 401, 403, 404, 408, 425, 429, 500, 502, 503)
+        for status in (200, 302, 400, 404, 401, 403, 408, 425, 429, 500, 502, 503, 504)
     ]
     seen += [
         ("refused, reset, unreachable, DNS", Failure(error=ConnectError())),
@@ -139,15 +141,15 @@ def failures() -> str:
         ("not a valid WebSocket handshake", Failure(status=101, error=HandshakeRejected(retryable=False))),
         ("bad URL", Failure(error=InvalidURL())),
     ]
-    rows = [
-        (
-            name,
+    names: dict[tuple[str, ...], list[str]] = {}
+    for name, failure in seen:
+        answers = (
             asked(failure, was_open=False),
             asked(failure, was_open=True),
             asked(failure, was_open=True, provider=True),
         )
-        for name, failure in seen
-    ]
+        names.setdefault(answers, []).append(name)
+    rows = [(", ".join(alike).replace(", HTTP ", ", "), *answers) for answers, alike in names.items()]
     return table(("the attempt ended with", "before the first open", "later", "later, URL provider"), rows)
 
 
@@ -163,7 +165,7 @@ def _tree(kind: type[BaseException], indent: str) -> list[str]:
     others = [base.__name__ for base in kind.__bases__ if not issubclass(base, ResilientWSError)]
     also = f" ({', '.join(others)})" if kind is not ResilientWSError and others else ""
     lines = [f"{kind.__name__}{also}"]
-    children = [child for child in kind.__subclasses__() if child.__module__ == "resilient_ws.errors"]
+    children = [child for child in kind.__subclasses__() if child.__name__ in resilient_ws.__all__]
     for number, child in enumerate(children, start=1):
         last = number == len(children)
         head, *rest = _tree(child, indent)
@@ -215,7 +217,7 @@ def renewed(text: str, parts: dict[str, Callable[[], str]]) -> str:
         name = found[2]
         if name not in PARTS and name not in AT_BUILD:
             raise KeyError(name)
-        return f"{found[1]}\n{parts[name]()}\n{found[3]}" if name in parts else found[0]
+        return f"{found[1]}\n{parts[name]()}\n\n{found[3]}" if name in parts else found[0]
 
     return _PART.sub(fresh, text)
 
