@@ -8,8 +8,10 @@ Foreign exceptions end here. Where the text of one could show a URL, a header or
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import itertools
+import socket
 from collections.abc import Mapping
 from ssl import SSLContext
 from typing import Any, Final, cast
@@ -116,8 +118,15 @@ class _Handshake:
         self._offered = offered
         self._extensions = extensions
         self._jar = jar
+        self._sockets: list[socket.socket] = []
         self.response: ClientResponse | None = None
         self.transport: asyncio.Transport | None = None
+
+    def make_socket(self, info: tuple[Any, ...]) -> socket.socket:
+        """Makes a socket for aiohttp, and remembers it."""
+        made = socket.socket(info[0], info[1], info[2])
+        self._sockets.append(made)
+        return made
 
     async def __call__(self, request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
         try:
@@ -149,11 +158,14 @@ class _Handshake:
         return response
 
     def abort(self) -> None:
-        """Frees the socket of an answer that did not become a connection."""
+        """Frees what did not become a connection, also a socket that aiohttp is saying goodbye to."""
         if self.transport is not None:
             self.transport.abort()
         if self.response is not None:
             self.response.close()
+        for one in self._sockets:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
 
 
 class AiohttpTransport:
@@ -253,30 +265,34 @@ class AiohttpTransport:
     def _session(
         self, handshake: _Handshake, jar: AbstractCookieJar, made: type[ClientWebSocketResponse]
     ) -> ClientSession:
-        connector = self._connector()
-        try:
-            return ClientSession(
-                connector=connector,
-                connector_owner=False,
-                cookie_jar=jar,
-                timeout=_NO_TIMEOUT,
-                middlewares=(handshake,),
-                response_class=_Answer,
-                ws_response_class=made,
-            )
-        except RuntimeError:
-            raise ConnectError(
-                "the session that was passed as session= belongs to another event loop", retryable=False
-            ) from None
+        return ClientSession(
+            connector=self._connector(handshake),
+            connector_owner=False,
+            cookie_jar=jar,
+            timeout=_NO_TIMEOUT,
+            middlewares=(handshake,),
+            response_class=_Answer,
+            ws_response_class=made,
+        )
 
-    def _connector(self) -> BaseConnector:
+    def _connector(self, handshake: _Handshake) -> BaseConnector:
         lent: ClientSession | None = self._options.session
         if lent is None:
             return TCPConnector(
-                resolver=LookupResolver(), use_dns_cache=False, limit=0, force_close=True, ssl=True
+                resolver=LookupResolver(),
+                use_dns_cache=False,
+                limit=0,
+                force_close=True,
+                ssl=True,
+                socket_factory=handshake.make_socket,
             )
         if lent.closed or lent.connector is None:
             raise ConnectError("the session that was passed as session= is closed", retryable=False)
+        # aiohttp itself would wait for ever; it has no public name for this.
+        if getattr(lent.connector, "_loop", None) not in (None, asyncio.get_running_loop()):
+            raise ConnectError(
+                "the session that was passed as session= belongs to another event loop", retryable=False
+            )
         return lent.connector
 
     def _proxy(self, url: URL) -> str | URL | None:
