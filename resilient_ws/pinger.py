@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from resilient_ws.events import Message
+from resilient_ws.evidence import Reading, has_left
 from resilient_ws.heartbeat import HeartbeatMonitor
 from resilient_ws.options import Heartbeat
 from resilient_ws.outbox import DeliveryQueue, Entry
@@ -24,6 +25,9 @@ from resilient_ws.writer import Writer
 _TAG: Final = struct.Struct("!4sI")
 DEFAULT_TIMEOUT: Final = 10.0
 """Seconds for the first PONG where no heartbeat gives a timeout."""
+
+HALVES: Final = 2
+"""Halves of that time in which messages must come for the peer to be one that talks and answers no ping."""
 
 MAX_OUTSTANDING: Final = 64
 """Unanswered pings that are remembered, for a peer that never answers."""
@@ -83,9 +87,8 @@ class Pinger:
         )
         self._prefix = os.urandom(4)
         self._number = 0
-        self._outstanding: deque[tuple[int, int, float, int]] = (
-            deque()
-        )  # number, mark, when, messages received then
+        self._outstanding: deque[tuple[int, int]] = deque()  # number, mark
+        self._first: _FirstPing | None = None  # while it is not answered
         self._last_ping = now
         self._confirm_at: float | None = None
         self._wanted = False
@@ -161,6 +164,7 @@ class Pinger:
         while self._outstanding and self._outstanding[0][0] <= number:
             mark = self._outstanding.popleft()[1]
         self._answered = True
+        self._first = None
         if self._monitor is not None and self._is_pinging:
             self._note_latency(self._monitor.pong(number, self._loop.time()))
         if mark:
@@ -201,14 +205,17 @@ class Pinger:
         self._number += 1
         now = self._loop.time()
         mark = self._queue.mark() if self._queue.confirming else 0
-        self._outstanding.append((self._number, mark, now, self._link.look(paused=False).messages))
+        self._outstanding.append((self._number, mark))
         if len(self._outstanding) > MAX_OUTSTANDING:
             self._outstanding.popleft()  # a later PONG covers what it covered
         self._last_ping = now
         self._confirm_at = None
         self._link.ping(_TAG.pack(self._prefix, self._number))
+        reading = self._link.look(paused=self._is_paused())
+        if self._first is None and not self._answered:
+            self._first = _FirstPing(reading, now + self._half_timeout)
         if self._monitor is not None and self._is_pinging:
-            self._monitor.ping_sent(self._number, now, self._link.look(paused=self._is_paused()))
+            self._monitor.ping_sent(self._number, now, reading)
 
     def _app_ping(self, heartbeat: Heartbeat) -> None:
         assert self._monitor is not None
@@ -231,7 +238,7 @@ class Pinger:
         if self._stopped:
             return
         deadline = self._monitor.deadline if self._monitor is not None else None
-        for other in (self._confirm_at, self._first_answer_due):
+        for other in (self._confirm_at, self._first_look_due):
             if other is not None and (deadline is None or other < deadline):
                 deadline = other
         if deadline is None:
@@ -244,19 +251,20 @@ class Pinger:
         self._timer = self._loop.call_at(deadline, self._fired)
 
     @property
-    def _first_answer_due(self) -> float | None:
-        """Until when the first ping of the connection must be answered for confirmation to stay on."""
-        if self._answered or not self._outstanding or not self._queue.confirming:
-            return None
-        timeout = self._heartbeat.timeout if self._heartbeat is not None else DEFAULT_TIMEOUT
-        return self._outstanding[0][2] + timeout
+    def _half_timeout(self) -> float:
+        return (self._heartbeat.timeout if self._heartbeat is not None else DEFAULT_TIMEOUT) / 2
+
+    @property
+    def _first_look_due(self) -> float | None:
+        """When to look again whether the first ping of the connection will ever be answered."""
+        return self._first.look_at if self._first is not None and self._queue.confirming else None
 
     def _fired(self) -> None:
         self._timer = None
         now = self._loop.time()
-        first_due = self._first_answer_due
-        if first_due is not None and now >= first_due:
-            self._give_up_confirming()
+        look_due = self._first_look_due
+        if self._first is not None and look_due is not None and now >= look_due:
+            self._doubt(self._first, now)
         if self._stopped:
             return
         monitor = self._monitor
@@ -283,16 +291,42 @@ class Pinger:
             else:
                 self._ping()
 
-    def _give_up_confirming(self) -> None:
-        """The first ping was not answered: off for this connection, if messages came; else the heartbeat judges."""
-        number, mark, when, messages = self._outstanding[0]
-        waited_in_vain = self._link.look(paused=False).messages > messages or self._monitor is None
-        if waited_in_vain and not self._is_paused():
-            self._outstanding.clear()
-            self._answered = True
-            self._watcher.confirmation_off(self._queue.turn_off())
-        else:
-            self._outstanding[0] = (number, mark, max(when, self._loop.time()), messages)
+    def _doubt(self, first: _FirstPing, now: float) -> None:
+        """Turns confirmation off for this connection once the peer has talked for the timeout and not answered.
+
+        A burst of messages just behind the ping does not say that the peer has read it: the line may be dead since, and
+        what was written on it is unconfirmed for good reason. Where no heartbeat would ever judge, silence counts too.
+        """
+        reading = self._link.look(paused=self._is_paused())
+        talks = reading.messages > first.messages and has_left(first.target, reading)
+        if not reading.paused and (talks or self._monitor is None):
+            first.halves += 1
+        if first.halves < HALVES:
+            first.messages, first.look_at = reading.messages, now + self._half_timeout
+            return
+        self._first = None
+        self._answered = True
+        self._outstanding.clear()
+        self._watcher.confirmation_off(self._queue.turn_off())
+
+
+class _FirstPing:
+    """The first ping of a connection, until it is answered.
+
+    Attributes:
+        target: What `Reading.left` shows when it has left.
+        messages: How many had come at the last look.
+        look_at: When to look next.
+        halves: In how many halves of the timeout messages came.
+    """
+
+    __slots__ = ("halves", "look_at", "messages", "target")
+
+    def __init__(self, reading: Reading, look_at: float) -> None:
+        self.target = reading.left + reading.pending
+        self.messages = reading.messages
+        self.look_at = look_at
+        self.halves = 0
 
 
 def _suspend_clock() -> float:

@@ -22,10 +22,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("netns")
 
 
-def peer_command(*options: str | Path) -> Command:
-    """Return what starts ``run_peer.py``."""
-    script = [sys.executable, str(HERE / "run_peer.py"), *map(str, options)]
-    return lambda listen, port: [*script, "--host", listen, "--port", str(port)]
+def script(name: str, *options: str | Path) -> Command:
+    """Return what starts a server of this folder."""
+    command = [sys.executable, str(HERE / name), *map(str, options)]
+    return lambda listen, port: [*command, "--host", listen, "--port", str(port)]
 
 
 @pytest.fixture(scope="session")
@@ -44,13 +44,13 @@ def network(namespaces_available: None) -> Iterator[Network]:
 @pytest.fixture
 def peer(network: Network) -> Server:
     """A server inside that echoes and streams."""
-    return network.start_command("peer", peer_command())
+    return network.start_command("peer", script("run_peer.py"))
 
 
 @pytest.fixture
 def local_peer() -> Iterator[Server]:
     """The same on loopback."""
-    with Server("peer", peer_command()) as server:
+    with Server("peer", script("run_peer.py")) as server:
         yield server
 
 
@@ -73,5 +73,5 @@ def tls_url(network: Network, authority: trustme.CA, tmp_path: Path) -> str:
     """The address of a server inside that speaks TLS."""
     path = tmp_path / "certificate.pem"
     authority.issue_cert(network.server_address).private_key_and_cert_chain_pem.write_to_path(path)
-    server = network.start_command("peer", peer_command("--certificate", path), port=8443)
+    server = network.start_command("peer", script("run_peer.py", "--certificate", path), port=8443)
     return f"wss://{server.host}:{server.port}"

@@ -5,7 +5,7 @@ one write, so that a kill takes none of them in half:
 
     pid 123             it was made
     accepted 7          `append` has returned for message 7
-    marked 7            `mark` has returned
+    marked 7            `mark` is committed
     settled 7           `remove` is about to be called
     dead                the child has been reaped; nothing more comes from it
 """
@@ -16,8 +16,8 @@ import os
 import sys
 from pathlib import Path
 
+from resilient_ws import OutboxFileError
 from resilient_ws.durable import DurableOutbox
-from resilient_ws.outbox_file import OutboxFileError
 from resilient_ws.waiting import Entry
 
 SENDERS = 8
@@ -37,7 +37,8 @@ async def store(path: str) -> None:
             await outbox.append(entry)
             say(f"accepted {number}")
             if number % 3:
-                await outbox.mark([entry])
+                outbox.mark([entry])
+                await outbox.committed()
                 say(f"marked {number}")
             if number % 3 == 2:
                 say(f"settled {number}")
