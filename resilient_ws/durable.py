@@ -19,13 +19,12 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Literal, Self
+from typing import Self
 
-from resilient_ws.outbox_file import Changes, OutboxFile, OutboxFileError
+from resilient_ws.errors import OutboxFileError
+from resilient_ws.options import Durability
+from resilient_ws.outbox_file import Changes, OutboxFile
 from resilient_ws.waiting import Entry
-
-Durability = Literal["accepted", "eventual"]
-"""`accepted`: `append` returns when the message is on the disk. `eventual`: it does not wait for that."""
 
 _RETRY = 1.0  # seconds until what could not be saved is tried again
 _STORABLE = range(-(2**63), 2**63)  # priorities that SQLite can hold
@@ -58,7 +57,7 @@ class DurableOutbox:
         self._file: OutboxFile | None = None
         self._last = 0  # the highest record
         self._batch = _Batch()  # what goes into the next commit
-        self._is_committing = False
+        self._committing: _Batch | None = None  # what goes into the one under way
         self._timer: asyncio.Handle | None = None
         self._closed: asyncio.Future[None] | None = None
 
@@ -130,7 +129,7 @@ class DurableOutbox:
     async def append(self, entry: Entry, *, written: bool = False) -> None:
         """Stores `entry`: with `accepted` it returns after the commit, with `eventual` at once.
 
-        Cancelled, it is as if it had not been called: the message is taken out again.
+        Cancelled or refused, it is as if it had not been called: the message is taken out again.
 
         Args:
             entry: A message that is accepted when this returns.
@@ -153,28 +152,47 @@ class DurableOutbox:
             self._wake()
             raise
 
-    async def mark(self, entries: Iterable[Entry], *, written: bool = True) -> None:
-        """Flags stored entries, and returns after the commit. Cancelled, it is done nevertheless.
+    def refuse(self, error: Callable[[], Exception]) -> None:
+        """Ends every `append` that waits with an exception; their messages are taken out again."""
+        for batch in (self._committing, self._batch):
+            for record, waiter in batch.appends.items() if batch is not None else ():
+                if not waiter.done():
+                    waiter.set_exception(error())
+                    self._batch.changes.remove(record)
+        self._wake()
+
+    def mark(self, entries: Iterable[Entry], *, written: bool = True) -> None:
+        """Flags stored entries soon. After `end` nothing happens.
 
         Args:
             entries: What is about to be handed to the socket, or turned out not to have been.
             written: Whether they may have been written from now on.
-
-        Raises:
-            OutboxFileError: It could not be saved, or the outbox is closed.
         """
-        self._check_open()
         for entry in entries:
             if entry.record is not None:
                 self._batch.changes.mark(entry.record, written)
-        await self._commit()
+        self._wake()
 
     def remove(self, entries: Iterable[Entry]) -> None:
-        """Forgets stored entries soon: their fate is known. After `close` nothing happens."""
+        """Forgets stored entries soon: their fate is known. After `end` nothing happens."""
         for entry in entries:
             if entry.record is not None:
                 self._batch.changes.remove(entry.record)
         self._wake()
+
+    def committed(self) -> asyncio.Future[None]:
+        """Returns a future that is done when everything asked for before is on the disk.
+
+        Its exception is an `OutboxFileError`: something could not be saved, and is tried again each second.
+
+        Raises:
+            OutboxFileError: The outbox is closed.
+        """
+        self._check_open()
+        waiter = self._loop.create_future()
+        self._batch.waiters.append(waiter)
+        self._wake()
+        return waiter
 
     async def flush(self) -> None:
         """Returns when everything asked for before is committed.
@@ -184,8 +202,18 @@ class DurableOutbox:
         """
         self._check_open()
         self._check_saved()
-        await self._commit()
+        await self.committed()
         self._check_saved()
+
+    def end(self) -> None:
+        """Begins to close: nothing more is taken, what is left is committed."""
+        if self._closed is not None:
+            return
+        self._closed = self._loop.create_future()
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._committing is None:
+            self._hand_over()
 
     async def close(self) -> None:
         """Commits what is left, closes the file and gives up the lock. Cancelled, it is done nevertheless.
@@ -193,12 +221,8 @@ class DurableOutbox:
         Raises:
             OutboxFileError: Not everything could be saved.
         """
-        if self._closed is None:
-            self._closed = self._loop.create_future()
-            if self._timer is not None:
-                self._timer.cancel()
-            if not self._is_committing:
-                self._hand_over()
+        self.end()
+        assert self._closed is not None
         await asyncio.shield(self._closed)
         self._check_saved()
 
@@ -212,25 +236,19 @@ class DurableOutbox:
         if self.failure is not None:
             raise OutboxFileError(self._path, self.failure.problem) from self.failure
 
-    async def _commit(self) -> None:
-        waiter = self._loop.create_future()
-        self._batch.waiters.append(waiter)
-        self._wake()
-        await waiter
-
     def _wake(self) -> None:
-        if self._timer is None and not self._is_committing and self._closed is None:
+        if self._timer is None and self._committing is None and self._closed is None:
             self._timer = self._loop.call_soon(self._hand_over)
 
     def _hand_over(self) -> None:
         assert self._file is not None
         self._timer = None
-        self._is_committing = True
         batch, self._batch = self._batch, _Batch()
+        self._committing = batch
         self._thread.do(partial(self._file.apply, batch.changes), partial(self._committed, batch))
 
     def _committed(self, batch: _Batch, error: Exception | None) -> None:
-        self._is_committing = False
+        self._committing = None
         if error is not None and not isinstance(error, OutboxFileError):
             error = OutboxFileError(self._path, f"could not be written: {error!r}")
         batch.settle(error)

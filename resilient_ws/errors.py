@@ -7,6 +7,7 @@ Foreign exceptions are translated where the network is touched (`resilient_ws.tr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -130,6 +131,20 @@ class NotConnected(ResilientWSError):
 
 class OutboxFull(ResilientWSError):
     """The message was not accepted: the outbox is at its bounds."""
+
+
+class OutboxFileError(ResilientWSError):
+    """The file of a durable outbox cannot be used, or could not take a change; `__cause__` is what SQLite said.
+
+    Attributes:
+        path: The file.
+        problem: What is wrong, in words.
+    """
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(f"outbox file {str(path)!r}: {problem}")
+        self.path = path
+        self.problem = problem
 
 
 class InboxFull(ResilientWSError):

@@ -277,8 +277,14 @@ class DeliveryQueue(Backlog):
         self.uncertain += len(uncertain)
         return Loss(uncertain, len(again))
 
-    def close(self) -> Remains:
-        """The client has ended: takes out all that is left. A message still in hand counts as written."""
+    def close(self, *, keep: bool = False) -> Remains:
+        """The client has ended: takes out all that is left. A message still in hand counts as written.
+
+        Args:
+            keep: Whether what is to be sent, or sent again, goes on waiting, since a store has it for another time.
+        """
+        if keep:
+            return Remains([], self.lost().uncertain)
         uncertain = [*self._take_unconfirmed(), *self._resent]
         abandoned = self._lanes.in_order()
         self.uncertain += len(uncertain)

@@ -23,7 +23,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from resilient_ws.errors import ResilientWSError
+from resilient_ws.errors import OutboxFileError
 from resilient_ws.events import Message
 
 APPLICATION_ID = 0x7277736F  # "rwso" in the header of the file says whose it is
@@ -67,20 +67,6 @@ Row = tuple[int, Message, float, float | None, int, str | None, bool, bool]
 """A message as it is stored: record, body (`str` as TEXT, `bytes` as BLOB), when it was accepted and when it expires
 (seconds since the epoch, `None` = never), priority, key, whether to send it again, whether it may have been written.
 """
-
-
-class OutboxFileError(ResilientWSError):
-    """The file of a durable outbox cannot be used, or could not take a change; `__cause__` is what SQLite said.
-
-    Attributes:
-        path: The file.
-        problem: What is wrong, in words.
-    """
-
-    def __init__(self, path: Path, problem: str) -> None:
-        super().__init__(f"outbox file {str(path)!r}: {problem}")
-        self.path = path
-        self.problem = problem
 
 
 class Changes:

@@ -108,8 +108,10 @@ async def test_what_may_have_been_written_is_flagged_and_what_is_settled_is_gone
     for one in entries[:5]:
         await outbox.append(one)
     await outbox.append(entries[5], written=True)
-    await outbox.mark(entries[1:4])
-    await outbox.mark([entries[2], entry("of no file")], written=False)
+    outbox.mark(entries[1:4])
+    await outbox.committed()
+    outbox.mark([entries[2], entry("of no file")], written=False)
+    await outbox.committed()
     outbox.remove([entries[0], entries[3], entry("of no file")])
     await outbox.close()
     assert [(e.message, e.written) for e in await restored(path)] == [
@@ -124,7 +126,8 @@ async def test_what_is_flagged_before_it_is_stored_is_stored_as_flagged(path):
     outbox = await DurableOutbox.open(path, durability="eventual")
     first = entry("a")
     outbox.add(first)
-    await outbox.mark([first])
+    outbox.mark([first])
+    await outbox.committed()
     await outbox.close()
     assert [(e.message, e.written) for e in await restored(path)] == [("a", True)]
 
@@ -519,7 +522,8 @@ async def test_a_full_disk_does_not_keep_flags_from_being_stored(path):
     await fill_up(outbox)
     big = asyncio.ensure_future(outbox.append(entry("x" * 50_000)))
     await asyncio.sleep(0)
-    await outbox.mark([first])
+    outbox.mark([first])
+    await outbox.committed()
     with pytest.raises(OutboxFileError, match="disk is full"):
         await big
     await outbox.close()
@@ -575,7 +579,7 @@ async def test_what_comes_while_a_commit_fails_follows_it(path):
     big, small, other = entry("x" * 50_000), entry("small"), entry("other")
     outbox.add(big)
     outbox.add(small)
-    while not outbox._is_committing:
+    while not outbox._committing:
         await asyncio.sleep(0)
     outbox.remove([big])
     outbox.add(other, written=True)
@@ -604,8 +608,9 @@ async def test_a_flag_that_cannot_be_saved_is_said(path):
     first = entry("first")
     await outbox.append(first)
     await on_thread(outbox, "PRAGMA query_only = 1")
+    outbox.mark([first])
     with pytest.raises(OutboxFileError, match="could not be written"):
-        await outbox.mark([first])
+        await outbox.committed()
     assert outbox.failure is not None
     await on_thread(outbox, "PRAGMA query_only = 0")
     await outbox.close()
@@ -624,6 +629,25 @@ async def test_an_error_that_nobody_foresaw_reaches_the_caller(path):
 # ------------------------------------------------------------------------------------------------ closing
 
 
+async def test_what_is_refused_is_taken_out_again_wherever_it_is(path):
+    outbox = await DurableOutbox.open(path)
+    await outbox.append(entry("accepted"))
+    gate = Gate(outbox)
+    tasks = [asyncio.ensure_future(outbox.append(entry("being committed")))]
+    while not outbox._committing:
+        await asyncio.sleep(0)
+    tasks += [asyncio.ensure_future(outbox.append(entry(name))) for name in ("next", "cancelled")]
+    await asyncio.sleep(0)
+    tasks[2].cancel()
+    outbox.refuse(lambda: RuntimeError("over"))
+    outbox.end()
+    gate.open()
+    ends = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(end) for end in ends] == [RuntimeError, RuntimeError, asyncio.CancelledError]
+    await outbox.close()
+    assert await left(path) == ["accepted"]
+
+
 async def test_closing_commits_what_is_left(path):
     outbox = await DurableOutbox.open(path, durability="eventual")
     for n in range(3):
@@ -636,7 +660,7 @@ async def test_closing_commits_what_is_left(path):
     with pytest.raises(OutboxFileError, match="is closed"):
         await outbox.flush()
     with pytest.raises(OutboxFileError, match="is closed"):
-        await outbox.mark([])
+        outbox.committed()
     gate.open()
     await task
     await outbox.close()
@@ -651,7 +675,7 @@ async def test_a_cancelled_close_goes_on(path):
     await outbox.append(entry("0"))
     for _ in range(3):
         await asyncio.sleep(0)
-    assert outbox._is_committing
+    assert outbox._committing
     await outbox.append(entry("1"))
     task = asyncio.ensure_future(outbox.close())
     await asyncio.sleep(0)
@@ -668,7 +692,7 @@ def test_a_commit_that_ends_after_the_loop_harms_nobody(path):
         outbox = await DurableOutbox.open(path, durability="eventual")
         gate = Gate(outbox)
         outbox.add(entry("a"))
-        while not outbox._is_committing:
+        while not outbox._committing:
             await asyncio.sleep(0)
         return outbox, gate
 

@@ -41,6 +41,22 @@ def texts(entries):
 # ------------------------------------------------------------------------------------------------ order
 
 
+def test_room_can_be_reserved_for_what_is_about_to_come():
+    queue = DeliveryQueue(Outbox(max_messages=2, max_bytes=10))
+    assert not queue.is_reserved
+    queue.reserve(6)
+    assert queue.is_reserved
+    assert queue.has_room(4)
+    assert not queue.has_room(5)
+    accept(queue, "abcd", key="k")
+    assert not queue.has_room(0), "one waits, one is to come"
+    assert queue.has_room(4, "k")
+    assert not queue.has_room(5, "k")
+    queue.release(6)
+    assert queue.has_room(6)
+    assert not queue.is_reserved
+
+
 @pytest.mark.promise("P4")
 def test_messages_leave_in_the_order_accepted():
     queue = open_queue()
@@ -501,6 +517,27 @@ def test_the_end_of_the_client_names_everything_left():
     assert (queue.uncertain, queue.abandoned) == (2, 2)
     assert (queue.waiting, queue.waiting_bytes, queue.unconfirmed, queue.unconfirmed_bytes) == (0, 0, 0, 0)
     assert queue.close() == ([], [])
+
+
+@pytest.mark.promise("P5")
+def test_at_the_end_what_a_store_keeps_goes_on_waiting():
+    queue = open_queue()
+    accept(queue, "sent again", resend=True, record=1)
+    accept(queue, "uncertain", record=2)
+    write(queue)
+    accept(queue, "urgent", record=3, priority=1)
+    accept(queue, "never written", record=4)
+    remains = queue.close(keep=True)
+    assert texts(remains.uncertain) == ["uncertain"]
+    assert remains.abandoned == []
+    assert (queue.uncertain, queue.abandoned) == (1, 0)
+    left = queue.watched_waiting()
+    assert [(made.message, made.written) for made in left] == [
+        ("sent again", True),
+        ("urgent", False),
+        ("never written", False),
+    ]
+    assert (queue.waiting, queue.unconfirmed) == (3, 0)
 
 
 def test_what_an_earlier_process_left_is_taken_over_in_order():
