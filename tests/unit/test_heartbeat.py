@@ -609,8 +609,10 @@ def test_an_answer_nearly_owed_too_long_costs_no_looks_while_messages_do_not_com
     driver = Driver(Heartbeat(pong_timeout=20.0))
     driver.look()
     driver.pong(15.1)
+    driver.until(30.0)
+    driver.show(messages=1, message_at=30.0)
     driver.until(39.98)
-    driver.show(messages=1, message_at=39.98)
+    driver.show(messages=2, message_at=39.98)
     looks, now = 0, 39.98
     while now < 80.0:
         now = driver.deadline
