@@ -23,7 +23,8 @@ class Consumer:
         try:
             return await self._engine.inbox.get()
         except Ended:
-            raise self._engine.ended_error() from None
+            error = self._engine.ended_error()
+        raise error  # out of the handler, so that it keeps its own cause
 
     async def step(self) -> Message:
         """Returns the next message of an iteration, which ends quietly only when we closed."""
@@ -31,7 +32,8 @@ class Consumer:
         try:
             return await self._engine.inbox.get()
         except Ended:
-            raise self._end_of_iteration() from None
+            error = self._end_of_iteration()
+        raise error
 
     async def step_with_gaps(self) -> Message | Gap:
         """As `step`, gaps included."""
@@ -39,7 +41,8 @@ class Consumer:
         try:
             return await self._engine.inbox.get_with_gaps()
         except Ended:
-            raise self._end_of_iteration() from None
+            error = self._end_of_iteration()
+        raise error
 
     def _end_of_iteration(self) -> Exception:
         return StopAsyncIteration() if self._engine.cause is None else self._engine.ended_error()
