@@ -64,6 +64,11 @@ soak: $(VENV)/.installed-test system  ## the long tests, and more examples of th
 	$(PY) -m pytest -m soak --timeout 3600 -o faulthandler_timeout=3600 $(ARGS)
 	HYPOTHESIS_PROFILE=soak $(PY) -m pytest tests/property -n $(WORKERS) --timeout 3600 -o faulthandler_timeout=3600
 
+.PHONY: autobahn
+autobahn: $(VENV)/.installed-test  ## protocol conformance: the Autobahn suite for clients (needs CPython 2.7)
+	@.ci/install_autobahn.sh $(VENV) $(VENV)/autobahn
+	@$(PY) -m tests.autobahn.run $(VENV)/autobahn/bin/wstest $(ARGS)
+
 .PHONY: bench
 bench: $(VENV)/.installed-test  ## measure the message path
 	$(PY) -m benchmarks $(ARGS)

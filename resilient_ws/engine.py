@@ -96,7 +96,7 @@ class Engine:
         self.cause: ClientClosed | None = None  # what ended the client, unless `close()` did
         self.first_error: Exception | None = None
         self._latency: float | None = None
-        self._ready: set[asyncio.Future[None]] = set()
+        self._ready: set[asyncio.Future[bool]] = set()
         self._drain: asyncio.TimerHandle | None = None
         self._pause_timer: asyncio.TimerHandle | None = None
 
@@ -144,24 +144,26 @@ class Engine:
         self.owner.start(self.loop)
 
     async def ready(self) -> None:
-        """Waits until the state is OPEN; raises what ended the client."""
-        while self.state is not State.OPEN:
-            if self.lifecycle.is_over:
-                if self.config.fail_fast and self.first_error is not None and not self.totals["opens"]:
-                    raise self.first_error
-                raise self.ended_error()
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Waits until the state is OPEN, if only for a moment; raises what ended the client."""
+        if self.state is State.OPEN:
+            return
+        if not self.lifecycle.is_over:
+            waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
             self._ready.add(waiter)
             try:
-                await waiter
+                if await waiter:
+                    return
             finally:
                 self._ready.discard(waiter)
+        if self.config.fail_fast and self.first_error is not None and not self.totals["opens"]:
+            raise self.first_error
+        raise self.ended_error()
 
-    def look_again(self) -> None:
-        """Those who wait for OPEN look again."""
+    def answer_ready(self, *, is_open: bool) -> None:
+        """Those who wait for OPEN are told that it was reached, or that it never will be."""
         for waiter in self._ready:
             if not waiter.done():
-                waiter.set_result(None)
+                waiter.set_result(is_open)
 
     def reconnect_now(self) -> None:
         """Ends a back-off wait, or replaces the connection that is open."""
@@ -187,7 +189,7 @@ class Engine:
         self.lifecycle.apply(Fact.CLOSE_ASKED)
         drains = drain is not None and not self.sender.is_settled
         self.sender.refuse(keep_waiters=drains)
-        self.look_again()
+        self.answer_ready(is_open=False)
         if self.live is not None:
             self.live.fail_requests(self.ended_error())
         if drains and drain is not None:

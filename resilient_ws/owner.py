@@ -198,7 +198,7 @@ class Owner:
                 )
             )
         self._dials_since_loss = 0
-        engine.look_again()
+        engine.answer_ready(is_open=True)
         live.deliver_to(engine.inbox)
         if engine.inbox.paused:
             link.pause()
@@ -356,7 +356,7 @@ class Owner:
         engine.tell(engine.last_close)
         engine.dispatcher.end()
         engine.inbox.end()
-        engine.look_again()
+        engine.answer_ready(is_open=False)
         _finish(self.closed)
 
     async def _serve_callbacks(self) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from resilient_ws import CloseOrigin, ReconnectPolicy, WebSocketClient
+from resilient_ws import ClientStopped, CloseOrigin, ReconnectPolicy, WebSocketClient
 from resilient_ws.testing import FaultServer
 
 QUICK = ReconnectPolicy(first_delay=0.01, min_delay=0.01, max_delay=0.05)
@@ -22,3 +22,14 @@ async def test_a_reset_and_an_end_of_stream_are_told_apart(how, said):
         assert event.synthesized
         with pytest.raises(Exception, match=said):
             raise event.cause
+
+
+async def test_a_server_that_speaks_and_hangs_up_at_once_was_open_and_is_heard():
+    async def greet(connection):
+        await connection.send("hello")
+        connection.close(1000, "bye")
+
+    async with FaultServer(handler=greet) as server, WebSocketClient(server.url, reconnect=False) as client:
+        assert await client.recv() == "hello"
+        with pytest.raises(ClientStopped):
+            await client.recv()
