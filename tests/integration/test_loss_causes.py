@@ -9,7 +9,7 @@ QUICK = ReconnectPolicy(first_delay=0.01, min_delay=0.01, max_delay=0.05)
 
 
 @pytest.mark.parametrize(
-    ("how", "said"), [("rst", "reset by peer"), ("fin", "without a CLOSE frame|no CLOSE frame")]
+    "how, said", [("rst", "reset by peer"), ("fin", "without a CLOSE frame|no CLOSE frame")]
 )
 async def test_a_reset_and_an_end_of_stream_are_told_apart(how, said):
     async with FaultServer() as server, WebSocketClient(server.url, reconnect=QUICK) as client:
