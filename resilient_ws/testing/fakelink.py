@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Final, Literal, Protocol
 
 import attrs
@@ -18,7 +18,7 @@ from resilient_ws.errors import ConnectionLost
 from resilient_ws.events import Endpoint, Message
 from resilient_ws.heartbeat import Reading
 from resilient_ws.inbox import size_of
-from resilient_ws.transports.base import End, Receiver
+from resilient_ws.transports.base import End, Receiver, all_of
 
 FRAME_HEAD: Final = 6
 """Bytes that each frame counts beside its payload: a short head and the mask (RFC 6455 5.2)."""
@@ -129,6 +129,10 @@ class FakeLink:
         self._check()
         delayed = self._wire.delayed(message)
         return self._carry(frame("message", message)) if delayed is None else delayed
+
+    def write_all(self, messages: Sequence[Message], /) -> Awaitable[None] | None:
+        """Hands several messages to the peer, or to the network that keeps them."""
+        return all_of([self.write(message) for message in messages])
 
     def ping(self, payload: bytes, /) -> None:
         """Writes a PING."""

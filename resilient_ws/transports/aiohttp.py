@@ -39,9 +39,11 @@ from yarl import URL
 
 from resilient_ws.errors import ConnectError, HandshakeRejected
 from resilient_ws.events import Endpoint, is_handshake_header
-from resilient_ws.transports.aiohttp_direct import DirectLink, DirectResponse, is_supported
+from resilient_ws.transports.aiohttp_direct import DirectLink
 from resilient_ws.transports.aiohttp_errors import translate
 from resilient_ws.transports.aiohttp_link import AiohttpLink
+from resilient_ws.transports.aiohttp_queue import DirectResponse
+from resilient_ws.transports.aiohttp_trial import is_supported
 from resilient_ws.transports.base import Link, Receiver
 from resilient_ws.transports.handshake import (
     MAX_REDIRECTS,

@@ -13,7 +13,7 @@ import asyncio
 import math
 import struct
 from collections import deque
-from collections.abc import Awaitable, Coroutine, Generator, Mapping
+from collections.abc import Awaitable, Coroutine, Generator, Mapping, Sequence
 from typing import Any, Final
 
 import attrs
@@ -25,7 +25,7 @@ from resilient_ws.events import Endpoint, Message
 from resilient_ws.heartbeat import Reading
 from resilient_ws.inbox import size_of
 from resilient_ws.transports import kernel
-from resilient_ws.transports.base import End, Receiver
+from resilient_ws.transports.base import End, Receiver, all_of
 
 _TEXT: Final = WSMsgType.TEXT
 _BINARY: Final = WSMsgType.BINARY
@@ -56,7 +56,7 @@ class _Rest(Awaitable[None]):
     def __await__(self) -> Generator[Any, Any, None]:
         try:
             yield self._step
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - whatever is thrown in is for the send
             self._coroutine.throw(error)
         yield from self._coroutine.__await__()
 
@@ -101,18 +101,33 @@ class AiohttpLink:
     # --- out ---
 
     def write(self, message: Message, /) -> Awaitable[None] | None:
-        if self._sent_code is not None:
-            # RFC 6455 5.5.1: no data after a CLOSE.
-            raise ConnectionLost("a CLOSE has been sent")
+        """Hands one message to the socket."""
+        self._check_open()
         socket = self._socket
         coroutine = socket.send_str(message) if isinstance(message, str) else socket.send_bytes(message)
         self._written += len(message)
         return self._step(coroutine)
 
+    def _check_open(self) -> None:
+        if self._sent_code is not None:
+            # RFC 6455 5.5.1: no data after a CLOSE.
+            raise ConnectionLost("a CLOSE has been sent")
+
+    def write_all(self, messages: Sequence[Message], /) -> Awaitable[None] | None:
+        """Hands several messages to the socket, one after the other."""
+        rests = [self.write(messages[0])]
+        try:
+            rests += map(self.write, messages[1:])
+        except ConnectionLost:
+            return None  # some are written: `read` tells the end
+        return all_of(rests)
+
     def ping(self, payload: bytes, /) -> None:
+        """Writes a PING."""
         self._control(payload, WSMsgType.PING)
 
     def close(self, code: int, reason: str, /) -> None:
+        """Writes a CLOSE, once."""
         if self._sent_code is None:
             self._sent_code = code
             self._control(struct.pack("!H", code) + reason.encode(), WSMsgType.CLOSE)
@@ -140,6 +155,7 @@ class AiohttpLink:
         return _Rest(coroutine, step)
 
     def abort(self) -> None:
+        """Frees the socket now."""
         self._over = True
         for timer in (self._owing, self._leaving):
             if timer is not None:
@@ -153,10 +169,12 @@ class AiohttpLink:
     # --- in ---
 
     def pause(self) -> None:
+        """Stops reading after the message of the moment."""
         if self._resumed is None:
             self._resumed = self._loop.create_future()
 
     def resume(self) -> None:
+        """Goes on reading."""
         resumed, self._resumed = self._resumed, None
         if resumed is not None:
             self._resumed_at = self._loop.time()
@@ -164,6 +182,7 @@ class AiohttpLink:
                 resumed.set_result(None)
 
     def look(self, *, paused: bool) -> Reading:
+        """Returns what the connection shows now."""
         buffered = self._unsent()
         # Once closed, the number of the socket may belong to another one.
         facts = None if self._transport.is_closing() else kernel.read(self._sock)
@@ -197,6 +216,7 @@ class AiohttpLink:
         return 0 if self._transport.is_closing() else self._transport.get_write_buffer_size()
 
     async def read(self) -> None:
+        """Tells the receiver what comes in, until the end."""
         self._end(await self._read())
 
     async def _read(self) -> End:

@@ -7,8 +7,8 @@ are never apart. A test of the client puts a fake here; real sockets are only be
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
-from typing import Protocol
+from collections.abc import Awaitable, Generator, Mapping, Sequence
+from typing import Any, Protocol
 
 import attrs
 
@@ -34,6 +34,25 @@ class End:
     reason: str = ""
     sent_code: int | None = None
     cause: BaseException | None = None
+
+
+class _All(Awaitable[None]):
+    """Several waits, one after the other; unlike a coroutine it does not mind if nobody waits."""
+
+    __slots__ = ("_waits",)
+
+    def __init__(self, waits: Sequence[Awaitable[None]]) -> None:
+        self._waits = waits
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        for wait in self._waits:
+            yield from wait.__await__()
+
+
+def all_of(waits: Sequence[Awaitable[None] | None]) -> Awaitable[None] | None:
+    """Returns what ends when each of `waits` has ended; `None` if there is nothing to wait for."""
+    real = [wait for wait in waits if wait is not None]
+    return _All(real) if len(real) > 1 else real[0] if real else None
 
 
 class Receiver(Protocol):
@@ -68,6 +87,16 @@ class Link(Protocol):
 
         Raises:
             ConnectionLost: Nothing of it was written; the link has ended or is about to say so.
+        """
+
+    def write_all(self, messages: Sequence[Message], /) -> Awaitable[None] | None:
+        """Hands several messages to the socket, one at least, in order and if possible in one system call.
+
+        Returns:
+            As for `write`.
+
+        Raises:
+            ConnectionLost: Nothing of them was written.
         """
 
     def ping(self, payload: bytes, /) -> None:
