@@ -4,6 +4,8 @@ Each TEXT is appended to ``--journal FILE`` in the moment in which its frame is 
 answered, and is answered with the next number of the server's own, which goes on across its connections and its lives
 (``FILE.next``). Both survive SIGKILL, since the kernel has them. What still comes from an older connection is noted too,
 and not answered, so that no number goes astray. ``!close CODE`` asks for a CLOSE, ``!reset`` for a reset.
+
+With ``--chaos SECONDS`` a chaos proxy takes the port, and for so long breaks the network as ``--seed`` chooses.
 """
 
 import argparse
@@ -14,7 +16,8 @@ import os
 import struct
 from pathlib import Path
 
-from resilient_ws.testing import Accept, FaultConnection, FaultServer, Opcode
+from resilient_ws.testing import Accept, ChaosProxy, FaultConnection, FaultServer, Opcode
+from resilient_ws.testing.schedule import random_schedule, run_schedule
 from resilient_ws.testing.wire import Message
 
 NEXT = struct.Struct("!Q")
@@ -73,10 +76,18 @@ async def main() -> None:
     parser.add_argument("--host", required=True)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--journal", type=Path, required=True)
+    parser.add_argument("--chaos", type=float)
+    parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    async with NumbersServer(Journal(arguments.journal), arguments.host, arguments.port) as server:
-        print(json.dumps({"port": server.port, "pid": os.getpid()}), flush=True)
-        await asyncio.Event().wait()
+    port = 0 if arguments.chaos else arguments.port
+    async with NumbersServer(Journal(arguments.journal), arguments.host, port) as server:
+        print(json.dumps({"port": arguments.port, "pid": os.getpid()}), flush=True)
+        if not arguments.chaos:
+            await asyncio.Event().wait()
+        listen = (arguments.host, arguments.port)
+        async with ChaosProxy(server.url, listen=listen, seed=arguments.seed) as proxy:
+            await run_schedule(proxy, random_schedule(arguments.seed, arguments.chaos, every=1.0))
+            await asyncio.Event().wait()
 
 
 asyncio.run(main())
