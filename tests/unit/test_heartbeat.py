@@ -482,12 +482,14 @@ def test_but_one_that_acknowledges_or_has_no_room_or_cannot_be_seen_is_left_alon
     assert driver.until(26.0).dead is None
 
 
-def test_a_window_that_closes_between_the_two_looks_of_a_verdict_is_an_answer():
+def test_a_window_that_closes_between_the_looks_of_a_verdict_is_an_answer():
     driver = Driver()
     driver.show(paused=True, acknowledged=True, pending=36, in_flight=36)
     driver.ping(15.0)
     driver.until(24.99)
     assert driver.deadline == 25.0
+    for _ in range(DOUBTS):
+        driver.look()
     driver.show(in_flight=0)
     assert driver.look().dead is None
 
