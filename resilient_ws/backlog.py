@@ -25,7 +25,8 @@ class Backlog:
     """
 
     def __init__(self, options: Outbox) -> None:
-        self.uncertain = self.expired = self.evicted = 0
+        self.uncertain: int = 0
+        self.expired = self.evicted = 0
         self._max_messages = options.max_messages
         self._max_bytes = options.max_bytes
         self._drops = options.overflow if options.overflow in {"drop_oldest", "drop_newest"} else None

@@ -95,6 +95,11 @@ class DurableOutbox:
             raise
         return outbox
 
+    @property
+    def is_open(self) -> bool:
+        """Whether `end` or `close` has not been called yet."""
+        return self._closed is None
+
     def add(self, entry: Entry, *, written: bool = False) -> None:
         """Gives `entry` a record and stores it soon.
 

@@ -116,11 +116,16 @@ def final_event(ending: Ending | None, failure: Failure | None, cause: BaseExcep
         return close_event(ending)
     if failure is not None and failure.close is not None:
         return failure.close
-    in_setup = failure is not None and isinstance(failure.error, SetupFailed | SetupTimeout)
+    if failure is None:
+        origin = CloseOrigin.LOCAL
+    elif isinstance(failure.error, SetupFailed | SetupTimeout):
+        origin = CloseOrigin.SETUP
+    else:
+        origin = CloseOrigin.NETWORK
     return CloseEvent(
         code=CloseCode.ABNORMAL_CLOSURE,
         synthesized=True,
-        origin=CloseOrigin.SETUP if in_setup else CloseOrigin.NETWORK,
+        origin=origin,
         cause=cause,
     )
 

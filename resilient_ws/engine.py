@@ -27,6 +27,7 @@ from resilient_ws.live import Live, Match
 from resilient_ws.opening import Opener, OpeningOptions, Subscription
 from resilient_ws.outbox import Entry
 from resilient_ws.owner import Owner
+from resilient_ws.persistence import Persistence
 from resilient_ws.pinger import Watcher
 from resilient_ws.retry import RetryState
 from resilient_ws.sender import Sender
@@ -69,6 +70,7 @@ class Engine:
         self.teller = Teller(config.addresses.shown, self.dispatcher, self.now)
         self.sender = Sender(
             config.outbox,
+            self._store(),
             self.inbox,
             tell=self.teller.tell_fate,
             ended=self.ended_error,
@@ -398,6 +400,14 @@ class Engine:
         return _Watch(self, live)
 
     # ------------------------------------------------------------------------------------------ the inbox
+
+    def _store(self) -> Persistence | None:
+        outbox = self.config.outbox
+        if outbox.path is None or outbox.durability is None:
+            return None
+        return Persistence(
+            outbox.path, outbox.durability, failed=lambda error: self.teller.tell_failure("outbox", error)
+        )
 
     def quiet(self) -> None:
         """The client has ended: no timer of its own stays."""

@@ -15,7 +15,7 @@ import attrs
 
 from resilient_ws.closing import CloseCode, CloseOrigin
 from resilient_ws.ending import Ending, close_event, describe_end, failed_attempt, final_event
-from resilient_ws.errors import ClientClosed, ClientStopped, RetriesExhausted
+from resilient_ws.errors import ClientClosed, ClientStopped, OutboxFileError, RetriesExhausted
 from resilient_ws.events import (
     Attempt,
     CloseEvent,
@@ -43,6 +43,9 @@ DECIDE_TIMEOUT: Final = 10.0
 LAST_TURNS: Final = 0.1
 """Seconds that a cancelled callback has for its own clean-up."""
 
+FILE_TIMEOUT: Final = 1.0
+"""Seconds for closing the outbox file when the owner task was cancelled."""
+
 log = logging.getLogger("resilient_ws")
 
 
@@ -56,7 +59,7 @@ class Owner:
         self._task: asyncio.Task[None] | None = None
         self._group: asyncio.TaskGroup | None = None
         self._waker: asyncio.Future[None] | None = None
-        self._deciding: asyncio.Timeout | None = None
+        self._scope: asyncio.Timeout | None = None  # of what `close()` cuts short
         self._last_failure: Failure | None = None
         self._dials_since_loss = 0
         self._resent = 0
@@ -78,8 +81,8 @@ class Owner:
         """Something has happened: look again."""
         if self._waker is not None:
             _finish(self._waker)
-        if self._deciding is not None and self._engine.interrupted and not self._deciding.expired():
-            self._deciding.reschedule(self._engine.now())
+        if self._scope is not None and self._engine.interrupted and not self._scope.expired():
+            self._scope.reschedule(self._engine.now())
 
     def spawn(self, name: str, function: Callable[[], Awaitable[None]]) -> asyncio.Task[None] | None:
         """Starts a child; `None` before the task runs and after its end."""
@@ -111,9 +114,12 @@ class Owner:
         finally:
             self._group = None
             self.terminate()
+            await self._close_file(FILE_TIMEOUT)
 
     async def _live_on(self) -> None:
         engine = self._engine
+        if not engine.interrupted and not await self._load():
+            return
         while not engine.interrupted:
             failure = await self._attempt()
             if failure is None and not engine.interrupted:
@@ -134,6 +140,28 @@ class Owner:
                 self._end_as_asked(ending)
                 return
         await self._say_goodbye()
+
+    async def _load(self) -> bool:
+        """Takes over what an earlier client left in the outbox file; `False` = it cannot be used, which is the end."""
+        engine = self._engine
+        try:
+            async with asyncio.timeout(None) as self._scope:
+                for entry in await engine.sender.load():
+                    engine.teller.tell_fate(entry, Fate.UNCERTAIN)
+        except TimeoutError:
+            return True  # `close()` has cut it short
+        except OutboxFileError as error:
+            if engine.closing is not None:
+                engine.failed("outbox", error)
+            engine.step(Fact.FAILED)
+            self._stop(
+                ClientStopped(f"the client has ended: {error}"), error, "the outbox file cannot be used"
+            )
+            return False
+        finally:
+            self._scope = None
+        engine.sender.fates_told()
+        return True
 
     async def _attempt(self) -> Failure | None:
         """Makes one attempt; returns why it failed, or `None` when the connection is open (or `close()` came)."""
@@ -214,7 +242,7 @@ class Owner:
             try:
                 verdict = decide(failure)
                 if isinstance(verdict, Awaitable):
-                    async with asyncio.timeout(DECIDE_TIMEOUT) as self._deciding:
+                    async with asyncio.timeout(DECIDE_TIMEOUT) as self._scope:
                         verdict = await verdict
             except Stop as stop:
                 verdict = stop
@@ -223,7 +251,7 @@ class Owner:
                     engine.failed("decide", error)
                 verdict = None
             finally:
-                self._deciding = None
+                self._scope = None
         lost_at = ending.at if ending is not None else None
         decision = engine.retry.failed(failure, engine.now(), verdict, lost_at=lost_at)
         for where, problem in decision.errors:
@@ -345,6 +373,7 @@ class Owner:
             engine.teller.tell_fate(entry, Fate.UNCERTAIN, at_the_end=True)
         for entry in abandoned:
             engine.teller.tell_fate(entry, Fate.ABANDONED, at_the_end=True)
+        engine.sender.all_told()
         engine.last_close = attrs.evolve(
             final,
             unsent=waiting if ending is None else final.unsent,
@@ -376,7 +405,16 @@ class Owner:
             _, deaf = await asyncio.wait(late, timeout=LAST_TURNS)
             if deaf:
                 log.error("a callback swallows cancellation and is left behind")
+        await self._close_file(None if until is None else max(LAST_TURNS, until - engine.now()))
         _finish(self.finished)
+
+    async def _close_file(self, limit: float | None) -> None:
+        """Waits until the outbox file, if there is one, is free for others."""
+        try:
+            async with asyncio.timeout(limit):
+                await self._engine.sender.close_file()
+        except TimeoutError:
+            log.error("the outbox file could not be closed in time")  # noqa: TRY400 - that it was late says it all
 
     def _cut_line(self) -> None:
         """Ends the connection that is open, if one is, without a word to the peer."""

@@ -1,80 +1,28 @@
-"""The way of a message from `send` to the socket: admission, order, back-pressure, and who waits for what.
+"""The way of a message from `send` into the outbox: admission, order, back-pressure.
 
-The accounting is `resilient_ws.outbox`; this module adds only waiting, and the writing to the connection of the
-moment. Decisions are taken between two awaits, never across one.
+Writing is `resilient_ws.outflow`. Decisions are taken between two awaits, never across one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Iterable
-from typing import Final
 
-from resilient_ws.confirming import Confirmations, Token, fail, off, succeed
+from resilient_ws.confirming import Token, fail, off
 from resilient_ws.errors import (
-    ClientClosed,
     ConnectionLost,
-    DeliveryUncertain,
     MessageTooBig,
     NotConnected,
     OutboxFull,
 )
 from resilient_ws.events import Fate, Message
-from resilient_ws.inbox import Inbox
-from resilient_ws.line import Line
-from resilient_ws.options import Outbox
-from resilient_ws.outbox import DeliveryQueue, Entry, Loss
-from resilient_ws.patience import Patience
-from resilient_ws.pinger import Pinger
-from resilient_ws.writer import Writer
-
-TURN_MESSAGES: Final = 512
-"""Messages that may be sent without the event loop having had its turn; then `send` yields once."""
-
-INLINE_COMPRESSION: Final = 16 * 1024
-"""Bytes up to which a compressed message is handed over whole at once (aiohttp compresses larger ones in a thread)."""
+from resilient_ws.outbox import Entry
+from resilient_ws.outflow import Outflow
+from resilient_ws.persistence import Persistence
 
 
-class Sender:
-    """The outgoing side of a client, over all its connections.
-
-    Args:
-        options: The bounds and rules.
-        inbox: Through which the answers to waiting calls must come.
-        tell: Called with an entry and its fate, when a message is expired or evicted.
-        ended: Returns the exception for a call that comes when, or is blocked until, the client ends.
-        compresses: Whether the transport compresses.
-    """
-
-    def __init__(
-        self,
-        options: Outbox,
-        inbox: Inbox,
-        *,
-        tell: Callable[[Entry, Fate], None],
-        ended: Callable[[], ClientClosed],
-        compresses: bool,
-    ) -> None:
-        self.queue = DeliveryQueue(options)
-        self._options = options
-        self._drops = options.overflow in {"drop_oldest", "drop_newest"}
-        self._inbox = inbox
-        self._tell = tell
-        self._ended = ended
-        self._inline = INLINE_COMPRESSION if compresses else math.inf
-        self._writer: Writer | None = None
-        self._pinger: Pinger | None = None
-        self._started = False
-        self._over = False
-        self._line = Line()
-        self._watch: Callable[[], None] | None = None
-        self.patience = Patience(inbox, self._want)
-        self._confirmations = Confirmations(self.queue, self.patience)
-        self._turn_open = False
-        self._turn_left = TURN_MESSAGES
-        self._now = 0.0
-        self._expiry: asyncio.TimerHandle | None = None
+class Sender(Outflow):
+    """The outgoing side of a client, over all its connections."""
 
     # --- sending ---
 
@@ -112,6 +60,8 @@ class Sender:
             token=token,
         )
         if queue:
+            if self._store is not None:
+                await self._keep(self._store, entry)
             self._enqueue(entry)
             self._arm_expiry()
         else:
@@ -131,19 +81,6 @@ class Sender:
         """
         self._write_unqueued(Entry(message, size, asyncio.get_running_loop().time(), resend=False))
 
-    def _enqueue(self, entry: Entry) -> None:
-        for evicted in self.queue.accept(entry):
-            self._settle(evicted, Fate.EVICTED)
-        self._turn_left -= 1
-        self._open_turn()
-        self.pump()
-
-    def _write_unqueued(self, entry: Entry) -> None:
-        self._enqueue(entry)
-        if self.queue.waiting:  # the link is dead and has not said so yet; nothing else waited
-            self.queue.withdraw(entry)
-            raise NotConnected("the connection has just ended, and queue=False asks for one")
-
     def send_now(self, message: Message, size: int) -> bool:
         """Sends a plain message without any waiting, where nothing stands in its way; returns whether it did."""
         writer = self._writer
@@ -153,7 +90,7 @@ class Sender:
             or self._line
             or self._over
             or self._turn_left <= 0
-            or size > self._inline
+            or size > self._direct
         ):
             return False
         if not self._turn_open:
@@ -168,26 +105,34 @@ class Sender:
         self._turn_left -= 1
         return True
 
-    def _open_turn(self) -> None:
-        """What belongs to a loop turn in which something is sent: one clock reading, and one look afterwards."""
-        if not self._turn_open:
-            loop = asyncio.get_running_loop()
-            self._turn_open = True
-            self._now = loop.time()
-            loop.call_soon(self._end_turn)
+    async def _keep(self, store: Persistence, entry: Entry) -> None:
+        """Stores a message, which is accepted then; the order of the calls is that in which they return."""
+        self.queue.reserve(entry.size)
+        try:
+            await store.keep(entry, flagged=self._writer is not None)
+        finally:
+            self.queue.release(entry.size)
+            self._line.wake_next()
+        if self._over:
+            store.forget((entry,))
+            raise self._ended()
+        if self._writer is None:
+            store.align((entry,))
 
-    def _end_turn(self) -> None:
-        self._turn_open = False
-        self._turn_left = TURN_MESSAGES
-        if self.patience.asks or self._watch is not None:
-            self._want()
-        if self._pinger is not None:
-            self._pinger.wrote()
-        self._line.wake_next()
+    def _enqueue(self, entry: Entry) -> None:
+        for evicted in self.queue.accept(entry):
+            self._settle(evicted, Fate.EVICTED)
+        self._turn_left -= 1
+        self._open_turn()
+        self.pump()
 
-    def _want(self) -> None:
-        if self._pinger is not None:
-            self._pinger.want()
+    def _write_unqueued(self, entry: Entry) -> None:
+        self._enqueue(entry)
+        if self.queue.waiting:  # the link is dead and has not said so yet; nothing else waited
+            self.queue.withdraw(entry)
+            raise NotConnected("the connection has just ended, and queue=False asks for one")
+
+    # --- admission ---
 
     async def _admission(self, size: int, queue: bool, key: str | None) -> None:
         """Waits until a message may be accepted, in the order of the calls."""
@@ -201,6 +146,8 @@ class Sender:
             return False
         if not queue:
             return self._admits_unqueued(size)
+        if self._store is not None and not (first and self._is_loaded):
+            return False
         if self._drops:
             return True
         if first and self.queue.has_room(size, key):
@@ -221,13 +168,23 @@ class Sender:
     def _admits_unqueued(self, size: int) -> bool:
         if self._writer is None:
             raise NotConnected("there is no open connection, and queue=False asks for one")
-        if self._writer.busy or self.queue.waiting:
+        if self._writer.busy or self.queue.waiting or self.queue.is_reserved:
             return False
         if self.queue.fits(size):
             return True
         if self._inbox.paused and not self._let_go(size):
             raise _deaf()
         return self.queue.fits(size)
+
+    @property
+    def _is_loaded(self) -> bool:
+        """Whether the outbox file, if there is one, has been read; raises where waiting for that would be wrong."""
+        self._refuse_if_over()
+        if self._store is None or self._store.is_open:
+            return True
+        if not self._started:
+            raise NotConnected("the outbox file is opened when the client is started, and it has not been")
+        return False
 
     def _refuse_if_over(self) -> None:
         if self._over:
@@ -242,11 +199,12 @@ class Sender:
             raise off()
         return asyncio.get_running_loop().create_future()
 
-    # --- flushing ---
+    # --- waiting for the end of messages ---
 
     async def flush(self) -> None:
         """Waits until each message accepted before has its end; see `WebSocketClient.flush`."""
-        self._refuse_if_over()
+        if not self._is_loaded:
+            await self._line.wait(lambda _: self._is_loaded)
         position = self.queue.barrier()
         if self.queue.is_settled(position):
             return
@@ -254,149 +212,11 @@ class Sender:
             raise NotConnected("flush waits, and the client has not been started")
         await self._confirmations.behind(position)
 
-    @property
-    def is_written(self) -> bool:
-        """Whether nothing waits to be written, or to be handed over whole."""
-        return not self.queue.waiting and not self.queue.has_hand
-
-    @property
-    def is_settled(self) -> bool:
-        """Whether nothing waits and nothing is unconfirmed."""
-        return not self.queue.waiting and not self.queue.unconfirmed
-
-    def watch(self, call: Callable[[], None] | None) -> None:
-        """Calls `call` whenever something was written, confirmed or given up; meanwhile confirmations are asked for."""
-        self._watch = call
-        if call is not None:
-            self._want()
-            call()
-
-    # --- the connection of the moment ---
+    # --- the life of the client ---
 
     def start(self) -> None:
         """From now on waiting makes sense."""
         self._started = True
-
-    def attach(self, writer: Writer, pinger: Pinger, *, confirming: bool) -> None:
-        """A connection is open: what waits is written, and later messages at once."""
-        self.queue.connected(confirming=confirming)
-        self._writer = writer
-        self._pinger = pinger
-        if not confirming:
-            self._fail_tokens_of_waiting()
-        self.pump()
-        self._open_turn()
-        if self.patience.asks:
-            pinger.want()
-
-    def detach(self, *, poison: bool) -> Loss:
-        """That connection has ended; returns what it took with it. The caller tells of the uncertain ones."""
-        self._writer = self._pinger = None
-        loss = self.queue.lost(poison=poison)
-        fail(
-            loss.uncertain,
-            lambda: DeliveryUncertain("the connection ended before the peer confirmed the message"),
-        )
-        self._confirmations.hold(held=bool(loss.uncertain))
-        self._progress()
-        self._line.wake_all()
-        return loss
-
-    def fates_told(self) -> None:
-        """What the end of the last connection made uncertain has been reported."""
-        self._confirmations.hold(held=False)
-        self._progress()
-
-    def pump(self) -> None:
-        """Writes what waits, as far as the connection takes it."""
-        queue, writer = self.queue, self._writer
-        if writer is None:
-            return
-        now = asyncio.get_running_loop().time()
-        for expired in queue.expire(now):
-            self._settle(expired, Fate.EXPIRED)
-        while not writer.busy:
-            entry = queue.take()
-            if entry is None:
-                if self._is_stuck and self._let_go(queue.next_size):
-                    continue
-                break
-            try:
-                writer.write(entry.message, entry.size)
-            except ConnectionLost:
-                queue.untake()
-                return
-            if writer.busy and entry.size > self._inline:
-                break  # it is in hand until it has been compressed
-            self._written()
-        if queue.waiting and not writer.busy:
-            self._want()
-        self._progress()
-        self._line.wake_next()
-
-    def idle(self) -> None:
-        """The connection has room again."""
-        if self.queue.has_hand:
-            self._written()
-        self._open_turn()
-        self.pump()
-
-    def confirmed(self, entries: Iterable[Entry]) -> None:
-        """A PONG has covered what was written, `entries` among it."""
-        succeed(entries)
-        self.pump()
-
-    def _written(self) -> None:
-        entry = self.queue.written()
-        if entry is not None:
-            fail((entry,), off)
-
-    @property
-    def _is_stuck(self) -> bool:
-        """Whether what waits needs a PONG that cannot come, since our own full inbox keeps us from reading."""
-        writer, queue = self._writer, self.queue
-        if not self._inbox.paused or writer is None or writer.busy:
-            return False
-        return queue.waiting > 0 and not queue.fits(queue.next_size)
-
-    def _let_go(self, size: int) -> bool:
-        """Gives up confirmations that cannot come; returns whether `size` bytes may be written now."""
-        fail(
-            self.queue.let_go(size),
-            lambda: DeliveryUncertain("unverified: the program does not read, so the PONG cannot come"),
-        )
-        return self.queue.fits(size)
-
-    def confirmation_off(self, entries: Iterable[Entry]) -> None:
-        """The peer answers no ping; `entries` were written and somebody waits for their confirmation."""
-        fail(entries, off)
-        self._fail_tokens_of_waiting()
-        self.pump()
-
-    def _fail_tokens_of_waiting(self) -> None:
-        fail(self.queue.watched_waiting(), off)
-
-    # --- fates and ends ---
-
-    def _settle(self, entry: Entry, fate: Fate) -> None:
-        fail((entry,), lambda: DeliveryUncertain(f"the message is {fate.value}: it was never written"))
-        self._tell(entry, fate)
-
-    def _arm_expiry(self) -> None:
-        due = self.queue.next_expiry
-        if due is None or (self._expiry is not None and self._expiry.when() <= due):
-            return
-        if self._expiry is not None:
-            self._expiry.cancel()
-        self._expiry = asyncio.get_running_loop().call_at(due, self._expire)
-
-    def _expire(self) -> None:
-        self._expiry = None
-        for entry in self.queue.expire(asyncio.get_running_loop().time()):
-            self._settle(entry, Fate.EXPIRED)
-        self._progress()
-        self._line.wake_next()
-        self._arm_expiry()
 
     def refuse(self, *, keep_waiters: bool) -> None:
         """The client is closing: nothing more is accepted, and blocked calls end.
@@ -406,8 +226,21 @@ class Sender:
         """
         self._over = True
         self._line.fail(self._ended)
+        if self._store is not None:
+            self._store.refuse(self._ended)
         if not keep_waiters:
             self.patience.fail(self._ended)
+
+    def all_told(self) -> None:
+        """Nothing more is to be told of any message: the file, if there is one, begins to close."""
+        self.fates_told()
+        if self._store is not None:
+            self._store.end()
+
+    async def close_file(self) -> None:
+        """Returns when the file, if there is one, is closed and free for others."""
+        if self._store is not None:
+            await self._store.close()
 
     def close(self) -> tuple[list[Entry], list[Entry]]:
         """The client has ended; returns the abandoned and the uncertain."""
@@ -416,18 +249,14 @@ class Sender:
         if self._expiry is not None:
             self._expiry.cancel()
             self._expiry = None
-        remains = self.queue.close()
+        remains = self.queue.close(keep=self._store is not None)
         self.refuse(keep_waiters=False)
-        fail((*remains.abandoned, *remains.uncertain), self._ended)
+        left = self.queue.watched_waiting()
+        fail((*remains.abandoned, *remains.uncertain, *left), self._ended)
+        if self._store is not None:
+            self._store.align(left)
+        self._untold = [*self._untold, *remains.uncertain]
         return remains.abandoned, remains.uncertain
-
-    # --- waking ---
-
-    def _progress(self) -> None:
-        """Something was written, confirmed or given up: whoever waits for that looks again."""
-        self._confirmations.progress()
-        if self._watch is not None:
-            self._watch()
 
 
 def _deaf() -> OutboxFull:

@@ -34,12 +34,14 @@ class Entry:
         written: Whether it has been written before, on a connection that ended without confirming it.
 
     Attributes:
+        flagged: Whether its row says that it may have been written.
         position: Where it stands in the order of acceptance; that of the message whose place it took, if it did.
     """
 
     __slots__ = (
         "accepted_at",
         "expires_at",
+        "flagged",
         "key",
         "message",
         "position",
@@ -75,6 +77,7 @@ class Entry:
         self.token = token
         self.record = record
         self.written = written
+        self.flagged = False
         self.position = 0
 
     @property

@@ -1,0 +1,297 @@
+"""Messages on their way out: from what waits to the connection of the moment, to the end of each message.
+
+The accounting is `resilient_ws.outbox`; this module writes, and tells those who wait what has become of a message.
+What may come in, and when, is `resilient_ws.sender`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from resilient_ws.confirming import Confirmations, fail, off, succeed
+from resilient_ws.errors import ClientClosed, ConnectionLost, DeliveryUncertain
+from resilient_ws.events import Fate
+from resilient_ws.inbox import Inbox
+from resilient_ws.line import Line
+from resilient_ws.options import Outbox
+from resilient_ws.outbox import DeliveryQueue, Entry, Loss
+from resilient_ws.patience import Patience
+from resilient_ws.persistence import Persistence
+from resilient_ws.pinger import Pinger
+from resilient_ws.writer import Writer
+
+TURN_MESSAGES: Final = 512
+"""Messages that may be sent without the event loop having had its turn; then `send` yields once."""
+
+INLINE_COMPRESSION: Final = 16 * 1024
+"""Bytes up to which a compressed message is handed over whole at once (aiohttp compresses larger ones in a thread)."""
+
+
+class Outflow:
+    """The outgoing side of a client, over all its connections.
+
+    Args:
+        options: The bounds and rules.
+        store: Keeps messages in a file; `None` = in memory only.
+        inbox: Through which the answers to waiting calls must come.
+        tell: Called with an entry and its fate, when a message is expired or evicted.
+        ended: Returns the exception for a call that comes when, or is blocked until, the client ends.
+        compresses: Whether the transport compresses.
+    """
+
+    def __init__(
+        self,
+        options: Outbox,
+        store: Persistence | None,
+        inbox: Inbox,
+        *,
+        tell: Callable[[Entry, Fate], None],
+        ended: Callable[[], ClientClosed],
+        compresses: bool,
+    ) -> None:
+        self.queue = DeliveryQueue(options)
+        self._options = options
+        self._drops = options.overflow in {"drop_oldest", "drop_newest"}
+        self._inbox = inbox
+        self._tell = tell
+        self._ended = ended
+        self._inline = INLINE_COMPRESSION if compresses else math.inf
+        self._direct = self._inline if store is None else -1  # up to which size a message needs no `Entry`
+        self._store = store
+        self._untold: list[Entry] = []  # whose fate is about to be told, and which are kept until then
+        self._writer: Writer | None = None
+        self._pinger: Pinger | None = None
+        self._started = False
+        self._over = False
+        self._line = Line()
+        self._watch: Callable[[], None] | None = None
+        self.patience = Patience(inbox, self._want)
+        self._confirmations = Confirmations(self.queue, self.patience)
+        self._turn_open = False
+        self._turn_left = TURN_MESSAGES
+        self._now = 0.0
+        self._expiry: asyncio.TimerHandle | None = None
+
+    # --- the turn of the loop ---
+
+    def _open_turn(self) -> None:
+        """What belongs to a loop turn in which something is sent: one clock reading, and one look afterwards."""
+        if not self._turn_open:
+            loop = asyncio.get_running_loop()
+            self._turn_open = True
+            self._now = loop.time()
+            loop.call_soon(self._end_turn)
+
+    def _end_turn(self) -> None:
+        self._turn_open = False
+        self._turn_left = TURN_MESSAGES
+        if self.patience.asks or self._watch is not None:
+            self._want()
+        if self._pinger is not None:
+            self._pinger.wrote()
+        self._line.wake_next()
+
+    def _want(self) -> None:
+        if self._pinger is not None:
+            self._pinger.want()
+
+    # --- the connection of the moment ---
+
+    def attach(self, writer: Writer, pinger: Pinger, *, confirming: bool) -> None:
+        """A connection is open: what waits is written, and later messages at once."""
+        self.queue.connected(confirming=confirming)
+        self._writer = writer
+        self._pinger = pinger
+        if not confirming:
+            self._fail_tokens_of_waiting()
+        if self._store is not None:
+            self._store.flag(self.queue.watched_waiting(), self._flagged)
+        self.pump()
+        self._open_turn()
+        if self.patience.asks:
+            pinger.want()
+
+    def detach(self, *, poison: bool) -> Loss:
+        """That connection has ended; returns what it took with it. The caller tells of the uncertain ones."""
+        self._writer = self._pinger = None
+        loss = self.queue.lost(poison=poison)
+        fail(
+            loss.uncertain,
+            lambda: DeliveryUncertain("the connection ended before the peer confirmed the message"),
+        )
+        self._untold = loss.uncertain
+        if self._store is not None:
+            self._store.align(self.queue.watched_waiting())
+        self._confirmations.hold(held=bool(loss.uncertain))
+        self._progress()
+        self._line.wake_all()
+        return loss
+
+    async def load(self) -> list[Entry]:
+        """Reads what an earlier client left in the file; returns what is `UNCERTAIN` of it, for the caller to tell.
+
+        Raises:
+            OutboxFileError: The file cannot be used.
+        """
+        if self._store is None:
+            return []
+        self._untold = self.queue.restore(await self._store.open())
+        self._arm_expiry()
+        self._line.wake_next()
+        self._progress()
+        return self._untold
+
+    def fates_told(self) -> None:
+        """What the end of the last connection, process or client made uncertain has been reported."""
+        self._forget(self._untold)
+        self._untold = []
+        self._confirmations.hold(held=False)
+        self._progress()
+
+    # --- writing ---
+
+    def pump(self) -> None:
+        """Writes what waits, as far as the connection takes it."""
+        queue, writer = self.queue, self._writer
+        if writer is None:
+            return
+        now = asyncio.get_running_loop().time()
+        for expired in queue.expire(now):
+            self._settle(expired, Fate.EXPIRED)
+        while not writer.busy and self._may_write_next():
+            entry = queue.take()
+            if entry is None:
+                if self._is_stuck and self._let_go(queue.next_size):
+                    continue
+                break
+            try:
+                writer.write(entry.message, entry.size)
+            except ConnectionLost:
+                queue.untake()
+                return
+            if writer.busy and entry.size > self._inline:
+                break  # it is in hand until it has been compressed
+            self._written()
+        if queue.waiting and not writer.busy:
+            self._want()
+        self._progress()
+        self._line.wake_next()
+
+    def _may_write_next(self) -> bool:
+        """Whether the next message may be handed to the socket; if not, the file is told first."""
+        store, entry = self._store, self.queue.next
+        if store is None or entry is None or store.may_write(entry):
+            return True
+        store.flag(self.queue.watched_waiting(), self._flagged)
+        return False
+
+    def _flagged(self) -> None:
+        """The file says of what waits that it may have been written."""
+        if self._writer is None and self._store is not None:
+            self._store.align(self.queue.watched_waiting())
+        else:
+            self.pump()
+
+    def idle(self) -> None:
+        """The connection has room again."""
+        if self.queue.has_hand:
+            self._written()
+        self._open_turn()
+        self.pump()
+
+    def _written(self) -> None:
+        entry = self.queue.written()
+        if entry is not None:
+            fail((entry,), off)
+            self._forget((entry,))
+
+    @property
+    def _is_stuck(self) -> bool:
+        """Whether what waits needs a PONG that cannot come, since our own full inbox keeps us from reading."""
+        writer, queue = self._writer, self.queue
+        if not self._inbox.paused or writer is None or writer.busy:
+            return False
+        return queue.waiting > 0 and not queue.fits(queue.next_size)
+
+    def _let_go(self, size: int) -> bool:
+        """Gives up confirmations that cannot come; returns whether `size` bytes may be written now."""
+        gone = self.queue.let_go(size)
+        fail(
+            gone,
+            lambda: DeliveryUncertain("unverified: the program does not read, so the PONG cannot come"),
+        )
+        self._forget(gone)
+        return self.queue.fits(size)
+
+    # --- ends ---
+
+    def confirmed(self, entries: Sequence[Entry]) -> None:
+        """A PONG has covered what was written, `entries` among it."""
+        succeed(entries)
+        self._forget(entries)
+        self.pump()
+
+    def confirmation_off(self, entries: Sequence[Entry]) -> None:
+        """The peer answers no ping; `entries` were written and somebody waits for their confirmation."""
+        fail(entries, off)
+        self._forget(entries)
+        self._fail_tokens_of_waiting()
+        self.pump()
+
+    def _fail_tokens_of_waiting(self) -> None:
+        fail(self.queue.watched_waiting(), off)
+
+    def _settle(self, entry: Entry, fate: Fate) -> None:
+        fail((entry,), lambda: DeliveryUncertain(f"the message is {fate.value}: it was never written"))
+        self._tell(entry, fate)
+        self._forget((entry,))
+
+    def _forget(self, entries: Sequence[Entry]) -> None:
+        if self._store is not None:
+            self._store.forget(entries)
+
+    def _arm_expiry(self) -> None:
+        due = self.queue.next_expiry
+        if due is None or (self._expiry is not None and self._expiry.when() <= due):
+            return
+        if self._expiry is not None:
+            self._expiry.cancel()
+        self._expiry = asyncio.get_running_loop().call_at(due, self._expire)
+
+    def _expire(self) -> None:
+        self._expiry = None
+        for entry in self.queue.expire(asyncio.get_running_loop().time()):
+            self._settle(entry, Fate.EXPIRED)
+        self._progress()
+        self._line.wake_next()
+        self._arm_expiry()
+
+    # --- progress ---
+
+    @property
+    def is_written(self) -> bool:
+        """Whether nothing waits to be written, or to be handed over whole."""
+        return not self.queue.waiting and not self.queue.has_hand
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing waits, nothing is unconfirmed, and nothing is in a file that has not been read yet."""
+        if self._store is not None and self._started and not self._store.is_open:
+            return False
+        return not self.queue.waiting and not self.queue.unconfirmed
+
+    def watch(self, call: Callable[[], None] | None) -> None:
+        """Calls `call` whenever something was written, confirmed or given up; meanwhile confirmations are asked for."""
+        self._watch = call
+        if call is not None:
+            self._want()
+            call()
+
+    def _progress(self) -> None:
+        """Something was written, confirmed or given up: whoever waits for that looks again."""
+        self._confirmations.progress()
+        if self._watch is not None:
+            self._watch()
