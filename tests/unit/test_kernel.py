@@ -182,6 +182,24 @@ def test_the_sockets_of_the_event_loops_can_be_asked(library):
     assert (facts.bytes_received, facts.queued) == (5, 0)
 
 
+def test_what_is_forgotten_is_not_sent_after_the_close_but_reset(pair):
+    client, peer = pair
+    fill(client)
+    kernel.forget_unsent(client)
+    client.close()
+    peer.settimeout(5)
+    with pytest.raises(ConnectionResetError):
+        while peer.recv(1_000_000):
+            pass
+
+
+def test_there_is_nothing_to_forget_where_there_is_no_socket(pair):
+    client, _ = pair
+    kernel.forget_unsent(None)
+    client.close()
+    kernel.forget_unsent(client)
+
+
 # --- taking the structure apart ---
 
 
