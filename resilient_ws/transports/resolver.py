@@ -24,7 +24,6 @@ class _Lookup:
     def __init__(self, key: _Key) -> None:
         self._key = key
         self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[_AddressInfo]]] = []
-        self._finished = False
 
     def join(self) -> asyncio.Future[_AddressInfo]:
         loop = asyncio.get_running_loop()
@@ -35,13 +34,19 @@ class _Lookup:
     def run(self) -> None:
         host, port, family = self._key
         result: _AddressInfo = []
-        error: OSError | UnicodeError | None = None
+        error: OSError | None = None
         try:
             result = socket.getaddrinfo(
                 host, port, family=family, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG
             )
-        except (OSError, UnicodeError) as caught:
+        except OSError as caught:
             error = caught
+        except Exception as caught:  # noqa: BLE001 - whatever it is, those who wait have to hear of it
+            error = OSError(None, f"not a host name: {caught}")
+        self.settle(result, error)
+
+    def settle(self, result: _AddressInfo, error: OSError | None) -> None:
+        """Tells everybody who waits; from now on the name is looked up anew."""
         with _lock:
             _in_flight.pop(self._key, None)
             waiting, self._waiting = self._waiting, []
@@ -56,9 +61,7 @@ _lock = threading.Lock()
 _in_flight: dict[_Key, _Lookup] = {}
 
 
-def _settle(
-    future: asyncio.Future[_AddressInfo], result: _AddressInfo, error: OSError | UnicodeError | None
-) -> None:
+def _settle(future: asyncio.Future[_AddressInfo], result: _AddressInfo, error: OSError | None) -> None:
     if future.done():
         return
     if error is None:
@@ -70,12 +73,15 @@ def _settle(
 def _join(key: _Key) -> asyncio.Future[_AddressInfo]:
     with _lock:
         lookup = _in_flight.get(key)
-        if lookup is None:
-            lookup = _in_flight[key] = _Lookup(key)
-            future = lookup.join()
-            threading.Thread(target=lookup.run, name=f"resilient_ws:dns:{key[0]}", daemon=True).start()
-            return future
-        return lookup.join()
+        if lookup is not None:
+            return lookup.join()
+        lookup = _in_flight[key] = _Lookup(key)
+        future = lookup.join()
+    try:
+        threading.Thread(target=lookup.run, name=f"resilient_ws:dns:{key[0]}", daemon=True).start()
+    except RuntimeError as error:  # the system has no thread left
+        lookup.settle([], OSError(None, str(error)))
+    return future
 
 
 class LookupResolver(AbstractResolver):
@@ -85,10 +91,7 @@ class LookupResolver(AbstractResolver):
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
         """Returns the addresses of `host`; raises `OSError` where it has none."""
-        try:
-            found = await _join((host, port, int(family)))
-        except UnicodeError as error:
-            raise OSError(None, f"not a host name: {error}") from None
+        found = await _join((host, port, int(family)))
         results: list[ResolveResult] = []
         for kind, _, proto, _, address in found:
             numeric = str(address[0])
@@ -109,6 +112,8 @@ class LookupResolver(AbstractResolver):
                     flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
                 )
             )
+        if not results:
+            raise OSError(None, "the name has no address that can be used")
         return results
 
     async def close(self) -> None:

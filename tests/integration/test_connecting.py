@@ -213,6 +213,59 @@ def slow_redirect(delay):
     return Slow()
 
 
+class TestNames:
+    @pytest.fixture
+    def addresses(self, monkeypatch):
+        """What each name leads to; a function is called on the look-up's thread."""
+        addresses = {}
+
+        def getaddrinfo(host, port, **_):
+            asked.append(host)
+            address = addresses[host]
+            if isinstance(address, Exception):
+                raise address
+            return [
+                (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (one, port)) for one in address
+            ]
+
+        asked = addresses["asked"] = []
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+        return addresses
+
+    async def test_each_attempt_looks_its_name_up_anew(self, addresses):
+        async with FaultServer() as old, FaultServer(host="127.0.0.2", port=old.port) as new:
+            addresses["name.example"] = ["127.0.0.1"]
+            client = WebSocketClient(f"ws://name.example:{old.port}/", reconnect=SOON)
+            told = Told(client)
+            async with client:
+                addresses["name.example"] = ["127.0.0.2"]
+                (await old.connection()).rst()
+                await told.reconnect()
+                assert (old.attempt_count, new.attempt_count) == (1, 1)
+        assert addresses["asked"] == ["name.example"] * 2
+
+    async def test_a_name_that_is_unknown_for_a_while(self, addresses):
+        async with FaultServer() as server:
+            addresses["name.example"] = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+            client = WebSocketClient(f"ws://name.example:{server.port}/", reconnect=SOON)
+            told = Told(client)
+            client.start()
+            retry = await told.retry()
+            assert isinstance(retry.cause, ConnectError)
+            expected = "the name name.example could not be resolved: Name or service not known"
+            assert str(retry.cause) == expected
+            assert isinstance(retry.cause.__cause__, socket.gaierror)
+            addresses["name.example"] = ["127.0.0.1"]
+            await client.ready(5)
+            await client.close()
+
+    async def test_a_name_with_a_dead_address_and_a_live_one(self, addresses):
+        async with FaultServer() as server:
+            addresses["name.example"] = ["127.0.0.3", "127.0.0.1"]
+            async with WebSocketClient(f"ws://name.example:{server.port}/") as client:
+                assert client.stats.attempts == server.attempt_count == 1
+
+
 @pytest.mark.promise("P10")
 class TestOneConnectionPerAttempt:
     @pytest.mark.parametrize("drop", ["fin", "rst"])
