@@ -11,12 +11,13 @@ exactly one place:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from typing import NamedTuple
 
 from resilient_ws.backlog import Backlog
 from resilient_ws.events import Message
 from resilient_ws.options import Outbox
-from resilient_ws.unconfirmed import UNCONFIRMED_MESSAGES, Unconfirmed
+from resilient_ws.unconfirmed import UNCONFIRMED_MESSAGES, Lane, Unconfirmed, Unkept
 from resilient_ws.waiting import Entry, Lanes
 
 __all__ = ["UNCONFIRMED_MESSAGES", "DeliveryQueue", "Entry", "Loss", "Remains"]
@@ -46,19 +47,26 @@ class DeliveryQueue(Backlog):
         options: The bounds, the overflow rule, and what happens to plain messages that become uncertain.
 
     Attributes:
-        confirmed: How many messages a PONG has covered, or were written while confirmation was off.
         abandoned: How many were never written when the client ended.
         unverified: How many were let go while no PONG could arrive.
     """
 
     def __init__(self, options: Outbox) -> None:
         super().__init__(options)
-        self.confirmed = self.abandoned = self.unverified = 0
+        self.abandoned = self.unverified = 0
+        self._confirmed = 0
         self._hand: Entry | None = None
         self._confirming = False
         self._unconfirmed = Unconfirmed(options.on_uncertain == "resend")
+        self._unkept = Unkept()
+        self._ttl = options.ttl
 
     # ------------------------------------------------------------------------------------------ what there is
+
+    @property
+    def confirmed(self) -> int:
+        """How many messages a PONG has covered, or were written while confirmation was off."""
+        return self._confirmed + len(self._unkept.items)
 
     @property
     def unconfirmed(self) -> int:
@@ -126,8 +134,55 @@ class DeliveryQueue(Backlog):
             items.append(message)
             unconfirmed.size = total
         else:
-            self.confirmed += 1
+            self._confirmed += 1
         return True
+
+    def open(self, lane: Lane, now: float, limit: int) -> None:
+        """Opens `lane` for as many plain messages as it has left, if they fit; `settle` follows before anything else.
+
+        Args:
+            lane: A closed one.
+            now: As for `write_through`.
+            limit: How many bytes may be sent.
+        """
+        if self._ahead:
+            return
+        if not self._confirming:
+            self.settle()
+            lane.counted, lane.limit = self._unkept, min(limit, self._max_bytes)
+            return
+        unconfirmed = self._unconfirmed
+        if unconfirmed.limit - len(unconfirmed.items) < lane.left:
+            return
+        if now is not unconfirmed.now:
+            unconfirmed.stamp(now)
+        lane.counted, lane.limit = unconfirmed, min(unconfirmed.size + limit, self._max_bytes)
+
+    def settle(self) -> None:
+        """A lane is closed: what went through it is written."""
+        if self._unkept.items:
+            self._confirmed += len(self._unkept.items)
+            self._unkept.clear()
+
+    def take_back(self, messages: Sequence[Message], now: float) -> list[Entry]:
+        """The last plain messages that were accepted as written were not, no byte of them: they wait instead.
+
+        Returns:
+            What was evicted for them.
+        """
+        self.settle()
+        if self._confirming:
+            accepted = self._unconfirmed.unwind(len(messages))
+        else:
+            self._confirmed -= len(messages)
+            accepted = [(message, now) for message in messages]
+        evicted: list[Entry] = []
+        for message, then in accepted:
+            size = len(message.encode()) if isinstance(message, str) else len(message)
+            expires_at = inf if self._ttl is None else then + self._ttl
+            entry = Entry(message, size, then, self._unconfirmed.resends, expires_at=expires_at)
+            evicted += self.accept(entry)
+        return evicted
 
     def retract(self, size: int) -> None:
         """Takes the last `write_through`, of `size` bytes, back: the socket did not take it."""
@@ -135,7 +190,7 @@ class DeliveryQueue(Backlog):
             self._unconfirmed.items.pop()
             self._unconfirmed.size -= size
         else:
-            self.confirmed -= 1
+            self._confirmed -= 1
 
     @property
     def has_hand(self) -> bool:
@@ -193,7 +248,7 @@ class DeliveryQueue(Backlog):
         """
         entry = self._release()
         if not self._confirming:
-            self.confirmed += 1
+            self._confirmed += 1
             return entry
         self._unconfirmed.append(entry)
         return None
@@ -221,7 +276,7 @@ class DeliveryQueue(Backlog):
             Those of the confirmed that have a token or a record.
         """
         count, watched = self._unconfirmed.confirm(mark)
-        self.confirmed += count
+        self._confirmed += count
         return watched
 
     def turn_off(self) -> Sequence[Entry]:
@@ -231,7 +286,7 @@ class DeliveryQueue(Backlog):
             Those that have a token or a record.
         """
         watched = self._unconfirmed.watched()
-        self.confirmed += self._unconfirmed.count
+        self._confirmed += self._unconfirmed.count
         self._unconfirmed.forget()
         self.connected(confirming=False)
         return watched

@@ -29,6 +29,9 @@ DEFAULT_TIMEOUT: Final = 10.0
 HALVES: Final = 2
 """Halves of that time in which messages must come for the peer to be one that talks and answers no ping."""
 
+EARLY: Final = 0.001
+"""Seconds that a timer may fire too early: uvloop counts in milliseconds."""
+
 MAX_OUTSTANDING: Final = 64
 """Unanswered pings that are remembered, for a peer that never answers."""
 
@@ -202,6 +205,7 @@ class Pinger:
 
     def _ping(self) -> None:
         """Writes a PING that covers what has been written whole."""
+        self._writer.flush()
         self._number += 1
         now = self._loop.time()
         mark = self._queue.mark() if self._queue.confirming else 0
@@ -218,18 +222,21 @@ class Pinger:
             self._monitor.ping_sent(self._number, now, reading)
 
     def _app_ping(self, heartbeat: Heartbeat) -> None:
-        assert self._monitor is not None
         try:
             made = heartbeat.message() if callable(heartbeat.message) else heartbeat.message
             if not isinstance(made, str | bytes | bytearray | memoryview):
                 raise TypeError(f"Heartbeat.app message must be str or bytes-like, got {type(made).__name__}")
         except Exception as error:  # noqa: BLE001 - the program's code must not end the timer
             self._watcher.failed("heartbeat", error)
-            made = None
+            return  # no ping has left, so nothing is owed; the monitor asks again
+        self._writer.post(made if isinstance(made, str) else bytes(made), self._app_ping_written)
+
+    def _app_ping_written(self) -> None:
+        if self._stopped or self._monitor is None:
+            return
         self._number += 1
-        if made is not None:
-            self._writer.post(made if isinstance(made, str) else bytes(made))
         self._monitor.ping_sent(self._number, self._loop.time(), self._link.look(paused=self._is_paused()))
+        self._arm()
 
     # --- the timer ---
 
@@ -268,7 +275,7 @@ class Pinger:
         if self._stopped:
             return
         monitor = self._monitor
-        if monitor is not None and now >= monitor.deadline:
+        if monitor is not None and now + EARLY >= monitor.deadline:
             self._look(monitor, now)
         if self._stopped:
             return

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from typing import Protocol
 
 from resilient_ws.events import Message
 from resilient_ws.waiting import Entry
@@ -72,6 +73,56 @@ class Segment:
         return entry
 
 
+class Counted(Protocol):
+    """Where plain messages are counted that go out without a question.
+
+    Attributes:
+        size: The bytes of all messages in it.
+        items: The messages.
+    """
+
+    size: int
+    items: deque[Message | Entry]
+
+
+class Unkept:
+    """What was written while confirmation is off, until it is counted."""
+
+    __slots__ = ("items", "size")
+
+    def __init__(self) -> None:
+        self.items: deque[Message | Entry] = deque()
+        self.size = 0
+
+    def clear(self) -> None:
+        """It has been counted."""
+        self.items.clear()
+        self.size = 0
+
+
+class Lane:
+    """The shortest way out: while it is open, a plain message needs no call at all, from `send` to the end of the turn.
+
+    Whoever sends appends it to `counted.items` and to `held`, adds to `counted.size` and takes one from `left`.
+
+    Attributes:
+        limit: What `counted.size` may grow to; -1 = closed.
+        left: How many messages may still be sent in this turn of the event loop.
+        counted: Where they are accounted for.
+        held: Those that the link has not been given yet.
+        extra: By how many bytes the messages held are more than their lengths say.
+    """
+
+    __slots__ = ("counted", "extra", "held", "left", "limit")
+
+    def __init__(self, left: int = 0) -> None:
+        self.limit = -1
+        self.left = left
+        self.counted: Counted = Unkept()
+        self.held: list[Message] = []
+        self.extra = 0
+
+
 class Unconfirmed:
     """The segments of one connection after another.
 
@@ -96,6 +147,11 @@ class Unconfirmed:
         self.now: float | None = None
 
     @property
+    def resends(self) -> bool:
+        """Whether plain messages are sent again if they get lost."""
+        return self._resend
+
+    @property
     def count(self) -> int:
         """How many messages are in it."""
         return self._closed_count + len(self.items)
@@ -112,6 +168,14 @@ class Unconfirmed:
         """Notes that plain messages are accepted at `now` from here on."""
         self.now = now
         self.open.stamps.append((self.open.gone + len(self.items), now))
+
+    def unwind(self, count: int) -> list[tuple[Message, float]]:
+        """Removes the newest plain messages of the open segment; returns them in order, with the time of each."""
+        entries = list(self.open.entries(self._resend))[-count:] if count else []
+        for entry in entries:
+            self.items.pop()
+            self.size -= entry.size
+        return [(entry.message, entry.accepted_at) for entry in entries]
 
     def append(self, entry: Entry) -> None:
         """Adds an entry that was written."""

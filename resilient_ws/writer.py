@@ -13,6 +13,7 @@ from resilient_ws.errors import ConnectionLost
 from resilient_ws.events import Message
 from resilient_ws.inbox import size_of
 from resilient_ws.transports.base import Link
+from resilient_ws.unconfirmed import Lane
 
 
 class Writer:
@@ -34,38 +35,87 @@ class Writer:
         self._link = link
         self._spawn = spawn
         self._idle = idle
-        self._first: deque[Message] = deque()
+        self._first: deque[tuple[Message, Callable[[], None] | None]] = deque()
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._task: asyncio.Task[None] | None = None
+        self._sent = 0
+        self._bytes_sent = 0
         self.busy = False
         self.closed = False
-        self.sent = 0
-        self.bytes_sent = 0
+        self.lane = Lane()
+        self.refused: Callable[[list[Message]], None] = lambda _: None
+        """Called with what was held and was not written, since the link is dead."""
+
+    @property
+    def sent(self) -> int:
+        """How many messages were written."""
+        return self._sent + len(self.lane.held)
+
+    @property
+    def bytes_sent(self) -> int:
+        """How many bytes those have."""
+        return self._bytes_sent + self._held_bytes
+
+    @property
+    def _held_bytes(self) -> int:
+        return sum(map(len, self.lane.held)) + self.lane.extra
 
     def write(self, message: Message, size: int) -> None:
-        """Writes now; the link must not be busy.
+        """Writes now; the link must not be busy, and nothing must be held.
 
         Raises:
             ConnectionLost: Nothing was written.
         """
+        assert not self.lane.held, "what is held goes first"
         rest = self._link.write(message)
-        self.sent += 1
-        self.bytes_sent += size
+        self._sent += 1
+        self._bytes_sent += size
+        self._wait_for(rest)
+
+    def hold(self, message: Message, size: int) -> None:
+        """Adds to what is handed over at the end of the turn, behind what is held already."""
+        self.lane.held.append(message)
+        self.lane.extra += size - len(message)
+
+    def flush(self) -> None:
+        """Closes the lane and hands over what it holds."""
+        lane = self.lane
+        lane.limit = -1
+        if not lane.held:
+            return
+        size = self._held_bytes
+        held, lane.held, lane.extra = lane.held, [], 0
+        try:
+            rest = self._link.write_all(held)
+        except ConnectionLost:
+            self.refused(held)
+            return
+        self._sent += len(held)
+        self._bytes_sent += size
+        self._wait_for(rest)
+
+    def _wait_for(self, rest: Awaitable[None] | None) -> None:
         if rest is not None:
             self.busy = True
             self._task = self._spawn("writer", lambda: self._finish(rest))
 
-    def post(self, message: Message) -> None:
-        """Writes before anything that waits elsewhere: now, or as soon as the link has room."""
+    def post(self, message: Message, written: Callable[[], None] | None = None) -> None:
+        """Writes before anything that waits elsewhere, now or as soon as the link has room; then calls `written`."""
         if self.closed:
             return
+        self.flush()
         if self.busy or self._first:
-            self._first.append(message)
-            return
+            self._first.append((message, written))
+        else:
+            self._write_first(message, written)
+
+    def _write_first(self, message: Message, written: Callable[[], None] | None) -> None:
         try:
             self.write(message, size_of(message))
         except ConnectionLost:
             return  # the link tells its end itself
+        if written is not None:
+            written()
 
     async def send(self, message: Message) -> None:
         """Writes when the link has room; a cancelled call has written nothing.
@@ -96,6 +146,11 @@ class Writer:
         """Writes nothing more and wakes who waits."""
         self.closed = True
         self.busy = True
+        lane = self.lane
+        lane.limit = -1
+        if lane.held:
+            held, lane.held, lane.extra = lane.held, [], 0
+            self.refused(held)
         self._first.clear()
         if self._task is not None:
             self._task.cancel()
@@ -113,11 +168,7 @@ class Writer:
             return
         self.busy = False
         while self._first and not self.busy:
-            message = self._first.popleft()
-            try:
-                self.write(message, size_of(message))
-            except ConnectionLost:
-                return
+            self._write_first(*self._first.popleft())
         if not self.busy:
             self._wake()
             self._idle()

@@ -1,0 +1,173 @@
+"""The lane: plain messages counted where they are sent, handed over together, and taken back if the link was dead."""
+
+import pytest
+
+from resilient_ws.errors import ConnectionLost
+from resilient_ws.options import Outbox
+from resilient_ws.outbox import UNCONFIRMED_MESSAGES, DeliveryQueue, Entry
+from resilient_ws.unconfirmed import Lane
+from resilient_ws.writer import Writer
+
+
+class Link:
+    """Keeps what it is given."""
+
+    def __init__(self):
+        self.calls = []
+        self.dead = False
+        self.rest = None
+
+    def write(self, message):
+        return self.write_all([message])
+
+    def write_all(self, messages):
+        if self.dead:
+            raise ConnectionLost("dead")
+        self.calls.append(list(messages))
+        return self.rest
+
+
+def put(lane, *messages):
+    """Do what `send` does."""
+    for message in messages:
+        assert lane.counted.size + len(message) <= lane.limit
+        assert lane.left
+        lane.counted.size += len(message)
+        lane.counted.items.append(message)
+        lane.held.append(message)
+        lane.left -= 1
+
+
+def queue(*, confirming=True, **options):
+    made = DeliveryQueue(Outbox(**options))
+    made.connected(confirming=confirming)
+    return made
+
+
+@pytest.fixture
+def link():
+    return Link()
+
+
+@pytest.fixture
+def writer(link):
+    started = []
+    made = Writer(link, spawn=lambda name, run: started.append(name), idle=lambda: None)
+    made.started = started
+    return made
+
+
+class TestQueue:
+    def test_a_lane_is_closed_at_first(self):
+        assert Lane(5).limit == -1
+
+    def test_what_went_through_it_is_unconfirmed_until_the_pong(self):
+        q, lane = queue(), Lane(10)
+        q.open(lane, 1.0, 1000)
+        put(lane, "one", b"three")
+        assert (q.unconfirmed, q.unconfirmed_bytes, q.confirmed) == (2, 8, 0)
+        q.confirm(q.mark())
+        assert (q.unconfirmed, q.unconfirmed_bytes, q.confirmed) == (0, 0, 2)
+
+    def test_without_confirmation_it_is_confirmed_at_once(self):
+        q, lane = queue(confirming=False), Lane(10)
+        for _ in range(2):
+            q.open(lane, 1.0, 8)
+            put(lane, "one", "three")
+            lane.limit = -1
+        assert (q.unconfirmed, q.confirmed) == (0, 4)
+        q.settle()
+        q.settle()
+        assert (q.unconfirmed, q.confirmed) == (0, 4)
+
+    def test_the_time_of_acceptance_is_kept(self):
+        q, lane = queue(), Lane(10)
+        q.open(lane, 7.0, 1000)
+        put(lane, "a")
+        lane.limit = -1
+        q.open(lane, 9.0, 1000)
+        put(lane, "b")
+        assert [entry.accepted_at for entry in q.lost().uncertain] == [7.0, 9.0]
+
+    @pytest.mark.parametrize("confirming", [True, False])
+    def test_it_stays_closed_while_something_waits(self, confirming):
+        q, lane = queue(confirming=confirming), Lane(10)
+        q.accept(Entry("first", 5, 0.0, False))
+        q.open(lane, 1.0, 1000)
+        assert lane.limit == -1
+
+    def test_it_stays_closed_where_its_messages_could_pass_the_bound(self):
+        q, lane = queue(), Lane(UNCONFIRMED_MESSAGES)
+        q.open(lane, 1.0, 1000)
+        assert lane.limit == 1000
+        lane.limit = -1
+        q.write_through("x", 1, 1.0)
+        q.open(lane, 1.0, 1000)
+        assert lane.limit == -1
+
+    def test_the_bytes_of_the_outbox_bound_it(self):
+        q, lane = queue(max_bytes=100), Lane(10)
+        q.write_through("x" * 30, 30, 1.0)
+        q.open(lane, 1.0, 50)
+        assert lane.limit == 80
+        lane.limit = -1
+        q.open(lane, 1.0, 1000)
+        assert lane.limit == 100
+
+    @pytest.mark.parametrize("confirming", [True, False])
+    def test_what_was_not_written_waits_again(self, confirming):
+        q, lane = queue(confirming=confirming, ttl=5), Lane(10)
+        q.write_through("written", 7, 1.0)
+        q.open(lane, 2.0, 1000)
+        put(lane, "a", "b")
+        assert q.take_back(["a", "b"], 2.0) == []
+        assert (q.waiting, q.waiting_bytes) == (2, 2)
+        assert [entry.message for entry in q.lost().uncertain] == (["written"] if confirming else [])
+        assert q.confirmed == (0 if confirming else 1)
+        assert q.next_expiry == 7.0
+        q.connected(confirming=True)
+        assert q.take().message == "a"
+
+    def test_an_overflow_rule_holds_for_what_is_taken_back(self):
+        q, lane = queue(max_messages=2, overflow="drop_oldest"), Lane(10)
+        q.open(lane, 2.0, 1000)
+        put(lane, "a", "b", "c")
+        assert [entry.message for entry in q.take_back(["a", "b", "c"], 2.0)] == ["a"]
+        assert (q.waiting, q.evicted, q.unconfirmed) == (2, 1, 0)
+
+
+class TestWriter:
+    def test_what_is_held_counts_as_sent(self, writer, link):
+        q = queue()
+        q.open(writer.lane, 1.0, 1000)
+        writer.lane.left = 10
+        put(writer.lane, "one", b"three")
+        writer.hold("ü", 2)
+        assert (writer.sent, writer.bytes_sent, link.calls) == (3, 10, [])
+        writer.flush()
+        assert (writer.sent, writer.bytes_sent, link.calls) == (3, 10, [["one", b"three", "ü"]])
+        assert (writer.lane.limit, writer.lane.held, writer.lane.extra) == (-1, [], 0)
+        writer.flush()
+        assert len(link.calls) == 1
+
+    def test_a_full_link_makes_it_busy(self, writer, link):
+        writer.hold("x", 1)
+        link.rest = object()
+        writer.flush()
+        assert writer.busy
+        assert writer.started == ["writer"]
+
+    def test_a_post_goes_behind_what_is_held(self, writer, link):
+        writer.hold("first", 5)
+        writer.post("second")
+        assert link.calls == [["first"], ["second"]]
+
+    @pytest.mark.parametrize("end", ["flush", "close"])
+    def test_a_dead_link_gives_back_what_is_held(self, writer, link, end):
+        refused = []
+        writer.refused = refused.append
+        writer.hold("x", 1)
+        link.dead = True
+        getattr(writer, end)()
+        assert refused == [["x"]]
+        assert (writer.sent, writer.bytes_sent) == (0, 0)
