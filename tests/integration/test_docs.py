@@ -27,7 +27,8 @@ def test_every_example_is_run():
 
 
 @pytest.mark.parametrize("snippet", SERVED, ids=str)
-async def test_the_example_runs(snippet):
+async def test_the_example_runs(snippet, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # for those that make files
     async with FaultServer() as server:
         names = {name: getattr(resilient_ws, name) for name in resilient_ws.__all__}
         names |= {"asyncio": asyncio, "json": json, "__name__": "example"}
