@@ -1,0 +1,84 @@
+"""`Heartbeat.app` as the client lives it."""
+
+import itertools
+
+import pytest
+
+from resilient_ws import CloseOrigin, Heartbeat, NotConnected
+from tests.client.kit import now, settle, stage
+
+
+def answer(message):
+    return message.startswith("pong")
+
+
+async def test_pings_go_out_each_interval_and_replies_are_consumed_and_timed():
+    numbers = itertools.count(1)
+    heartbeat = Heartbeat.app(lambda: f"ping {next(numbers)}", answer, 15, 10)
+    async with stage(heartbeat=heartbeat) as played:
+        await settle(15.1)
+        assert played.received == ["ping 1"]
+        await settle(0.4)
+        played.peer.send("pong 1", "data")
+        await settle()
+        assert await played.client.recv() == "data"
+        assert 0.4 < played.client.latency < 0.6
+        assert played.client.stats.received == 2
+        await settle(15)
+        assert played.received == ["ping 1", "ping 2"]
+        assert played.client.stats.confirmation == "off"
+
+
+@pytest.mark.promise("P2")
+async def test_a_peer_that_never_answers_dies_and_the_rule_does_not_blame_protocol_pings():
+    async with stage(heartbeat=Heartbeat.app("ping", answer, 15, 10)) as played:
+        await played.reopened()
+        (close,) = played.closes
+        assert close.origin is CloseOrigin.HEARTBEAT
+        assert (close.code, close.synthesized) == (1006, True)
+        assert 25 <= close.opened_for <= 25.1
+
+
+@pytest.mark.promise("P9")
+@pytest.mark.expects_errors
+async def test_a_message_function_that_raises_is_reported_and_buries_nobody():
+    def broken():
+        raise ValueError("no clock")
+
+    async with stage(heartbeat=Heartbeat.app(broken, answer, 15, 10)) as played:
+        await settle(200)
+        assert not played.closes
+        assert {where for where, _ in played.errors} == {"heartbeat"}
+        assert 5 <= len(played.errors) <= 14
+
+
+async def test_a_ping_that_waits_for_room_owes_no_answer_before_it_is_written():
+    async with stage(heartbeat=Heartbeat.app("ping", answer, 15, 10)) as played:
+        played.peer.congest()
+        await played.client.send("held up")
+        started = now()
+        await settle(15.1)
+        assert played.received == []
+        played.peer.recover()
+        await settle()
+        assert played.received == ["held up", "ping"]
+        await settle(9)
+        assert not played.closes, f"{now() - started} s"
+
+
+async def test_a_gateway_tells_its_interval_in_the_hello():
+    kept = []
+
+    async def identify(connection):
+        assert await connection.recv() == "hello 5"
+        connection.heartbeat(interval=5, message="beat")
+        kept.append(connection)
+
+    async with stage(setup=identify, ready=False, heartbeat=Heartbeat.app("ping", answer, 15, 10)) as played:
+        await settle()
+        played.peer.send("hello 5")
+        await played.client.ready()
+        await settle(5.1)
+        assert played.received == ["beat"]
+        with pytest.raises(NotConnected):
+            kept[0].heartbeat(interval=1)
