@@ -186,6 +186,11 @@ class Pipe:
         self.bytes = 0
         source.out = sink.back = self
 
+    @property
+    def waiting(self) -> int:
+        """Bytes that have come and not yet gone."""
+        return self._waiting
+
     def take(self, piece: bytes | End) -> None:
         """Let a piece travel: bytes, FIN or RST."""
         if self._stopped or self.finished:

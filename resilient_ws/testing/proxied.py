@@ -61,6 +61,11 @@ class ProxiedConnection:
         """Bytes that were passed on to the client."""
         return self._pipes["down"].bytes if self._pipes else 0
 
+    @property
+    def bytes_waiting(self) -> int:
+        """Bytes that wait in the proxy, both directions together."""
+        return sum(pipe.waiting for pipe in self._pipes.values())
+
     async def wait_closed(self, timeout: float | None = 5.0) -> None:
         """Wait until both sockets are closed.
 

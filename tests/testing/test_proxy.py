@@ -194,6 +194,7 @@ async def test_a_sink_that_does_not_read_stops_the_source_with_bounded_memory(pe
         client[1].write(bytes(40_000_000))
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(client[1].drain(), 0.2)
+        assert 500_000 < proxy.connections[0].bytes_waiting < 2_000_000
         server[1].transport.resume_reading()
         assert len(await server[0].readexactly(40_000_000)) == 40_000_000
 

@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from resilient_ws.testing import Accept, FaultServer, NeverAnswer, numbered
+from resilient_ws.testing import Accept, ChaosProxy, FaultServer, NeverAnswer, numbered
 from tests.testing.raw import RawClient
 
 
@@ -55,6 +55,35 @@ async def test_a_port_of_ones_own_and_one_that_is_taken():
     async with FaultServer(port=free) as server:
         assert server.url == f"ws://127.0.0.1:{free}/"
         assert repr(server) == f"<FaultServer ws://127.0.0.1:{free}/ listening, 0 accepted of 0>"
+
+
+async def test_nobody_else_gets_the_port_meanwhile():
+    async with FaultServer() as server:
+        await server.stop()
+        with socket.socket() as another, pytest.raises(OSError, match="in use"):
+            another.bind(("127.0.0.1", server.port))
+
+
+@pytest.mark.parametrize("make", [FaultServer, lambda: ChaosProxy("127.0.0.1:1")])
+async def test_leaving_before_an_accepted_connection_had_its_turn(make):
+    async with make() as one:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            theirs = socket.create_connection(listening.getsockname())
+            ours, _ = listening.accept()
+        ours.settimeout(0)
+        one._accepted(ours)
+    with theirs:
+        assert theirs.recv(1) == b""
+    assert ours.fileno() == -1
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_leaving_with_a_connection_that_was_just_accepted(turns):
+    async with FaultServer() as server:
+        _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+    writer.transport.abort()
 
 
 def test_a_loop_that_cannot_watch_sockets_accepts_too():
