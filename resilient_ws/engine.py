@@ -11,7 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from random import Random
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import attrs
 
@@ -27,13 +27,15 @@ from resilient_ws.live import Live, Match
 from resilient_ws.opening import Opener, OpeningOptions, Subscription
 from resilient_ws.outbox import Entry
 from resilient_ws.owner import Owner
-from resilient_ws.persistence import Persistence
 from resilient_ws.pinger import Watcher
 from resilient_ws.retry import RetryState
 from resilient_ws.sender import Sender
 from resilient_ws.stats import Stats
 from resilient_ws.telling import Teller
 from resilient_ws.transports.base import End
+
+if TYPE_CHECKING:
+    from resilient_ws.persistence import Persistence
 
 PAUSE_NOTICE: Final = 5.0
 """Seconds that reading may be paused by a full inbox before the program is told."""
@@ -405,6 +407,8 @@ class Engine:
         outbox = self.config.outbox
         if outbox.path is None or outbox.durability is None:
             return None
+        from resilient_ws.persistence import Persistence  # loads SQLite, which not every Python has
+
         return Persistence(
             outbox.path, outbox.durability, failed=lambda error: self.teller.tell_failure("outbox", error)
         )

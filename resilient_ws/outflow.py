@@ -9,22 +9,28 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from resilient_ws.confirming import Confirmations, fail, off, succeed
 from resilient_ws.errors import ClientClosed, ConnectionLost, DeliveryUncertain
-from resilient_ws.events import Fate
+from resilient_ws.events import Fate, Message
 from resilient_ws.inbox import Inbox
 from resilient_ws.line import Line
 from resilient_ws.options import Outbox
 from resilient_ws.outbox import DeliveryQueue, Entry, Loss
 from resilient_ws.patience import Patience
-from resilient_ws.persistence import Persistence
 from resilient_ws.pinger import Pinger
+from resilient_ws.unconfirmed import Lane
 from resilient_ws.writer import Writer
+
+if TYPE_CHECKING:
+    from resilient_ws.persistence import Persistence
 
 TURN_MESSAGES: Final = 512
 """Messages that may be sent without the event loop having had its turn; then `send` yields once."""
+
+TURN_BYTES: Final = 64 * 1024
+"""Bytes of plain messages that are held back for one system call; more are handed over before the turn ends."""
 
 INLINE_COMPRESSION: Final = 16 * 1024
 """Bytes up to which a compressed message is handed over whole at once (aiohttp compresses larger ones in a thread)."""
@@ -59,6 +65,7 @@ class Outflow:
         self._tell = tell
         self._ended = ended
         self._inline = INLINE_COMPRESSION if compresses else math.inf
+        self._joined = int(min(TURN_BYTES, self._inline))
         self._direct = self._inline if store is None else -1  # up to which size a message needs no `Entry`
         self._store = store
         self._untold: list[Entry] = []  # whose fate is about to be told, and which are kept until then
@@ -71,7 +78,7 @@ class Outflow:
         self.patience = Patience(inbox, self._want)
         self._confirmations = Confirmations(self.queue, self.patience)
         self._turn_open = False
-        self._turn_left = TURN_MESSAGES
+        self.lane = Lane(TURN_MESSAGES)
         self._now = 0.0
         self._expiry: asyncio.TimerHandle | None = None
 
@@ -87,7 +94,8 @@ class Outflow:
 
     def _end_turn(self) -> None:
         self._turn_open = False
-        self._turn_left = TURN_MESSAGES
+        self._close_lane()
+        self.lane.left = TURN_MESSAGES
         if self.patience.asks or self._watch is not None:
             self._want()
         if self._pinger is not None:
@@ -98,6 +106,18 @@ class Outflow:
         if self._pinger is not None:
             self._pinger.want()
 
+    def _close_lane(self) -> None:
+        """Hands over what was held back, and asks again before the next message."""
+        if self._writer is not None:
+            self._writer.flush()
+        self.queue.settle()
+
+    def _refused(self, messages: list[Message]) -> None:
+        """The link was dead before it was handed these."""
+        for evicted in self.queue.take_back(messages, self._now):
+            self._settle(evicted, Fate.EVICTED)
+        self._arm_expiry()
+
     # --- the connection of the moment ---
 
     def attach(self, writer: Writer, pinger: Pinger, *, confirming: bool) -> None:
@@ -105,6 +125,9 @@ class Outflow:
         self.queue.connected(confirming=confirming)
         self._writer = writer
         self._pinger = pinger
+        writer.refused = self._refused
+        writer.lane.left = self.lane.left
+        self.lane = writer.lane
         if not confirming:
             self._fail_tokens_of_waiting()
         if self._store is not None:
@@ -116,7 +139,9 @@ class Outflow:
 
     def detach(self, *, poison: bool) -> Loss:
         """That connection has ended; returns what it took with it. The caller tells of the uncertain ones."""
+        self._close_lane()
         self._writer = self._pinger = None
+        self.lane = Lane(self.lane.left)
         loss = self.queue.lost(poison=poison)
         fail(
             loss.uncertain,
@@ -158,6 +183,7 @@ class Outflow:
         queue, writer = self.queue, self._writer
         if writer is None:
             return
+        self._close_lane()
         now = asyncio.get_running_loop().time()
         for expired in queue.expire(now):
             self._settle(expired, Fate.EXPIRED)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from typing import TYPE_CHECKING
 
 from resilient_ws.confirming import Token, fail, off
 from resilient_ws.errors import (
@@ -18,7 +19,10 @@ from resilient_ws.errors import (
 from resilient_ws.events import Fate, Message
 from resilient_ws.outbox import Entry
 from resilient_ws.outflow import Outflow
-from resilient_ws.persistence import Persistence
+from resilient_ws.unconfirmed import Lane
+
+if TYPE_CHECKING:
+    from resilient_ws.persistence import Persistence
 
 
 class Sender(Outflow):
@@ -82,27 +86,31 @@ class Sender(Outflow):
         self._write_unqueued(Entry(message, size, asyncio.get_running_loop().time(), resend=False))
 
     def send_now(self, message: Message, size: int) -> bool:
-        """Sends a plain message without any waiting, where nothing stands in its way; returns whether it did."""
-        writer = self._writer
-        if (
-            writer is None
-            or writer.busy
-            or self._line
-            or self._over
-            or self._turn_left <= 0
-            or size > self._direct
-        ):
+        """Sends a plain message without any waiting, where nothing stands in its way; returns whether it did.
+
+        The first one of a turn leaves at once; the others leave together, at the end of the turn or with the next ping.
+        """
+        writer, lane = self._writer, self.lane
+        if writer is None or writer.busy or self._line or self._over or lane.left <= 0 or size > self._direct:
             return False
-        if not self._turn_open:
-            self._open_turn()
+        writer.flush()
+        if writer.busy:
+            return False
+        first = not self._turn_open
+        self._open_turn()
         if not self.queue.write_through(message, size, self._now):
             return False
-        try:
-            writer.write(message, size)
-        except ConnectionLost:
-            self.queue.retract(size)
-            return False
-        self._turn_left -= 1
+        if first:
+            try:
+                writer.write(message, size)
+            except ConnectionLost:
+                self.queue.retract(size)
+                return False
+        else:
+            writer.hold(message, size)
+        lane.left -= 1
+        if not writer.busy:
+            self.queue.open(lane, self._now, self._joined)
         return True
 
     async def _keep(self, store: Persistence, entry: Entry) -> None:
@@ -122,7 +130,7 @@ class Sender(Outflow):
     def _enqueue(self, entry: Entry) -> None:
         for evicted in self.queue.accept(entry):
             self._settle(evicted, Fate.EVICTED)
-        self._turn_left -= 1
+        self.lane.left -= 1
         self._open_turn()
         self.pump()
 
@@ -141,7 +149,7 @@ class Sender(Outflow):
     def _admits(self, size: int, queue: bool, key: str | None, first: bool) -> bool:
         """Whether it may be accepted now; raises where waiting would be wrong."""
         self._refuse_if_over()
-        if self._writer is not None and (self._turn_left <= 0 or not (first or self._drops)):
+        if self._writer is not None and (self.lane.left <= 0 or not (first or self._drops)):
             # A loop of sends must not starve the rest of the program, nor overtake those who wait.
             return False
         if not queue:
@@ -224,6 +232,7 @@ class Sender(Outflow):
         Args:
             keep_waiters: Whether calls that wait for confirmations may go on, since `close(drain=)` does so too.
         """
+        self._close_lane()
         self._over = True
         self._line.fail(self._ended)
         if self._store is not None:
@@ -245,7 +254,9 @@ class Sender(Outflow):
     def close(self) -> tuple[list[Entry], list[Entry]]:
         """The client has ended; returns the abandoned and the uncertain."""
         self._over = True
+        self._close_lane()
         self._writer = self._pinger = None
+        self.lane = Lane()
         if self._expiry is not None:
             self._expiry.cancel()
             self._expiry = None

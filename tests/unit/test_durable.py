@@ -16,6 +16,7 @@ from resilient_ws import durable
 from resilient_ws.durable import DurableOutbox
 from resilient_ws.outbox_file import SCHEMA_VERSION, Changes, OutboxFile, OutboxFileError
 from resilient_ws.waiting import Entry
+from tests.outbox_files import Gate, fill_up, on_thread
 
 
 @pytest.fixture
@@ -37,40 +38,8 @@ async def left(path):
     return [found.message for found in await restored(path)]
 
 
-async def on_thread(outbox, statement):
-    """Run a statement on the connection of the outbox."""
-    found, done = [], asyncio.Event()
-    outbox._thread.do(
-        lambda: found.extend(outbox._file._connection.execute(statement).fetchall()), lambda _: done.set()
-    )
-    await done.wait()
-    return found
-
-
-async def fill_up(outbox):
-    """Let the file grow no further, and use up what room is left in it."""
-    ((pages,),) = await on_thread(outbox, "PRAGMA page_count")
-    await on_thread(outbox, f"PRAGMA max_page_count = {pages}")
-
-
 def snapshot(directory):
     return {file.name: file.read_bytes() for file in directory.iterdir()}
-
-
-class Gate:
-    """Holds the thread of an outbox until it is opened."""
-
-    def __init__(self, outbox):
-        self._opened = threading.Event()
-        self.entered = threading.Event()
-        outbox._thread.do(self._hold, None)
-
-    def _hold(self):
-        self.entered.set()
-        self._opened.wait(10)
-
-    def open(self):
-        self._opened.set()
 
 
 # ------------------------------------------------------------------------------------------------ storing
