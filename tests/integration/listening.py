@@ -1,6 +1,7 @@
 """What a client tells, written down: for tests that look at it afterwards or wait for something in it."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ from resilient_ws import (
     UndeliveredEvent,
     WebSocketClient,
 )
+from tests.conftest import open_sockets
 
 E = TypeVar("E")
 
@@ -118,3 +120,11 @@ class Told:
                 assert opens > 1, "a reconnect after the first open"
         finals = [event for event in self.closes if event.final]
         assert finals == self.events[-1:], "not exactly one final close, or not the last event"
+
+
+async def until_freed(is_freed: Callable[[], bool], within: float = 0.5) -> None:
+    """Wait until it holds; after ``within`` seconds fail, naming the sockets that are there."""
+    deadline = time.monotonic() + within
+    while not is_freed():
+        assert time.monotonic() < deadline, sorted(open_sockets())
+        await asyncio.sleep(0.005)

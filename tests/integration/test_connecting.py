@@ -37,8 +37,7 @@ from resilient_ws.testing import (
 )
 from tests.conftest import open_sockets
 from tests.integration import tls
-from tests.integration.listening import SOON, Told
-from tests.integration.test_link import until_freed
+from tests.integration.listening import SOON, Told, until_freed
 
 THREE = ReconnectPolicy(first_delay=0, min_delay=0, max_delay=0, max_attempts=3)
 

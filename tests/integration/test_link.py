@@ -17,7 +17,7 @@ from resilient_ws.transports import aiohttp as transport
 from resilient_ws.transports import kernel
 from tests.conftest import open_sockets
 from tests.integration import tls
-from tests.integration.listening import SOON, Told
+from tests.integration.listening import SOON, Told, until_freed
 
 PING_FLOOD = 20_000
 # More than a TLS server of asyncio takes in although it does not read.
@@ -390,13 +390,6 @@ async def fill(client):
             await send()
     facts = kernel.read(link._sock)
     assert facts is None or facts.queued > 0
-
-
-async def until_freed(is_freed, within=0.5):
-    deadline = time.monotonic() + within
-    while not is_freed():
-        assert time.monotonic() < deadline, sorted(open_sockets())
-        await asyncio.sleep(0.005)
 
 
 @pytest.mark.promise("P7")

@@ -13,8 +13,7 @@ from resilient_ws.transports.proxies import parse_proxy, proxy_from_environment
 from tests.conftest import open_sockets
 from tests.integration import tls
 from tests.integration.forwarding import ForwardProxy
-from tests.integration.listening import SOON, Told
-from tests.integration.test_link import until_freed
+from tests.integration.listening import SOON, Told, until_freed
 
 VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "ws_proxy", "wss_proxy")
 BASIC = "Basic " + base64.b64encode(b"user:sesame").decode()
