@@ -165,6 +165,14 @@ def assert_alternating(watch: Watch) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.promise("P4")
+def test_nothing_of_an_abandoned_connection_arrives_later_under_uvloop(network, tmp_path):
+    uvloop = pytest.importorskip("uvloop")
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(test_nothing_of_an_abandoned_connection_arrives_after_what_came_later(network, tmp_path))
+
+
+@pytest.mark.slow
 @pytest.mark.promise("P5")
 async def test_a_peer_that_vanishes_amid_its_words_is_not_one_that_answers_no_pings():
     async def vanish(conn: FaultConnection) -> None:
@@ -202,9 +210,9 @@ async def test_ten_thousand_messages_each_way_over_fifty_breaks(
     line = Line(network, journal, choose)
     client = WebSocketClient(
         line.where,
-        heartbeat=Heartbeat(0.15, 0.2),
+        heartbeat=Heartbeat(0.1, 0.15),
         reconnect=QUICK,
-        open_timeout=0.5,
+        open_timeout=0.3,
         outbox=Outbox(max_messages=MESSAGES, on_uncertain=on_uncertain, confirm_interval=0.02),
     )
     async with line.proxy, watching(client) as watch, taking(client) as got:

