@@ -71,10 +71,16 @@ def parse_url(value: object) -> URL:
         raise TypeError(f"url must be a str or yarl.URL, got {type(value).__name__}")
     try:
         url = URL(value)
-        host, scheme = url.host, url.scheme
-        port = url.explicit_port
+        host, scheme, port = url.host, url.scheme, url.explicit_port
     except (ValueError, TypeError, UnicodeError) as error:
-        raise InvalidURL("url cannot be parsed as a URL", foreign=type(error).__name__) from None
+        # Raised below, where it has no context: the text of this one may show a password.
+        failure = InvalidURL("url cannot be parsed as a URL", foreign=type(error).__name__)
+    else:
+        return _websocket_url(url, scheme, host, port)
+    raise failure
+
+
+def _websocket_url(url: URL, scheme: str, host: str | None, port: int | None) -> URL:
     if scheme not in ("ws", "wss"):
         shown = f"{scheme}://" if scheme else "none"
         raise InvalidURL(f"url must begin with ws:// or wss://, its scheme is {shown}")
@@ -237,7 +243,7 @@ class RetryEvent:
     """Another attempt is scheduled.
 
     Attributes:
-        attempt: The number of that attempt since the last stable connection.
+        attempt: The number of the retry: how many failures in a row there were since the last stable connection.
         delay: Seconds until it begins.
         cause: What made it necessary, or `None` after a clean close.
         rule: Which rule decided, in words.

@@ -144,19 +144,23 @@ def redirect(origin: URL, location: str, status: int, headers: Mapping[str, str]
             f"the server redirected {text}", status=status, headers=headers, retryable=False
         )
 
-    try:
-        target = origin.join(URL(location))
-        scheme = _SCHEMES.get(target.scheme)
-        if scheme is None or not target.host:
-            raise ValueError(location)
-        target = target.with_scheme(scheme).with_fragment(None)
-    except (ValueError, TypeError):
-        raise refused("to something that is not a WebSocket address") from None
+    target = _target(origin, location)
+    if target is None:
+        raise refused("to something that is not a WebSocket address")
     if origin.scheme == "wss" and target.scheme == "ws":
         raise refused("from wss to ws, which would drop the encryption")
     if same_origin(origin, target) and target.user is None and target.password is None:
         target = target.with_user(origin.user).with_password(origin.password)
     return target
+
+
+def _target(origin: URL, location: str) -> URL | None:
+    try:
+        target = origin.join(URL(location))
+        scheme = _SCHEMES.get(target.scheme)
+        return target.with_scheme(scheme).with_fragment(None) if scheme and target.host else None
+    except (ValueError, TypeError):
+        return None
 
 
 def same_origin(one: URL, other: URL) -> bool:

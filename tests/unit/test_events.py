@@ -123,8 +123,7 @@ def test_a_parse_failure_shows_nothing_of_the_address():
         parse_url("ws://user:secret@host:port/?token=secret")
     assert "secret" not in str(caught.value)
     assert caught.value.foreign == "ValueError"
-    assert caught.value.__cause__ is None
-    assert caught.value.__suppress_context__
+    assert caught.value.__cause__ is caught.value.__context__ is None
 
 
 @pytest.mark.parametrize("given", [None, b"ws://host", 1])

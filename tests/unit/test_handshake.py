@@ -209,8 +209,7 @@ class TestRedirect:
         ) as caught:
             redirect(URL("ws://h/a"), location, 307, {"Location": location})
         assert (caught.value.status, caught.value.retryable) == (307, False)
-        assert caught.value.__cause__ is None
-        assert caught.value.__suppress_context__
+        assert caught.value.__cause__ is caught.value.__context__ is None
 
     @pytest.mark.parametrize("location", ["ws://h/a", "http://h/a", "ws://other/"])
     def test_wss_does_not_become_ws(self, location):
