@@ -78,6 +78,7 @@ class Outflow:
         self.patience = Patience(inbox, self._want)
         self._confirmations = Confirmations(self.queue, self.patience)
         self._turn_open = False
+        self._fresh = True  # nothing plain has been sent in this turn
         self.lane = Lane(TURN_MESSAGES)
         self._now = 0.0
         self._expiry: asyncio.TimerHandle | None = None
@@ -94,6 +95,7 @@ class Outflow:
 
     def _end_turn(self) -> None:
         self._turn_open = False
+        self._fresh = True
         self._close_lane()
         self.lane.left = TURN_MESSAGES
         if self.patience.asks or self._watch is not None:
@@ -219,6 +221,7 @@ class Outflow:
         if self._writer is None and self._store is not None:
             self._store.align(self.queue.watched_waiting())
         else:
+            self._open_turn()
             self.pump()
 
     def idle(self) -> None:
