@@ -187,9 +187,22 @@ class Live:
         self._choose_way()
         try:
             return await answer
+        except asyncio.CancelledError:
+            if answer.done() and not answer.cancelled() and answer.exception() is None:
+                self._give_back(answer.result())
+            raise
         finally:
             self._requests.remove(mine)
             self._choose_way()
+
+    def _give_back(self, message: Message) -> None:
+        """The answer came in the moment in which the call was cancelled: then it is a message like any other."""
+        size = size_of(message)
+        if self._discards:
+            self.discarded += 1
+        else:
+            self._bytes_elsewhere -= size
+            self._inbox.put(message, size)
 
     def fail_requests(self, error: ResilientWSError) -> None:
         """Ends every request with `error`."""
