@@ -91,16 +91,22 @@ class Sender(Outflow):
         The first one of a turn leaves at once; the others leave together, at the end of the turn or with the next ping.
         """
         writer, lane = self._writer, self.lane
+        counted = lane.counted
+        if writer is not None and lane.left and counted.size + size <= lane.limit:
+            counted.size += size
+            counted.items.append(message)
+            writer.hold(message, size)
+            lane.left -= 1
+            return True
         if writer is None or writer.busy or self._line or self._over or lane.left <= 0 or size > self._direct:
             return False
         writer.flush()
         if writer.busy:
             return False
-        first = not self._turn_open
         self._open_turn()
         if not self.queue.write_through(message, size, self._now):
             return False
-        if first:
+        if self._fresh:
             try:
                 writer.write(message, size)
             except ConnectionLost:
@@ -109,6 +115,7 @@ class Sender(Outflow):
         else:
             writer.hold(message, size)
         lane.left -= 1
+        self._fresh = False
         if not writer.busy:
             self.queue.open(lane, self._now, self._joined)
         return True
