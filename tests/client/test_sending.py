@@ -57,6 +57,7 @@ async def test_text_is_text_and_bytes_are_bytes():
         await played.client.send(memoryview(b"012345")[::2])
         await played.client.send("ü")
         await played.client.send_json({"a": [1, "ü"]})
+        await asyncio.sleep(0)
         assert played.received == [b"abc", b"12", b"024", "ü", '{"a":[1,"ü"]}']
 
 
@@ -226,8 +227,69 @@ async def test_a_tight_loop_of_sends_yields():
         for number in range(3000):
             await played.client.send(str(number))
         assert turns >= 5
+        await asyncio.sleep(0)
         task.cancel()
         assert played.received == [str(number) for number in range(3000)]
+
+
+async def test_the_first_message_of_a_turn_leaves_at_once_and_the_others_together():
+    async with stage() as played:
+        await asyncio.sleep(0)
+        for message in ("one", "two", b"three", "vier", "fünf"):
+            await played.client.send(message)
+        assert played.received == ["one"]
+        assert (played.client.stats.sent, played.client.stats.bytes_sent) == (5, 20)
+        assert played.client.stats.unconfirmed == 5
+        await asyncio.sleep(0)
+        assert played.received == ["one", "two", b"three", "vier", "fünf"]
+        await played.client.send("six")
+        assert played.received[-1] == "six"
+
+
+async def test_many_bytes_do_not_wait_for_the_end_of_the_turn():
+    async with stage() as played:
+        for number in range(100):
+            await played.client.send(f"{number:02}" * 1000)
+        assert 60 <= len(played.received) < 100
+        await asyncio.sleep(0)
+        assert len(played.received) == 100
+
+
+@pytest.mark.promise("P4")
+async def test_what_has_options_does_not_overtake_what_is_held():
+    async with stage() as played:
+        for number in range(9):
+            await played.client.send(str(number), **({"ttl": 5} if number % 3 == 2 else {}))
+        assert played.received == [str(number) for number in range(9)]
+        await played.client.send("a")
+        await played.client.send("b")
+        await played.client.send("last", queue=False)
+        assert played.received[9:] == ["a", "b", "last"]
+
+
+@pytest.mark.promise("P5")
+@pytest.mark.parametrize("confirm", [True, False])
+async def test_what_is_held_when_a_connection_ends_waits_for_the_next_one(confirm):
+    async with stage(outbox=Outbox(confirm=confirm)) as played:
+        await asyncio.sleep(0)
+        for message in ("one", "two", "three"):
+            await played.client.send(message)
+        played.client.reconnect_now()
+        assert played.client.stats.waiting == 2
+        assert played.received == ["one"]
+        await played.reopened()
+        await played.until(lambda: played.received == ["two", "three"])
+        assert played.fates == ([("one", "uncertain")] if confirm else [])
+
+
+@pytest.mark.promise("P7")
+async def test_close_hands_over_what_is_held():
+    async with stage() as played:
+        await asyncio.sleep(0)
+        for message in ("one", "two", "three"):
+            await played.client.send(message)
+        await played.client.close()
+        assert played.received == ["one", "two", "three"]
 
 
 # --- queue=False
