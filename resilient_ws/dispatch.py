@@ -144,7 +144,7 @@ class Dispatcher:
         self._subscriptions: weakref.WeakSet[Subscription] = (
             weakref.WeakSet()
         )  # one nobody iterates over goes
-        self._waiting: deque[Event] = deque()
+        self._waiting: deque[Event | Callable[[], None]] = deque()
         self._event_lane: asyncio.Task[None] | None = None
         self._message_lane: asyncio.Task[None] | None = None
         self._over = False
@@ -199,6 +199,13 @@ class Dispatcher:
         if self._event_lane is None or self._event_lane.done():
             self._event_lane = self._spawn("events", self._serve_events)
 
+    def after(self, call: Callable[[], None]) -> None:
+        """Calls `call` when the callbacks have taken what was emitted until now; never, if they do not."""
+        if self._waiting or (self._event_lane is not None and not self._event_lane.done()):
+            self._waiting.append(call)
+        else:
+            call()
+
     def _make_room(self, event: Event) -> bool:
         """Drops one event that can be spared; whether there is a place for `event` now."""
         for index, waiting in enumerate(self._waiting):
@@ -245,6 +252,9 @@ class Dispatcher:
     async def _serve_events(self) -> None:
         while self._waiting:
             event = self._waiting.popleft()
+            if not isinstance(event, Event):
+                event()
+                continue
             name = _CALLBACK_OF[type(event)]
             for handle in tuple(self._callbacks[name]):
                 await self._call(name, handle, event)

@@ -75,6 +75,7 @@ class Engine:
             self._store(),
             self.inbox,
             tell=self.teller.tell_fate,
+            after=self.dispatcher.after,
             ended=self.ended_error,
             compresses=config.compresses,
         )

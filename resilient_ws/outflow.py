@@ -44,6 +44,7 @@ class Outflow:
         store: Keeps messages in a file; `None` = in memory only.
         inbox: Through which the answers to waiting calls must come.
         tell: Called with an entry and its fate, when a message is expired or evicted.
+        after: Calls a function when the program has heard of the fates told until now.
         ended: Returns the exception for a call that comes when, or is blocked until, the client ends.
         compresses: Whether the transport compresses.
     """
@@ -55,6 +56,7 @@ class Outflow:
         inbox: Inbox,
         *,
         tell: Callable[[Entry, Fate], None],
+        after: Callable[[Callable[[], None]], None],
         ended: Callable[[], ClientClosed],
         compresses: bool,
     ) -> None:
@@ -63,6 +65,7 @@ class Outflow:
         self._drops = options.overflow in {"drop_oldest", "drop_newest"}
         self._inbox = inbox
         self._tell = tell
+        self._after = after
         self._ended = ended
         self._inline = INLINE_COMPRESSION if compresses else math.inf
         self._joined = int(min(TURN_BYTES, self._inline))
@@ -173,7 +176,7 @@ class Outflow:
 
     def fates_told(self) -> None:
         """What the end of the last connection, process or client made uncertain has been reported."""
-        self._forget(self._untold)
+        self._forget_told(self._untold)
         self._untold = []
         self._confirmations.hold(held=False)
         self._progress()
@@ -276,7 +279,13 @@ class Outflow:
     def _settle(self, entry: Entry, fate: Fate) -> None:
         fail((entry,), lambda: DeliveryUncertain(f"the message is {fate.value}: it was never written"))
         self._tell(entry, fate)
-        self._forget((entry,))
+        self._forget_told((entry,))
+
+    def _forget_told(self, entries: Sequence[Entry]) -> None:
+        """Forgets messages whose fate was told, once the program has heard it: else a kill might hide it for ever."""
+        store = self._store
+        if store is not None and entries:
+            self._after(lambda: store.forget(entries))
 
     def _forget(self, entries: Sequence[Entry]) -> None:
         if self._store is not None:

@@ -373,7 +373,7 @@ class Owner:
             engine.teller.tell_fate(entry, Fate.UNCERTAIN, at_the_end=True)
         for entry in abandoned:
             engine.teller.tell_fate(entry, Fate.ABANDONED, at_the_end=True)
-        engine.sender.all_told()
+        engine.sender.fates_told()
         engine.last_close = attrs.evolve(
             final,
             unsent=waiting if ending is None else final.unsent,
@@ -430,6 +430,7 @@ class Owner:
             engine.step(Fact.CLOSE_ASKED)
             self._cut_line()
             self._end_as_asked(engine.ending)
+        engine.sender.end_file()
         _finish(self.closed)
         _finish(self.finished)
 

@@ -247,14 +247,13 @@ class Sender(Outflow):
         if not keep_waiters:
             self.patience.fail(self._ended)
 
-    def all_told(self) -> None:
-        """Nothing more is to be told of any message: the file, if there is one, begins to close."""
-        self.fates_told()
+    def end_file(self) -> None:
+        """Begins to close the file, if there is one."""
         if self._store is not None:
             self._store.end()
 
     async def close_file(self) -> None:
-        """Returns when the file, if there is one, is closed and free for others."""
+        """Closes the file, if there is one, and returns when it is free for others."""
         if self._store is not None:
             await self._store.close()
 

@@ -269,6 +269,38 @@ async def test_each_end_of_a_message_leaves_the_file(path):
     assert await left_in(path) == (["c", "k2"], [])
 
 
+@pytest.mark.promise("P5")
+@pytest.mark.parametrize("fate", [Fate.EVICTED, Fate.UNCERTAIN])
+async def test_a_message_is_in_the_file_until_the_program_has_heard_of_its_fate(path, tmp_path, fate):
+    transport = FakeTransport(mute)
+    client, fates = make(path, transport, reconnect=NEVER, overflow="drop_oldest", max_messages=1)
+    heard, let = asyncio.Event(), asyncio.Event()
+
+    @client.on_undelivered
+    async def note(_):
+        heard.set()
+        await let.wait()
+
+    async with client:
+        if fate is Fate.EVICTED:
+            transport.refuse(times=None)
+            transport.peer.drop()
+            await until(lambda: client.stats.closes)
+        await client.send("1")
+        if fate is Fate.EVICTED:
+            await client.send("2")
+        else:
+            transport.peer.drop()
+        await heard.wait()
+        assert fates == [("1", fate)]
+        await the_file(client).flush()
+        assert "1" in dict(rows_after_a_kill(path, tmp_path))
+        let.set()
+        await asyncio.sleep(0)
+        await the_file(client).flush()
+        assert "1" not in dict(rows_after_a_kill(path, tmp_path))
+
+
 async def test_where_nothing_is_confirmed_a_message_is_kept_until_it_is_written(path):
     first, fates = make(path, FakeTransport(), confirm=False, heartbeat=Heartbeat.expect(60))
     async with first:
