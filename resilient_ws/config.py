@@ -81,7 +81,7 @@ def make_config(
     if heartbeat is not None and not isinstance(heartbeat, Heartbeat):
         if isinstance(heartbeat, bool) or not isinstance(heartbeat, int | float | timedelta):
             raise TypeError(f"heartbeat must be a Heartbeat, seconds or None, got {type(heartbeat).__name__}")
-        heartbeat = Heartbeat(heartbeat)
+        heartbeat = Heartbeat(seconds("heartbeat", heartbeat))
     if not isinstance(reconnect, ReconnectPolicy | bool):
         raise TypeError(f"reconnect must be a ReconnectPolicy or a bool, got {type(reconnect).__name__}")
     if not isinstance(outbox, Outbox):

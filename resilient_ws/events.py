@@ -1,6 +1,6 @@
 """What a client tells the program: frozen facts, in the order in which they happened.
 
-Header values and the query of a URL never appear in a `repr`.
+Header values, subprotocols and the query of a URL never appear in a `repr`: each may carry a token.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import enum
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from types import MappingProxyType
 from typing import cast
 
@@ -159,7 +160,7 @@ class Endpoint:
 
     url: URL = attrs.field(converter=parse_url, repr=public_url)
     headers: Mapping[str, str] = attrs.field(default=None, converter=_headers, repr=False)
-    subprotocols: tuple[str, ...] = attrs.field(default=(), converter=_subprotocols)
+    subprotocols: tuple[str, ...] = attrs.field(default=(), converter=_subprotocols, repr=False)
 
     def __attrs_post_init__(self) -> None:
         named = self.url.user is not None or self.url.password is not None
@@ -179,14 +180,14 @@ class OpenEvent:
     Attributes:
         attempt: Its number, counted from 1 since the last stable connection.
         endpoint: Where it leads.
-        subprotocol: What the server chose, or `None`.
+        subprotocol: What the server chose, or `None`; not in the `repr`.
         headers: Of the server's answer; not in the `repr`.
         first: Whether it is the first one of this client.
     """
 
     attempt: int
     endpoint: Endpoint
-    subprotocol: str | None = None
+    subprotocol: str | None = attrs.field(default=None, repr=False)
     headers: Mapping[str, str] = attrs.field(factory=lambda: _NO_HEADERS, repr=False)
     first: bool = False
 
@@ -389,27 +390,31 @@ class Stop(Exception):  # noqa: N818 - a verdict, raised or returned; not an err
         self.reason = reason
 
 
+def _after(value: float | timedelta | None) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    _check_after(value)
+    return value
+
+
+def _check_after(value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"Retry.after must be seconds, a timedelta or None, got {type(value).__name__}")
+    if not 0 <= value <= sys.float_info.max:
+        raise ValueError(f"Retry.after must be 0 or more and finite, got {value!r}")
+
+
 @attrs.frozen
 class Retry:
     """A verdict: connect again. `decide` returns it.
 
     Args:
-        after: Seconds to wait, 0 or more; `None` = what the policy's formula gives.
+        after: Seconds or `timedelta` to wait, 0 or more; `None` = what the policy's formula gives.
     """
 
-    after: float | None = None
-
-    def __attrs_post_init__(self) -> None:
-        _check_after(self.after)
-
-
-def _check_after(value: object) -> None:
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"Retry.after must be a number of seconds or None, got {type(value).__name__}")
-    if not 0 <= value <= sys.float_info.max:
-        raise ValueError(f"Retry.after must be 0 or more and finite, got {value!r}")
+    after: float | None = attrs.field(default=None, converter=_after)
 
 
 Event = OpenEvent | CloseEvent | RetryEvent | ReconnectEvent | UndeliveredEvent | StateEvent | ErrorEvent
