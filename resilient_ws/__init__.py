@@ -1,5 +1,7 @@
 """A WebSocket client that stays: reconnects, notices silent deaths, and says what became of every message."""
 
+import logging
+
 from resilient_ws.client import WebSocketClient
 from resilient_ws.closing import CLOSE_CODES, CloseCode, CloseOrigin, CloseRule
 from resilient_ws.connection import Connection
@@ -48,6 +50,8 @@ from resilient_ws.options import Heartbeat, Inbox, Outbox, ReconnectPolicy
 from resilient_ws.stats import Stats
 
 __version__ = "0.1.0"
+
+logging.getLogger("resilient_ws").addHandler(logging.NullHandler())
 
 __all__ = [
     "CLOSE_CODES",

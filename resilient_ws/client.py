@@ -294,8 +294,7 @@ class WebSocketClient(Callbacks, Outgoing):
     async def batches(self) -> AsyncIterator[list[Message]]:
         """The same iteration in lists: each holds everything that has arrived, one message at least.
 
-        Cheaper than message by message where many come at once. What it is to be one of several consumers, and how it
-        ends, is as for `async for message in client`.
+        Cheaper than message by message where many come at once. It ends as `async for message in client` does.
         """
         while True:
             try:

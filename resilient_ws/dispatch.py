@@ -13,7 +13,7 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Generic, Self, TypeVar
 
-from resilient_ws.errors import ConcurrencyError, ResilientWSError
+from resilient_ws.errors import ClientClosed, ConcurrencyError, ResilientWSError
 from resilient_ws.events import (
     CloseEvent,
     ErrorEvent,
@@ -282,7 +282,10 @@ class Dispatcher:
             self._report(name, error, argument)
 
     def _report(self, name: str, error: BaseException, argument: object) -> None:
-        log.error("callback %s raised %s", name, type(error).__name__, exc_info=error)
+        if isinstance(error, ClientClosed):
+            log.info("callback %s used the client after its end", name)  # an orderly shutdown, not an error
+        else:
+            log.error("callback %s raised %s", name, type(error).__name__, exc_info=error)
         if name != "on_error":
             self.emit(ErrorEvent(where=name, exception=error, event=argument))
 

@@ -369,7 +369,7 @@ class Engine:
         queue = self.sender.queue
         unsent, unconfirmed = queue.waiting, queue.unconfirmed
         loss = self.sender.detach(poison=is_poison(end))
-        self.closes[end.origin] += 1
+        self.closes[CloseOrigin.LOCAL if self.interrupted else end.origin] += 1
         self.totals.update(live.counts())
         self.ending = Ending(
             end=end,

@@ -22,7 +22,7 @@ from resilient_ws.pinger import Pinger, Watcher
 from resilient_ws.transports.base import End, Transport
 from resilient_ws.writer import Writer
 
-Setup = Callable[[Connection], Awaitable[object]]
+Setup = Callable[[Connection], Awaitable[object] | object]
 Spawn = Callable[[str, Callable[[], Awaitable[None]]], asyncio.Task[None] | None]
 
 
@@ -200,7 +200,9 @@ class Opener:
         try:
             async with scope:
                 if options.setup is not None:
-                    await options.setup(connection)
+                    pending = options.setup(connection)
+                    if isinstance(pending, Awaitable):
+                        await pending
                 await self._declare(live)
         except Stop as error:
             failure = error

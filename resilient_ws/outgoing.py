@@ -78,11 +78,11 @@ class Outgoing:
                 lane.held.append(message)
                 lane.left -= 1
                 return
+        self._check_loop()
         plain, size = checked(message, self._max_bytes)
         if is_plain and self._sender.send_now(plain, size):
             return
         engine = self._engine
-        self._check_loop()
         _check_options(confirm, queue, key, priority)
         outbox = engine.config.outbox
         await engine.sender.send(
@@ -142,7 +142,7 @@ class Outgoing:
         self,
         message: Sendable,
         match: Callable[[Message], bool],
-        timeout: Duration | None,
+        timeout: Duration | None = None,
     ) -> Message:
         """Sends a message with `queue=False`, and returns the first one received from then on that matches.
 

@@ -15,7 +15,7 @@ import attrs
 
 from resilient_ws.closing import CloseCode, CloseOrigin
 from resilient_ws.ending import Ending, close_event, describe_end, failed_attempt, final_event
-from resilient_ws.errors import ClientClosed, ClientStopped, OutboxFileError, RetriesExhausted
+from resilient_ws.errors import ClientClosed, ClientStopped, OutboxFileError, RetriesExhausted, SetupFailed
 from resilient_ws.events import (
     Attempt,
     CloseEvent,
@@ -183,6 +183,8 @@ class Owner:
         except AttemptFailed as failed:
             engine.step(Fact.FAILED)
             self._last_failure = failed_attempt(failed, engine.retry.next_failure_number(None))
+            if isinstance(failed.error, SetupFailed) and failed.error.__cause__ is not None:
+                engine.teller.tell_failure("setup", failed.error.__cause__, level=logging.WARNING)
             if engine.first_error is None:
                 engine.first_error = failed.error
             return self._last_failure
@@ -295,14 +297,13 @@ class Owner:
             for entry in ending.uncertain:
                 engine.teller.tell_fate(entry, Fate.UNCERTAIN)
             engine.sender.fates_told()
-        engine.tell(
-            RetryEvent(
-                attempt=engine.retry.failures,
-                delay=decision.delay,
-                cause=failure.error if failure.error is not None else describe_end(failure.close),
-                rule=decision.rule,
-            )
+        retry = RetryEvent(
+            attempt=engine.retry.failures,
+            delay=decision.delay,
+            cause=failure.error if failure.error is not None else describe_end(failure.close),
+            rule=decision.rule,
         )
+        engine.teller.tell(retry, logged=ending is None)  # the close has said it already
 
     # ------------------------------------------------------------------------------------------ ends
 

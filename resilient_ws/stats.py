@@ -100,9 +100,10 @@ def told(event: Event) -> str:
     if isinstance(event, CloseEvent):
         length = "" if event.opened_for is None else f" after {event.opened_for:.1f} s open"
         last = "; this is the end" if event.final else ""
-        return f"{event}{length}; {event.rule}{last}"
+        verdict = event.rule.rpartition(": ")[2]  # what led to it stands before
+        return f"{event}{length}; {verdict}{last}"
     if isinstance(event, RetryEvent):
-        return f"retry {event.attempt} in {event.delay:.2f} s: {event.rule}"
+        return f"{event.rule}: in {event.delay:.2f} s"
     if isinstance(event, ReconnectEvent):
         return f"back after {event.downtime:.2f} s, {event.attempts} attempts, {event.resent} messages resent"
     if isinstance(event, ErrorEvent):

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from resilient_ws.closing import CloseOrigin
 from resilient_ws.dispatch import Dispatcher
 from resilient_ws.errors import InboxFull
 from resilient_ws.events import CloseEvent, ErrorEvent, Event, Fate, OpenEvent, RetryEvent, UndeliveredEvent
@@ -39,13 +40,13 @@ class Teller:
         self._clock = clock
         self._noticed_at = -PAUSE_NOTICE_EVERY
 
-    def tell(self, event: Event) -> None:
+    def tell(self, event: Event, *, logged: bool = True) -> None:
         """Says what happened; one log line for each step of a connection's life."""
         self.timeline.note(event)
-        if isinstance(event, OpenEvent) or (isinstance(event, CloseEvent) and event.was_clean):
-            log.info("%s: %s", self._name, told(event))
-        elif isinstance(event, CloseEvent | RetryEvent):
-            log.warning("%s: %s", self._name, told(event))
+        if logged and isinstance(event, OpenEvent | CloseEvent | RetryEvent):
+            asked = isinstance(event, CloseEvent) and (event.was_clean or event.origin is CloseOrigin.LOCAL)
+            level = logging.INFO if asked or isinstance(event, OpenEvent) else logging.WARNING
+            log.log(level, "%s: %s", self._name, told(event))
         self._dispatcher.emit(event)
 
     def tell_fate(self, entry: Entry, fate: Fate, *, at_the_end: bool = False) -> None:
@@ -56,9 +57,9 @@ class Teller:
             self.undelivered.append(event)
         self.tell(event)
 
-    def tell_failure(self, where: str, error: BaseException) -> None:
+    def tell_failure(self, where: str, error: BaseException, *, level: int = logging.ERROR) -> None:
         """Says that code of the program raised, beside any call of its own."""
-        log.error("%s raised %s", where, type(error).__name__, exc_info=error)
+        log.log(level, "%s raised %s", where, type(error).__name__, exc_info=error)
         self.tell(ErrorEvent(where=where, exception=error))
 
     def tell_pause(self, seconds: float, unread: int) -> None:

@@ -1,0 +1,70 @@
+"""What the client says besides its events: in the log, in `stats`, and about code of the program that fails."""
+
+import asyncio
+import logging
+
+from resilient_ws import CloseOrigin
+from tests.client.kit import settle, stage
+
+
+def lines(caplog):
+    return [
+        (record.levelname, record.getMessage()) for record in caplog.records if record.name == "resilient_ws"
+    ]
+
+
+async def test_each_transition_has_one_line_and_no_line_says_a_thing_twice(caplog):
+    caplog.set_level(logging.INFO, logger="resilient_ws")
+    async with stage() as played:
+        played.peer.close(1001, "later")
+        await played.reopened()
+        played.peer.drop()
+        await played.reopened()
+    told = lines(caplog)
+    assert [level for level, _ in told] == ["INFO", "INFO", "INFO", "WARNING", "INFO", "INFO"]
+    assert "1001 Going Away" in told[1][1]
+    assert "1006" in told[3][1]
+    assert all(text.count("closed by") <= 1 for _, text in told)
+
+
+async def test_our_own_close_counts_as_ours_and_warns_nobody(caplog):
+    caplog.set_level(logging.INFO, logger="resilient_ws")
+    async with stage() as played:
+        pass
+    assert played.client.stats.closes == {CloseOrigin.LOCAL: 1}
+    caplog.clear()
+    async with stage(ready=False) as played:
+        await settle(0)
+    assert not [level for level, _ in lines(caplog) if level != "INFO"]
+
+
+async def test_a_mistake_in_setup_is_told_with_what_was_raised():
+    async def mistaken(connection):
+        raise KeyError("token")
+
+    async with stage(setup=mistaken, ready=False) as played:
+        await settle(1.5)
+        assert played.errors[0] == ("setup", "'token'")
+        assert not played.closes
+
+
+async def test_a_sync_setup_hook_is_a_hook_too():
+    seen = []
+    async with stage(setup=seen.append) as played:
+        assert seen[0].first
+    assert not played.errors
+
+
+async def test_a_callback_that_sends_after_the_end_is_no_error_in_the_log(caplog):
+    async with stage() as played:
+        started = asyncio.Event()
+
+        @played.client.on_message
+        async def slow(message):
+            started.set()
+            await asyncio.sleep(1)
+            await played.client.send(message)
+
+        played.peer.send("x")
+        await started.wait()
+    assert not [level for level, _ in lines(caplog) if level == "ERROR"]
