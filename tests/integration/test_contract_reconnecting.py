@@ -1,0 +1,513 @@
+"""What a program may rely on when connections end: verdicts, delays, errors, the order of what is told."""
+
+import asyncio
+import itertools
+import time
+from datetime import timedelta
+
+import pytest
+import tenacity
+from websockets.asyncio.server import serve
+
+from resilient_ws import (
+    ClientClosed,
+    ClientStopped,
+    CloseCode,
+    CloseEvent,
+    CloseOrigin,
+    ConnectError,
+    Failure,
+    HandshakeRejected,
+    Heartbeat,
+    InvalidURL,
+    OpenEvent,
+    OpenTimeout,
+    ReconnectEvent,
+    ReconnectPolicy,
+    ResilientWSError,
+    RetriesExhausted,
+    Retry,
+    RetryEvent,
+    SetupFailed,
+    SetupTimeout,
+    State,
+    StateEvent,
+    Stop,
+    WebSocketClient,
+)
+from resilient_ws.testing import Accept, FaultServer, Hangup, NeverAnswer, Refuse, WrongAcceptKey
+
+QUICK = {"first_delay": 0.02, "min_delay": 0.01, "max_delay": 0.04}
+
+
+async def closing_server(code, reason=""):
+    async def handler(connection):
+        await connection.close(code, reason)
+
+    return await serve(handler, "127.0.0.1", 0)
+
+
+async def end_of(client, timeout=3):
+    """How the client ends by itself."""
+    try:
+        await asyncio.wait_for(client.run(signals=()), timeout)
+    except ClientClosed as error:
+        return error
+    return None
+
+
+# ---------------------------------------------------------------------------------------------------- close codes
+
+
+@pytest.mark.parametrize("code", [1000, 1001, 1011, 1012, 1014, 3000, 4000, 4999])
+async def test_after_these_codes_the_client_connects_again(code):
+    server = await closing_server(code, "because")
+    async with server:
+        url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        client = WebSocketClient(url, reconnect=ReconnectPolicy(**QUICK))
+        events = client.events()
+        client.start()
+        closes = []
+        async for event in events:
+            if isinstance(event, CloseEvent):
+                closes.append(event)
+                if len(closes) == 4:
+                    break
+        await client.close()
+    assert all(
+        (e.code, e.reason, e.was_clean, e.synthesized) == (code, "because", True, False) for e in closes
+    )
+    assert all((e.origin, e.will_retry, e.final) == (CloseOrigin.PEER, True, False) for e in closes)
+    assert all(type(e.code) is int or isinstance(e.code, int) for e in closes)
+    assert all(e.retry_in is not None and e.rule for e in closes)
+
+
+@pytest.mark.parametrize("code", [1002, 1007, 1009])
+async def test_after_these_codes_the_third_in_a_row_stops(code):
+    server = await closing_server(code)
+    async with server:
+        url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        client = WebSocketClient(url, reconnect=ReconnectPolicy(**QUICK))
+        error = await end_of(client)
+    assert isinstance(error, ClientStopped)
+    assert client.stats.opens == 3
+    assert error.event is client.close_event
+    assert (error.event.code, error.event.final, error.event.will_retry) == (code, True, False)
+    assert error.event.retry_in is None
+
+
+@pytest.mark.parametrize("code", [1003, 1008, 1010])
+async def test_after_these_codes_soon_after_opening_it_stops(code):
+    server = await closing_server(code)
+    async with server:
+        url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        client = WebSocketClient(url, reconnect=ReconnectPolicy(**QUICK))
+        error = await end_of(client)
+    assert isinstance(error, ClientStopped)
+    assert client.stats.opens == 1
+
+
+async def test_a_policy_violation_after_min_uptime_is_retried():
+    async def handler(connection):
+        await asyncio.sleep(0.1)
+        await connection.close(1008, "idle")
+
+    async with serve(handler, "127.0.0.1", 0) as server:
+        url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        client = WebSocketClient(url, reconnect=ReconnectPolicy(**QUICK, min_uptime=0.05))
+        client.start()
+        while client.stats.opens < 3:
+            await asyncio.sleep(0.01)
+        await client.close()
+
+
+async def test_try_again_later_waits_in_the_range_of_max_delay():
+    server = await closing_server(1013)
+    async with server:
+        url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        client = WebSocketClient(url, reconnect=ReconnectPolicy(first_delay=0.001, min_delay=5, max_delay=60))
+        retries = []
+        client.on_retry(retries.append)
+        client.start()
+        while not retries:
+            await asyncio.sleep(0.01)
+        assert 5 <= retries[0].delay <= 60
+        assert client.state is State.BACKOFF
+        await client.close()
+
+
+async def test_no_code_is_1005_and_no_close_is_1006():
+    async with FaultServer() as server:
+        closes = []
+        async with WebSocketClient(
+            server.url, reconnect=ReconnectPolicy(**QUICK), on_close=closes.append
+        ) as client:
+            (await server.connection()).close(None)
+            (await server.connection()).fin()
+            (await server.connection()).rst()
+            await server.connection()
+            await client.ready(2)
+            while len(closes) < 3:
+                await asyncio.sleep(0.01)
+    assert [event.code for event in closes] == [1005, 1006, 1006, 1000]
+    assert [event.was_clean for event in closes] == [True, False, False, True]
+    assert [event.synthesized for event in closes] == [False, True, True, False]
+    assert [event.final for event in closes] == [False, False, False, True]
+    assert closes[0].cause is None
+    assert all(isinstance(event.cause, Exception) for event in closes[1:3])
+
+
+async def test_reconnect_false_the_first_end_is_the_end():
+    server = await closing_server(1001, "bye")
+    async with server:
+        url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        client = WebSocketClient(url, reconnect=False)
+        error = await end_of(client)
+    assert type(error) in {ClientStopped, ClientClosed}
+    assert (error.event.code, error.event.reason, error.event.final) == (1001, "bye", True)
+    assert client.stats.opens == 1
+
+
+def test_the_codes_are_listed():
+    for code in range(1000, 1016):
+        assert CloseCode(code) == code
+
+
+# --------------------------------------------------------------------------------------------------- handshakes
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 426, 200, 302])
+async def test_a_refusal_for_good_stops_a_client_that_was_never_open(status):
+    async with FaultServer(default=Refuse(status)) as server:
+        client = WebSocketClient(server.url, reconnect=ReconnectPolicy(**QUICK))
+        error = await end_of(client)
+        assert server.attempt_count == 1
+    assert isinstance(error, ClientStopped)
+    assert isinstance(error.__cause__, ConnectError)
+    assert isinstance(error.__cause__, HandshakeRejected)
+    assert error.__cause__.status == status
+    assert not error.__cause__.retryable
+    assert error.event.opened_for is None
+
+
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, 599])
+async def test_a_refusal_for_now_is_retried(status):
+    async with FaultServer(script=[Refuse(status)] * 3) as server:
+        retries = []
+        async with WebSocketClient(
+            server.url, reconnect=ReconnectPolicy(**QUICK), on_retry=retries.append
+        ) as client:
+            assert client.stats.attempts == 4
+    assert [retry.cause.status for retry in retries] == [status] * 3
+    assert [retry.attempt for retry in retries] in ([1, 2, 3], [2, 3, 4])
+    assert all(retry.cause.retryable for retry in retries)
+
+
+async def test_later_a_refusal_is_retried_up_to_the_tenth_in_a_row():
+    async with FaultServer(script=[Accept()], default=Refuse(404)) as server:
+        client = WebSocketClient(server.url, reconnect=ReconnectPolicy(**QUICK))
+        client.start()
+        (await server.connection()).rst()
+        error = await end_of(client)
+        assert server.attempt_count == 11
+    assert isinstance(error, ClientStopped)
+
+
+async def test_a_refused_token_of_a_provider_gets_one_more_try():
+    calls = []
+    async with FaultServer(default=Refuse(401)) as server:
+
+        async def provider(attempt):
+            calls.append(attempt)
+            return server.url
+
+        error = await end_of(WebSocketClient(provider, reconnect=ReconnectPolicy(**QUICK)))
+        assert server.attempt_count == 2
+    assert isinstance(error, ClientStopped)
+    assert len(calls) == 2
+
+
+async def test_a_wrong_accept_key_stops():
+    async with FaultServer(default=WrongAcceptKey()) as server:
+        error = await end_of(WebSocketClient(server.url, reconnect=ReconnectPolicy(**QUICK)))
+        assert server.attempt_count == 1
+    assert isinstance(error, ClientStopped)
+
+
+async def test_hang_ups_and_time_outs_are_retried():
+    async with FaultServer(
+        script=[Hangup("rst"), Hangup("fin"), NeverAnswer(), Hangup(when="connect")]
+    ) as server:
+        retries = []
+        async with WebSocketClient(
+            server.url, reconnect=ReconnectPolicy(**QUICK), open_timeout=0.2, on_retry=retries.append
+        ):
+            pass
+    assert len(retries) == 4
+    assert all(isinstance(retry.cause, ConnectError) for retry in retries)
+    assert isinstance(retries[2].cause, OpenTimeout)
+    assert isinstance(retries[2].cause, TimeoutError)
+
+
+async def test_retry_after_is_waited_before_the_delay():
+    async with FaultServer(script=[Refuse(503, retry_after=1)]) as server:
+        retries = []
+        began = time.monotonic()
+        async with WebSocketClient(server.url, reconnect=ReconnectPolicy(**QUICK), on_retry=retries.append):
+            assert time.monotonic() - began >= 1
+    assert 1 <= retries[0].delay <= 1.1
+    assert retries[0].cause.retry_after == 1
+
+
+# -------------------------------------------------------------------------------------------------- the policy
+
+
+async def test_max_attempts_counts_attempts():
+    async with FaultServer(default=Refuse(503)) as server:
+        client = WebSocketClient(server.url, reconnect=ReconnectPolicy(**QUICK, max_attempts=3))
+        error = await end_of(client)
+        assert server.attempt_count == 3
+    assert isinstance(error, RetriesExhausted)
+    assert error.attempts == 3
+    assert error.elapsed > 0
+    assert error.__cause__.status == 503
+    assert error.event is client.close_event
+    assert error.undelivered == () or list(error.undelivered) == []
+
+
+async def test_max_elapsed_ends_the_retries():
+    async with FaultServer(default=Refuse(503)) as server:
+        policy = ReconnectPolicy(**QUICK, max_elapsed=timedelta(milliseconds=200))
+        error = await end_of(WebSocketClient(server.url, reconnect=policy))
+    assert isinstance(error, RetriesExhausted)
+    assert error.elapsed <= 0.5
+
+
+async def test_strategies_of_tenacity_are_taken():
+    async with FaultServer(default=Refuse(503)) as server:
+        retries = []
+        policy = ReconnectPolicy(wait=tenacity.wait_fixed(0.05), stop=tenacity.stop_after_attempt(3))
+        error = await end_of(WebSocketClient(server.url, reconnect=policy, on_retry=retries.append))
+        assert server.attempt_count == 3
+    assert isinstance(error, RetriesExhausted)
+    assert [retry.delay for retry in retries] == [0.05, 0.05]
+
+
+async def test_accept_then_close_backs_off_until_max_attempts():
+    server = await closing_server(1001)
+    async with server:
+        url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        client = WebSocketClient(url, reconnect=ReconnectPolicy(**QUICK, max_attempts=3, min_uptime=10))
+        error = await end_of(client)
+    assert isinstance(error, RetriesExhausted)
+
+
+async def test_decide_sees_everything_and_rules():
+    seen = []
+
+    def decide(failure):
+        seen.append(failure)
+        if failure.status == 404:
+            return Retry(after=timedelta(milliseconds=10))
+        if failure.status == 503:
+            return None
+        if failure.close is not None:
+            return Stop(f"{failure.close.code} {failure.close.reason}")
+        return Retry(0)
+
+    async def leave(connection):
+        connection.close(4001, "enough")
+
+    script = [
+        Refuse(404, headers={"X-Why": "portal"}.items()),
+        Refuse(503, retry_after=0),
+        Accept(then=leave),
+    ]
+    async with FaultServer(script=script) as server:
+        client = WebSocketClient(server.url, reconnect=ReconnectPolicy(**QUICK, decide=decide))
+        error = await end_of(client)
+    assert isinstance(error, ClientStopped)
+    assert "4001 enough" in str(error)
+    assert all(isinstance(failure, Failure) for failure in seen)
+    assert seen[0].headers["X-Why"] == "portal"
+    assert [failure.status for failure in seen] == [404, 503, None]
+    assert [failure.attempt for failure in seen] == [1, 2, 3]
+    assert seen[2].opened_for is not None
+    assert seen[0].close is None
+    assert isinstance(seen[0].error, HandshakeRejected)
+    assert all(failure.endpoint is not None for failure in seen)
+
+
+@pytest.mark.expects_errors
+async def test_a_broken_decide_is_reported_and_the_default_used():
+    errors = []
+
+    def decide(failure):
+        raise ZeroDivisionError
+
+    async with FaultServer(script=[Refuse(503)]) as server:
+        policy = ReconnectPolicy(**QUICK, decide=decide)
+        async with WebSocketClient(server.url, reconnect=policy, on_error=errors.append):
+            pass
+    assert [type(event.exception) for event in errors] == [ZeroDivisionError]
+    assert errors[0].where == "decide"
+
+
+async def test_several_addresses_are_tried_in_turn_and_all_must_say_stop():
+    async with FaultServer(default=Refuse(404)) as one, FaultServer(default=Refuse(503)) as two:
+        async with FaultServer() as three:
+            async with WebSocketClient(
+                [one.url, two.url, three.url], reconnect=ReconnectPolicy(**QUICK, min_uptime=0.01)
+            ) as client:
+                assert (one.attempt_count, two.attempt_count, three.attempt_count) == (1, 1, 1)
+                await asyncio.sleep(0.05)
+                (await three.connection()).rst()
+                await three.connection()
+                while client.stats.opens < 2:
+                    await asyncio.sleep(0.01)
+                assert (one.attempt_count, two.attempt_count) == (1, 1)
+    async with FaultServer(default=Refuse(404)) as one, FaultServer(default=Refuse(403)) as two:
+        error = await end_of(WebSocketClient([one.url, two.url], reconnect=ReconnectPolicy(**QUICK)))
+        assert (one.attempt_count, two.attempt_count) == (1, 1)
+        assert isinstance(error, ClientStopped)
+
+
+# ------------------------------------------------------------------------------------------------------- errors
+
+
+def test_the_errors_form_the_promised_tree():
+    for error in (OpenTimeout, HandshakeRejected, InvalidURL, SetupFailed, SetupTimeout):
+        assert issubclass(error, ConnectError)
+    assert issubclass(OpenTimeout, TimeoutError)
+    assert issubclass(SetupTimeout, TimeoutError)
+    assert issubclass(InvalidURL, ValueError)
+    assert issubclass(ClientStopped, ClientClosed)
+    assert issubclass(RetriesExhausted, ClientClosed)
+    assert issubclass(ConnectError, ResilientWSError)
+    assert issubclass(ClientClosed, ResilientWSError)
+    error = ConnectError()
+    for name in ("status", "headers", "retry_after", "retryable", "foreign"):
+        assert hasattr(error, name)
+
+
+async def test_a_refused_connection_says_what_it_was_without_the_query():
+    client = WebSocketClient("ws://127.0.0.1:9/?token=s3cret", fail_fast=True)
+    with pytest.raises(ConnectError) as error:
+        async with client:
+            pytest.fail("nobody listens there")
+    assert error.value.retryable
+    assert error.value.status is None
+    assert isinstance(error.value.__cause__, OSError) or error.value.foreign
+    assert "s3cret" not in str(error.value)
+
+
+# -------------------------------------------------------------------------------------------------------- order
+
+
+async def test_the_order_of_events_over_a_life():
+    async with FaultServer(script=[Accept(), Refuse(503)]) as server:
+        client = WebSocketClient(server.url, reconnect=ReconnectPolicy(**QUICK))
+        events = client.events()
+        client.start()
+        (await server.connection()).rst()
+        await server.connection()
+        while client.stats.opens < 2:
+            await asyncio.sleep(0.005)
+        await client.close()
+        told = [event async for event in events]
+    kinds = [type(event) for event in told if not isinstance(event, StateEvent)]
+    assert kinds == [OpenEvent, CloseEvent, RetryEvent, RetryEvent, OpenEvent, ReconnectEvent, CloseEvent]
+    states = [(event.old.value, event.new.value) for event in told if isinstance(event, StateEvent)]
+    assert [old for old, _ in states[1:]] == [new for _, new in states[:-1]]
+    assert [new for _, new in states] == [
+        "connecting", "open", "backoff", "connecting", "backoff", "connecting", "open", "closing", "closed",
+    ]  # fmt: skip
+    for before, after in itertools.pairwise(told):
+        if isinstance(after, OpenEvent):
+            assert isinstance(before, StateEvent)
+            assert before.new is State.OPEN
+    back = next(event for event in told if isinstance(event, ReconnectEvent))
+    assert back.attempts == 2
+    assert isinstance(told[-1], CloseEvent)
+    assert sum(event.final for event in told if isinstance(event, CloseEvent)) == 1
+    assert list(client.stats.closes) or client.stats.closes
+    assert client.stats.closes[CloseOrigin.NETWORK] == 1
+    assert client.stats.closes[CloseOrigin.LOCAL] == 1
+
+
+async def test_silence_is_noticed_within_interval_and_timeout():
+    async with FaultServer(script=[Accept(echo=False)]) as server:
+        closes = []
+        async with WebSocketClient(
+            server.url,
+            heartbeat=Heartbeat(0.2, 0.2),
+            reconnect=ReconnectPolicy(**QUICK),
+            on_close=closes.append,
+        ):
+            connection = await server.connection()
+            connection.go_silent()
+            began = time.monotonic()
+            while not closes:
+                await asyncio.sleep(0.005)
+            took = time.monotonic() - began
+            connection.rst()
+    event = closes[0]
+    assert took < 0.6
+    assert (event.code, event.origin, event.synthesized) == (1006, CloseOrigin.HEARTBEAT, True)
+    assert event.silent_for is not None
+    assert event.cause is not None
+
+
+async def test_too_big_a_message_is_answered_with_1009_and_the_client_goes_on():
+    async with FaultServer() as server:
+        closes = []
+        async with WebSocketClient(
+            server.url, max_message_size=100, reconnect=ReconnectPolicy(**QUICK), on_close=closes.append
+        ) as client:
+            connection = await server.connection()
+            await connection.send("x" * 100)
+            assert len(await client.recv()) == 100
+            await connection.send("x" * 101)
+            await server.connection()
+            while not closes:
+                await asyncio.sleep(0.005)
+    assert closes[0].sent_code == 1009
+    assert closes[0].origin is CloseOrigin.PROTOCOL
+    assert closes[0].will_retry
+
+
+async def test_a_close_during_set_up_decides_not_what_set_up_raised():
+    async def setup(connection):
+        await connection.recv()
+
+    async def leave(connection):
+        connection.close(4003, "who are you")
+
+    async with FaultServer(script=[Accept(then=leave)], default=Accept(then=None)) as server:
+        retries = []
+
+        async def twice(connection):
+            if connection.first and connection.attempt == 1:
+                await setup(connection)
+
+        async with WebSocketClient(
+            server.url, setup=twice, reconnect=ReconnectPolicy(**QUICK), on_retry=retries.append
+        ) as client:
+            assert client.stats.opens == 1
+    assert len(retries) == 1
+    assert "4003" in retries[0].rule or "4003" in str(retries[0].cause)
+
+
+async def test_exhausted_with_messages_waiting_tells_what_was_not_delivered():
+    undelivered = []
+    async with FaultServer(default=Refuse(503)) as server:
+        client = WebSocketClient(
+            server.url, reconnect=ReconnectPolicy(**QUICK, max_attempts=2), on_undelivered=undelivered.append
+        )
+        await client.send("a")
+        error = await end_of(client)
+    assert [event.message for event in undelivered] == ["a"]
+    assert [event.message for event in error.undelivered] == ["a"]
+    assert undelivered[0].fate.value == "abandoned"
+    assert undelivered[0].age >= 0
+    assert client.close_event.unsent == 1
