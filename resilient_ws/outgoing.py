@@ -142,7 +142,7 @@ class Outgoing:
         self,
         message: Sendable,
         match: Callable[[Message], bool],
-        timeout: Duration | None,
+        timeout: Duration | None = None,
     ) -> Message:
         """Sends a message with `queue=False`, and returns the first one received from then on that matches.
 
