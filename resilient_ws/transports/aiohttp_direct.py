@@ -99,9 +99,9 @@ class DirectLink(AiohttpLink):
         self._written += self._outlet.messages(messages)
         return self._outlet.room
 
-    def _control(self, payload: bytes, opcode: WSMsgType) -> None:
+    def _control(self, payload: bytes, opcode: int) -> None:
         try:
-            self._written += self._outlet.control(int(opcode), payload)
+            self._written += self._outlet.control(opcode, payload)
         except ConnectionLost:
             return  # `lost` tells it
 

@@ -18,6 +18,9 @@ Mask = Callable[[bytes, bytearray], object]
 
 TEXT: Final = 0x1
 BINARY: Final = 0x2
+CLOSE: Final = 0x8
+PING: Final = 0x9
+PONG: Final = 0xA
 
 _SHORT: Final = 126
 _MASKED: Final = 0x80
