@@ -143,11 +143,15 @@ class Backlog:
     def restore(self, entries: Iterable[Entry]) -> list[Entry]:
         """Takes over what an earlier process left, in order, before anything else; returns what is `UNCERTAIN`.
 
-        Entries that had been written go in front if they are to be sent again. No bound is applied: what was
+        Entries that may have been written go in front if they are to be sent again. No bound is applied: what was
         accepted stays accepted.
+
+        Args:
+            entries: In the order accepted. Those marked as written may have been, and so may those that are to be
+                sent again.
         """
         uncertain: list[Entry] = []
-        for entry in entries:
+        for entry in _judged(list(entries)):
             self._position += 1
             entry.position = self._position
             if entry.written and not entry.resend:
@@ -173,3 +177,23 @@ class Backlog:
     def next_expiry(self) -> float | None:
         """When `expire` has something to do next, in seconds of the caller's clock; `None` = never."""
         return self._lanes.next_expiry()
+
+
+def _judged(entries: list[Entry]) -> list[Entry]:
+    """Sets `written` to whether each one may have been written, as far as their order tells more than the marks do.
+
+    Within a priority they were written in order, but for one with a key, which may have taken an earlier place.
+    """
+    stopped: set[int] = set()  # priorities in which one was surely not written
+    for entry in entries:
+        if not entry.written and not entry.resend:
+            stopped.add(entry.priority)
+        elif entry.key is None and entry.priority in stopped:
+            entry.written = False
+    reached: set[int] = set()  # priorities in which a later one may have been written
+    for entry in reversed(entries):
+        if entry.resend and entry.priority in reached:
+            entry.written = True
+        if entry.written and entry.key is None:
+            reached.add(entry.priority)
+    return entries

@@ -1,5 +1,6 @@
 """The durable outbox where processes are killed and disks are full."""
 
+import asyncio
 import os
 import random
 import shlex
@@ -10,9 +11,11 @@ import sys
 import pytest
 
 from resilient_ws.outbox_file import OutboxFile
+from resilient_ws.testing import Accept, FaultServer
 from tests.requirements import require_tools, unavailable
 
 INSTANTS = 100
+CLIENT = [sys.executable, "-m", "tests.faults.run_durable_client"]
 WRITER = [sys.executable, "-m", "tests.faults.run_durable_writer"]
 
 
@@ -64,6 +67,59 @@ def test_no_accepted_message_is_missing_after_a_kill_at_any_instant(tmp_path):
         writer.stdin.close()
     assert writer.returncode == 0
     assert accepted_in_all > 5 * INSTANTS
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+@pytest.mark.promise("P4")
+@pytest.mark.promise("P5")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the client is forked, so that 100 of them start at once")
+@pytest.mark.parametrize("on_uncertain", ["report", "resend"])
+async def test_no_message_that_a_client_has_accepted_is_missing_after_a_kill_at_any_instant(
+    tmp_path, on_uncertain
+):
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    choose = random.Random(seed)
+    said: dict[str, set[int]] = {"accepted": set(), "uncertain": set()}
+
+    async def follow(client, first, lines):
+        """Start a client, and kill it after so many lines of it, or see to its end."""
+        client.stdin.write(f"{tmp_path / 'outbox.db'} {server.url} {on_uncertain} {first}\n".encode())
+        pid = int((await client.stdout.readline()).removeprefix(b"pid "))
+        while (line := (await client.stdout.readline()).decode()) != "dead\n":
+            word, number = line.split()
+            said[word].add(int(number))
+            lines -= 1
+            if lines == 0:
+                os.kill(pid, signal.SIGKILL)
+            elif server.open_connections and choose.random() < 0.01:
+                server.drop_all("rst")
+        # What is on its way from the dead one is taken before the next one comes.
+        await server.until(lambda: not server.open_connections)
+
+    async with FaultServer(default=Accept(echo=False)) as server:
+        client = await asyncio.create_subprocess_exec(
+            *CLIENT, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+        )
+        for instant in range(1, INSTANTS + 1):
+            await follow(client, 1_000_000 * instant, choose.randrange(1, 60))
+        await follow(client, 0, -1)
+        client.stdin.close()
+        assert await client.wait() == 0
+    received = [int(entry.message) for entry in server.received]
+    first_occurrences = list(dict.fromkeys(received))
+    assert first_occurrences == sorted(first_occurrences), "in the order accepted"
+    assert len(said["accepted"]) > 5 * INSTANTS
+    if on_uncertain == "resend":
+        assert said["accepted"] <= set(received), "accepted and missing"
+        assert not said["uncertain"]
+    else:
+        assert said["accepted"] <= set(received) | said["uncertain"], "accepted and missing"
+        assert len(received) == len(set(received)), "twice at the server"
+    file = OutboxFile(tmp_path / "outbox.db", power_safe=False)
+    assert file.rows() == []
+    file.close()
 
 
 def test_a_disk_that_is_really_full_refuses_the_new_and_keeps_the_old(tmp_path):

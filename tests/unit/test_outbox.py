@@ -556,6 +556,39 @@ def test_what_an_earlier_process_left_is_taken_over_in_order():
     assert write(queue) == ["a", "urgent", "c"]
 
 
+@pytest.mark.promise("P4")
+@pytest.mark.parametrize(
+    "left, uncertain, again",
+    [
+        # May have been written, since a later one may have been: it goes first, and no ttl touches it any more.
+        (["a resend", "b resend written"], [], "ab"),
+        (["a resend", "b written"], ["b"], "a"),
+        # Not written, since an earlier one was not: whatever was expected when it was stored.
+        (["a", "b written", "c resend written"], [], "abc"),
+        (["a written", "b", "c resend", "d written"], ["a"], "bcd"),
+        # Other priorities leave in another order, and a message with a key may have taken an earlier place.
+        (["a", "b written priority", "c resend written priority"], ["b"], "ca"),
+        (["a resend", "b resend written priority"], [], "ba"),
+        (["a", "b written key"], ["b"], "a"),
+        (["a resend", "b resend written key"], [], "ba"),
+    ],
+)
+def test_what_an_earlier_process_left_is_judged_by_its_order_too(left, uncertain, again):
+    queue = DeliveryQueue(Outbox())
+    entries = []
+    for text in left:
+        name, *words = text.split()
+        options = {
+            "resend": "resend" in words,
+            "written": "written" in words,
+            "priority": int("priority" in words),
+        }
+        entries.append(entry(name, key="k" if "key" in words else None, **options))
+    assert texts(queue.restore(entries)) == uncertain
+    queue.connected(confirming=False)
+    assert "".join(write(queue)) == again
+
+
 def test_one_message_larger_than_the_bound_fits_alone():
     queue = DeliveryQueue(Outbox(max_bytes=1))
     queue.restore([entry("too long"), entry("too")])
