@@ -2,13 +2,14 @@
 
 import ssl
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import trustme
 
 from tests.faults.netns import Network, require_namespaces
+from tests.faults.watch import Watch
 from tests.integration.servers import Server
 from tests.integration.servers.process import Command
 
@@ -26,6 +27,12 @@ def script(name: str, *options: str | Path) -> Command:
     """Return what starts a server of this folder."""
     command = [sys.executable, str(HERE / name), *map(str, options)]
     return lambda listen, port: [*command, "--host", listen, "--port", str(port)]
+
+
+@pytest.fixture(autouse=True)
+def figures(record_property: Callable[[str, object], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each watch keep its figures with the result of the test."""
+    monkeypatch.setattr(Watch, "record", staticmethod(record_property), raising=False)
 
 
 @pytest.fixture(scope="session")

@@ -65,11 +65,13 @@ async def assert_closes(
     since = time.monotonic()
     await client.close(drain=drain)
     took = time.monotonic() - since
+    watch.record("closed after", took)
     assert took <= watch.bound(within, since)
     assert client.state is State.CLOSED
     for number, task in enumerate(tasks):
         with pytest.raises(ClientClosed):
             await asyncio.wait_for(task, TOLERANCE)
+        watch.record(f"call {number} woken after", ended_at[number] - since)
         assert ended_at[number] - since <= watch.bound(0, since), f"call {number} was not woken at once"
     await until(lambda: not sockets_to(port))
     assert sockets_to(port) == []

@@ -203,7 +203,7 @@ async def test_a_peer_that_vanishes_amid_its_words_is_not_one_that_answers_no_pi
     "seed", [pytest.param(seed, marks=[pytest.mark.soak] if seed >= 2 else []) for seed in range(SOAK_SEEDS)]
 )
 async def test_ten_thousand_messages_each_way_over_fifty_breaks(
-    network, tmp_path, seed, on_uncertain: Literal["report", "resend"], record_property
+    network, tmp_path, seed, on_uncertain: Literal["report", "resend"]
 ):
     choose = random.Random(seed)
     journal = tmp_path / "journal"
@@ -232,8 +232,7 @@ async def test_ten_thousand_messages_each_way_over_fifty_breaks(
         "received": sum(not isinstance(item, Gap) for item in got),
     }
     for name, figure in figures.items():
-        record_property(name, figure)
-    print(f"seed {seed}, {on_uncertain}: {figures}")
+        watch.record(name, figure)
     if on_uncertain == "resend":
         assert reported == []
         assert arrivals.lost == ()

@@ -72,6 +72,7 @@ async def test_a_server_stopped_for_longer_comes_back_without_a_second_connectio
         await client.send("meanwhile")
         closed = await watch.closed()
         assert closed.event.origin is CloseOrigin.HEARTBEAT
+        watch.record("noticed after", closed.at - watch.heard_at)
         assert closed.at - watch.heard_at <= watch.bound(HEARTBEAT_BOUND, watch.heard_at)
         await asyncio.sleep(since + stopped_for - time.monotonic())
         local_peer.resume()
@@ -97,6 +98,7 @@ async def test_a_killed_server_is_noticed_at_once_and_found_again(local_peer):
             local_peer.kill()
             closed = await watch.closed(round_number)
             assert (closed.event.code, closed.event.origin) == (1006, CloseOrigin.NETWORK)
+            watch.record("noticed after", closed.at - since)
             assert closed.at - since <= watch.bound(0, since)
             await client.send(f"meanwhile {round_number}")
             await local_peer.async_start()
@@ -159,7 +161,7 @@ async def pinged(conn: Any, after: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.promise("P3")
-async def test_a_client_stopped_for_longer_than_its_heartbeat_probes_and_stays():
+async def test_a_client_stopped_for_longer_than_its_heartbeat_probes_and_stays(record_property):
     async with FaultServer() as server, child_of(server.url) as child:
         conn = await server.connection(PATIENCE)
         await pinged(conn, 1)
@@ -170,6 +172,7 @@ async def test_a_client_stopped_for_longer_than_its_heartbeat_probes_and_stays()
             woken_at = asyncio.get_running_loop().time()
             os.kill(child.process.pid, signal.SIGCONT)
             await pinged(conn, seen)
+            record_property("probed after", conn.pings[seen].at - woken_at)
             assert conn.pings[seen].at - woken_at <= INTERVAL / 2, "the probe comes at once"
             await pinged(conn, seen + 2)
         assert child.names() == ["OpenEvent"]
@@ -178,7 +181,7 @@ async def test_a_client_stopped_for_longer_than_its_heartbeat_probes_and_stays()
 
 @pytest.mark.slow
 @pytest.mark.promise("P2")
-async def test_a_client_whose_peer_vanished_while_it_was_stopped():
+async def test_a_client_whose_peer_vanished_while_it_was_stopped(record_property):
     async with FaultServer() as server, child_of(server.url) as child:
         conn = await server.connection(PATIENCE)
         await pinged(conn, 1)
@@ -194,4 +197,5 @@ async def test_a_client_whose_peer_vanished_while_it_was_stopped():
         assert child.names() == ["OpenEvent", "CloseEvent", "OpenEvent"]
         closed = child.told[1]
         assert closed["origin"] == "heartbeat"
+        record_property("noticed after", closed["at"] - woken_at)
         assert TIMEOUT - TOLERANCE <= closed["at"] - woken_at <= TIMEOUT + 2 * TOLERANCE

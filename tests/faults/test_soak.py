@@ -115,8 +115,9 @@ class Traffic:
         return Held.now()
 
 
-async def soak(seconds: float, seed: int, journal: Path) -> str:
+async def soak(seconds: float, journal: Path) -> str:
     """Be under way for so long, and return the figures."""
+    seed = random.randrange(2**32)
     chaos = ("--chaos", str(WARM_UP + seconds), "--seed", str(seed))
     with Server("numbers", script("run_numbers.py", "--journal", journal, *chaos)) as server:
         client = WebSocketClient(
@@ -152,8 +153,9 @@ async def soak(seconds: float, seed: int, journal: Path) -> str:
 @pytest.mark.slow
 @pytest.mark.timeout(180)
 @pytest.mark.promise("P6")
-async def test_a_minute_of_faults(tmp_path, capsys):
-    text = await soak(50, random.randrange(2**32), tmp_path / "journal")
+async def test_a_minute_of_faults(tmp_path, capsys, record_property):
+    text = await soak(50, tmp_path / "journal")
+    record_property("figures", text)
     with capsys.disabled():
         print(text)
 
@@ -162,6 +164,6 @@ async def test_a_minute_of_faults(tmp_path, capsys):
 @pytest.mark.timeout(4000)
 @pytest.mark.promise("P6")
 async def test_an_hour_of_faults(tmp_path, capsys):
-    text = await soak(3600, random.randrange(2**32), tmp_path / "journal")
+    text = await soak(3600, tmp_path / "journal")
     with capsys.disabled():
         print(text)

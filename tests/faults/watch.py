@@ -45,7 +45,10 @@ class Watch:
 
     Attributes:
         heard_at: When something last came from the peer, as far as the test has seen it.
+        record: Keeps a figure; ``--junitxml`` writes them all down.
     """
+
+    record: Callable[[str, object], None]
 
     def __init__(self, client: WebSocketClient) -> None:
         self.client = client
