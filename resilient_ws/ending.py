@@ -83,7 +83,7 @@ def _close_event(end: End) -> CloseEvent:
             synthesized=True,
             origin=end.origin,
             sent_code=end.sent_code,
-            cause=end.cause,
+            cause=end.cause if end.cause is not None else ConnectionLost("no CLOSE came from the peer"),
         )
     return CloseEvent(
         code=end.code,

@@ -173,6 +173,16 @@ def test_the_codes_are_listed():
         assert CloseCode(code) == code
 
 
+async def test_a_close_of_ours_that_the_peer_never_answers_is_1006_with_a_cause():
+    async with FaultServer(default=Accept(answer_close=False)) as server:
+        async with WebSocketClient(server.url, close_timeout=0.2) as client:
+            pass
+        event = client.close_event
+    assert (event.code, event.was_clean, event.synthesized, event.sent_code) == (1006, False, True, 1000)
+    assert (event.origin, event.final) == (CloseOrigin.LOCAL, True)
+    assert "CLOSE" in str(event.cause)
+
+
 # --------------------------------------------------------------------------------------------------- handshakes
 
 
