@@ -7,14 +7,20 @@ from resilient_ws.transports.options import TransportOptions
 
 
 def make_transport(name: str, options: TransportOptions) -> Transport:
-    """Returns the transport called `name`.
+    """Returns the transport called `name`, `"aiohttp"` or `"picows"`.
 
     Raises:
         ValueError: It cannot honour an option, or its extra is not installed.
         TypeError: An option has the wrong type.
     """
+    if name == "picows":
+        try:
+            from resilient_ws.transports.picows import PicowsTransport
+        except ImportError as error:
+            raise ValueError(
+                f"transport='picows' needs the extra: pip install 'resilient-ws[fast]' ({error})"
+            ) from error
+        return PicowsTransport(options)
     from resilient_ws.transports.aiohttp import AiohttpTransport
 
-    if name != "aiohttp":
-        raise ValueError(f"transport must be one that is installed, got {name!r}")
     return AiohttpTransport(options)

@@ -10,13 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import itertools
 import socket
-from collections.abc import Mapping
 from ssl import SSLContext
 from typing import Any, Final, cast
 
-import attrs
 from aiohttp import (
     BaseConnector,
     ClientHandlerType,
@@ -37,7 +34,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from propcache.api import under_cached_property
 from yarl import URL
 
-from resilient_ws.errors import ConnectError, HandshakeRejected
+from resilient_ws.errors import ConnectError
 from resilient_ws.events import Endpoint, is_handshake_header
 from resilient_ws.transports.aiohttp_direct import DirectLink
 from resilient_ws.transports.aiohttp_errors import translate
@@ -46,15 +43,13 @@ from resilient_ws.transports.aiohttp_queue import DirectResponse
 from resilient_ws.transports.aiohttp_trial import is_supported
 from resilient_ws.transports.base import Link, Receiver
 from resilient_ws.transports.handshake import (
-    MAX_REDIRECTS,
     REDIRECTS,
-    redirect,
-    same_origin,
     says_upgrade,
     verify,
 )
 from resilient_ws.transports.options import TransportOptions
 from resilient_ws.transports.proxies import parse_proxy, proxy_from_environment
+from resilient_ws.transports.redirects import Redirected, follow
 from resilient_ws.transports.resolver import LookupResolver
 
 _NO_TIMEOUT: Final = ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None)
@@ -68,14 +63,6 @@ _JOINED: Final = (
     hdrs.SEC_WEBSOCKET_EXTENSIONS,
     hdrs.SEC_WEBSOCKET_PROTOCOL,
 )
-
-
-class _Redirected(Exception):  # noqa: N818 - a turn of the dialing loop, not an error
-    def __init__(self, location: str, status: int, headers: Mapping[str, str]) -> None:
-        super().__init__("redirected")
-        self.location = location
-        self.status = status
-        self.headers = headers
 
 
 class _Answer(ClientResponse):
@@ -148,7 +135,7 @@ class _Handshake:
             self._jar.update_cookies(response.cookies, response.url)
         location = response.headers.get(hdrs.LOCATION)
         if response.status in REDIRECTS and location is not None:
-            raise _Redirected(location, response.status, response.headers)
+            raise Redirected(location, response.status, response.headers)
         verify(
             response.status,
             response.headers,
@@ -179,25 +166,9 @@ class AiohttpTransport:
 
     async def open(self, endpoint: Endpoint, receiver: Receiver, /) -> Link:
         """Connects and shakes hands, by way of at most five redirects."""
-        headers = self._headers(endpoint)
-        for redirects in itertools.count():
-            try:
-                return await self._dial(endpoint, headers, receiver)
-            except _Redirected as caught:
-                turn = caught
-            if redirects == MAX_REDIRECTS:
-                raise HandshakeRejected(
-                    f"the server redirected more than {MAX_REDIRECTS} times",
-                    status=turn.status,
-                    headers=turn.headers,
-                    retryable=False,
-                )
-            target = redirect(endpoint.url, turn.location, turn.status, turn.headers)
-            if not same_origin(endpoint.url, target):
-                headers = CIMultiDict[str]()
-                endpoint = attrs.evolve(endpoint, headers=None)
-            endpoint = attrs.evolve(endpoint, url=target)
-        raise AssertionError("unreachable")
+        return await follow(
+            endpoint, self._headers(endpoint), lambda target, headers: self._dial(target, headers, receiver)
+        )
 
     def _headers(self, endpoint: Endpoint) -> CIMultiDict[str]:
         """Returns what is sent besides the handshake's own: the defaults of a lent session, under those of the endpoint."""
@@ -233,7 +204,7 @@ class AiohttpTransport:
                 proxy=self._proxy(endpoint.url),
                 ssl=options.ssl,
             )
-        except _Redirected:
+        except Redirected:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it fails this attempt and not the client
             failure = translate(error)

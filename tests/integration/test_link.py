@@ -1,6 +1,6 @@
 """One connection and how it ends: CLOSE frames good and bad, broken frames, sizes, pings, and freed sockets.
 
-Each test runs both ways of receiving: where aiohttp parses, and through aiohttp's public API.
+Each test runs three ways: where aiohttp parses, through aiohttp's public API, and on picows.
 """
 
 import asyncio
@@ -11,10 +11,10 @@ from typing import ClassVar
 
 import pytest
 
-from resilient_ws import CloseOrigin, Heartbeat, Inbox, Outbox, State, WebSocketClient
+from resilient_ws import CloseOrigin, Heartbeat, Inbox, Outbox, State, WebSocketClient, config
 from resilient_ws.testing import Accept, Deflate, FaultServer, Opcode, encode_frame
 from resilient_ws.transports import aiohttp as transport
-from resilient_ws.transports import kernel
+from resilient_ws.transports import kernel, make_transport
 from tests.conftest import open_sockets
 from tests.integration import tls
 from tests.integration.listening import SOON, Told, until_freed
@@ -24,10 +24,15 @@ PING_FLOOD = 20_000
 SMALL = Outbox(max_bytes=600_000)
 
 
-@pytest.fixture(params=["direct", "public"], autouse=True)
+@pytest.fixture(params=["direct", "public", "picows"], autouse=True)
 def way(request, monkeypatch):
     if request.param == "public":
         monkeypatch.setattr(transport, "is_supported", lambda: False)
+    if request.param == "picows":
+        deflates = getattr(request.node, "callspec", None) and request.node.callspec.params.get("deflate")
+        if deflates or "decompression" in request.node.name:
+            pytest.skip("picows does not compress")
+        monkeypatch.setattr(config, "make_transport", lambda _, options: make_transport("picows", options))
     return request.param
 
 

@@ -1,0 +1,263 @@
+"""Opens WebSocket connections with picows: TCP, TLS and redirects by our rules, frames by picows.
+
+What picows cannot honour is refused when the client is made: proxies, sessions of aiohttp, compression, fingerprints.
+Foreign exceptions end here; the text of none of them is passed on where it could show a header or a query.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import functools
+import logging
+import socket
+import ssl
+from collections.abc import Mapping
+from typing import Any, Final, cast
+
+import aiohappyeyeballs
+from multidict import CIMultiDict
+from picows import WSError, WSHandshakeError, WSTransport, WSUpgradeRequest, WSUpgradeResponse, ws_connect
+from yarl import URL
+
+from resilient_ws.errors import CertificateRejected, ConnectError, HandshakeRejected
+from resilient_ws.events import Endpoint
+from resilient_ws.transports import aiohttp_outlet
+from resilient_ws.transports.base import Link, Receiver
+from resilient_ws.transports.frames import Mask, is_mask
+from resilient_ws.transports.handshake import REDIRECTS, verify
+from resilient_ws.transports.options import TransportOptions
+from resilient_ws.transports.picows_link import PicowsLink, PicowsListener
+from resilient_ws.transports.redirects import Redirected, follow
+from resilient_ws.transports.resolver import LookupResolver
+
+_HAPPY_EYEBALLS_DELAY: Final = 0.25
+"""Seconds after which the next address is tried beside the first one (RFC 8305 section 5)."""
+
+READ_BUFFER: Final = 16 * 1024
+"""Bytes that picows reads at once at first; it grows with the traffic, and never shrinks."""
+
+# picows logs handshakes, headers included.
+_SILENT: Final = logging.getLogger("resilient_ws.picows")
+_SILENT.setLevel(logging.CRITICAL + 1)
+_contexts: dict[bool, ssl.SSLContext] = {}
+
+
+class PicowsTransport:
+    """The `Transport` that `transport="picows"` names."""
+
+    def __init__(self, options: TransportOptions) -> None:
+        self._options = options
+        _check(options)
+        self._resolver = LookupResolver()
+        self._mask = _find_mask()
+
+    async def open(self, endpoint: Endpoint, receiver: Receiver, /) -> Link:
+        """Connects and shakes hands, by way of at most five redirects."""
+        return await follow(
+            endpoint,
+            CIMultiDict(endpoint.headers),
+            lambda target, headers: self._dial(target, headers, receiver),
+        )
+
+    async def _dial(self, endpoint: Endpoint, headers: CIMultiDict[str], receiver: Receiver) -> Link:
+        url = endpoint.url
+        context = await self._context() if url.scheme == "wss" else None
+        sock = await self._connect(url)
+        failure: ConnectError | Redirected
+        try:
+            return await self._shake_hands(sock, context, endpoint, headers, receiver)
+        except (ConnectError, Redirected) as error:
+            failure = error
+        except WSHandshakeError as error:
+            failure = _rejected(error)
+        except (WSError, OSError, EOFError) as error:
+            failure = _failed(url, error)
+        except BaseException:
+            _free(sock)
+            raise
+        _free(sock)
+        raise failure
+
+    async def _shake_hands(
+        self,
+        sock: socket.socket,
+        context: ssl.SSLContext | None,
+        endpoint: Endpoint,
+        headers: CIMultiDict[str],
+        receiver: Receiver,
+    ) -> Link:
+        listener = PicowsListener()
+        connection, told = await ws_connect(
+            lambda: listener,
+            str(endpoint.url.with_user(None).with_fragment(None)),
+            ssl_context=context,
+            websocket_handshake_timeout=None,
+            logger_name=_SILENT,
+            enable_auto_pong=False,
+            max_frame_size=self._options.max_message_size,
+            extra_headers=list(_sent(endpoint, headers).items()),
+            max_redirects=0,
+            read_buffer_init_size=READ_BUFFER,
+            socket_factory=lambda _: sock,
+        )
+        if told is None:
+            raise ConnectError("the server closed the connection during the handshake")
+        return self._link(connection, listener, endpoint, receiver)
+
+    def _link(
+        self, connection: WSTransport, listener: PicowsListener, endpoint: Endpoint, receiver: Receiver
+    ) -> Link:
+        request: WSUpgradeRequest = connection.request
+        answer = _joined(connection.response)
+        chosen = verify(
+            int(connection.response.status),
+            answer,
+            key=request.headers.get("Sec-WebSocket-Key", ""),
+            offered=endpoint.subprotocols,
+            extensions=False,
+        )
+        return PicowsLink(
+            connection,
+            listener,
+            receiver,
+            endpoint,
+            subprotocol=chosen,
+            headers=answer,
+            max_message_size=self._options.max_message_size,
+            mask=self._mask,
+        )
+
+    async def _connect(self, url: URL) -> socket.socket:
+        """Returns a connected socket."""
+        host, port = url.raw_host, url.port
+        assert host is not None
+        assert port is not None
+        try:
+            found = await self._resolver.resolve(host, port, socket.AF_UNSPEC)
+        except OSError as error:
+            text = f"the name {host} could not be resolved: {error.strerror or error}"
+            failure = ConnectError(text)
+            failure.__cause__ = error
+            raise failure from error
+        addresses = [
+            (
+                one["family"],
+                socket.SOCK_STREAM,
+                one["proto"],
+                "",
+                (one["host"], one["port"])
+                if one["family"] == socket.AF_INET
+                else (one["host"], one["port"], 0, 0),
+            )
+            for one in found
+        ]
+        try:
+            return await aiohappyeyeballs.start_connection(
+                addresses, happy_eyeballs_delay=_HAPPY_EYEBALLS_DELAY, interleave=1
+            )
+        except OSError as error:
+            text = f"{host} port {port} could not be reached: {error.strerror or error}"
+            raise ConnectError(text) from error
+
+    async def _context(self) -> ssl.SSLContext:
+        """Returns the TLS context; the default one is made once, off the loop, since that takes a tenth of a second."""
+        given = self._options.ssl
+        if isinstance(given, ssl.SSLContext):
+            return given
+        verified = bool(given)
+        if verified not in _contexts:
+            _contexts[verified] = await asyncio.to_thread(_make_context, verified)
+        return _contexts[verified]
+
+
+@functools.cache
+def _find_mask() -> Mask | None:
+    """Returns a compiled masking function; without one, messages are written one by one."""
+    mask = cast("Mask | None", aiohttp_outlet.mask)
+    return mask if mask is not None and is_mask(mask) else None
+
+
+def _make_context(verified: bool) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    if not verified:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _sent(endpoint: Endpoint, headers: CIMultiDict[str]) -> CIMultiDict[str]:
+    """Returns what is sent besides the handshake's own header fields."""
+    sent = headers.copy()
+    url = endpoint.url
+    if url.user is not None and "Authorization" not in sent:
+        pair = f"{url.user}:{url.password or ''}".encode()
+        sent["Authorization"] = f"Basic {base64.b64encode(pair).decode()}"
+    if endpoint.subprotocols:
+        sent["Sec-WebSocket-Protocol"] = ", ".join(endpoint.subprotocols)
+    return sent
+
+
+def _joined(response: WSUpgradeResponse) -> Mapping[str, str]:
+    """Returns the header fields of an answer; repeated ones are joined (RFC 9110 section 5.3)."""
+    joined = CIMultiDict[str]()
+    for name in dict.fromkeys(name.lower() for name in response.headers):
+        joined[name] = ", ".join(response.headers.getall(name))
+    return joined
+
+
+def _rejected(error: WSHandshakeError) -> ConnectError | Redirected:
+    response = error.response
+    if response is None or response.headers is None:
+        return ConnectError("the answer to the handshake is not HTTP/1.1", foreign=type(error).__name__)
+    status, headers = int(response.status), _joined(response)
+    location = headers.get("Location")
+    if status in REDIRECTS and location is not None:
+        return Redirected(location, status, headers)
+    try:
+        verify(status, headers, key="", offered=(), extensions=False)
+    except HandshakeRejected as rejected:
+        return rejected
+    return HandshakeRejected(
+        "the server's handshake is invalid", status=status, headers=headers, retryable=False
+    )
+
+
+def _failed(url: URL, error: Exception) -> ConnectError:
+    host = url.raw_host
+    failure: ConnectError
+    if isinstance(error, ssl.SSLCertVerificationError):
+        failure = CertificateRejected(f"the certificate of {host} was refused: {error}", retryable=False)
+    elif isinstance(error, ssl.SSLError):
+        failure = ConnectError(f"the TLS handshake with {host} failed: {error}")
+    elif isinstance(error, OSError):
+        failure = ConnectError(f"the connection failed: {error.strerror or type(error).__name__}")
+    else:
+        name = type(error).__name__
+        return ConnectError(f"the connection failed during the handshake ({name})", foreign=name)
+    failure.__cause__ = error
+    return failure
+
+
+def _free(sock: socket.socket) -> None:
+    """Frees the socket of a dial that failed: its transport, if it has one already, hears that it is at its end."""
+    try:
+        sock.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        return
+
+
+def _check(options: TransportOptions) -> None:
+    if not isinstance(options.ssl, bool | ssl.SSLContext):
+        raise TypeError(
+            "ssl must be True, False or an ssl.SSLContext with transport='picows', "
+            f"got {type(options.ssl).__name__}"
+        )
+    unsupported: dict[str, Any] = {
+        "proxy": options.proxy,
+        "session": options.session,
+        "compression": options.compression,
+    }
+    for name, value in unsupported.items():
+        if value is not None:
+            raise ValueError(f"{name} must be None with transport='picows', which has none; 'aiohttp' has")
