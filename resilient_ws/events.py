@@ -64,7 +64,7 @@ def parse_url(value: object) -> URL:
 
     Raises:
         TypeError: It is neither.
-        InvalidURL: The scheme is not `ws` or `wss`, or there is no host.
+        InvalidURL: The scheme is not `ws` or `wss`, or there is no host that could be one.
 
     Source: RFC 6455 section 3 (scheme, and that fragments have no meaning).
     """
@@ -85,8 +85,8 @@ def _websocket_url(url: URL, scheme: str, host: str | None, port: int | None) ->
     if scheme not in ("ws", "wss"):
         shown = f"{scheme}://" if scheme else "none"
         raise InvalidURL(f"url must begin with ws:// or wss://, its scheme is {shown}")
-    if not host:
-        raise InvalidURL("url must have a host, as in wss://host/path")
+    if not host or any(char.isspace() for char in host):
+        raise InvalidURL("url must have a host without spaces, as in wss://host/path")
     if port == 0:
         raise InvalidURL("url must have a port from 1 to 65535, got 0")
     return url.with_fragment(None)

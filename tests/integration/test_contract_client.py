@@ -87,7 +87,9 @@ def test_everything_but_the_url_is_keyword_only():
         WebSocketClient(NOWHERE, None)
 
 
-@pytest.mark.parametrize("url", ["http://example.com", "example.com", "", "ws://", [], "ws://host:99999/"])
+@pytest.mark.parametrize(
+    "url", ["http://example.com", "example.com", "", "ws://", [], "ws://host:99999/", "ws://two words/"]
+)
 def test_an_address_that_is_no_websocket_address_is_refused_at_once(url):
     with pytest.raises(ValueError) as error:
         WebSocketClient(url)
@@ -647,6 +649,25 @@ async def test_run_ends_on_a_signal_and_restores_the_handler(number):
         signal.signal(number, before)
 
 
+async def test_run_leaves_a_handler_of_the_program_alone():
+    seen = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: seen.append(number))
+    try:
+        async with websockets_server(echo) as url:
+            client = WebSocketClient(url)
+            running = asyncio.create_task(client.run())
+            while client.state is not State.OPEN:
+                await asyncio.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGTERM)
+            await client.send("still here")
+            assert await client.recv() == "still here"
+            assert seen == [signal.SIGTERM]
+            await client.close()
+            await running
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_run_in_another_thread_leaves_signals_alone():
     results = []
 
@@ -724,6 +745,50 @@ async def test_a_raising_callback_is_reported_and_harms_nobody():
     assert [type(error.exception) for error in errors] == [KeyError]
     assert "on_open" in errors[0].where
     assert type(errors[0].event).__name__ == "OpenEvent"
+
+
+async def test_a_slow_callback_does_not_hold_up_close():
+    async def slow(_):
+        await asyncio.sleep(60)
+
+    async with websockets_server(echo) as url:
+        client = WebSocketClient(url, on_open=slow, close_timeout=timedelta(milliseconds=200))
+        client.start()
+        await client.ready(2)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        await client.close()
+        assert loop.time() - began < 1
+        assert client.close_event.final
+
+
+async def test_close_returns_after_the_callbacks_have_run():
+    order = []
+
+    async def slow(_):
+        await asyncio.sleep(0.05)
+        order.append("told")
+
+    async with websockets_server(echo) as url:
+        async with WebSocketClient(url, on_close=slow):
+            pass
+        order.append("closed")
+    assert order == ["told", "closed"]
+
+
+async def test_cancelled_receives_lose_nothing():
+    async with websockets_server(echo) as url, WebSocketClient(url) as client:
+        expected = [str(number) for number in range(100)]
+        for message in expected:
+            await client.send(message)
+        got = []
+        while len(got) < len(expected):
+            try:
+                async with asyncio.timeout(0.0005):
+                    got.append(await client.recv())
+            except TimeoutError:
+                continue
+        assert got == expected
 
 
 # ------------------------------------------------------------------------------------------------------- set-up

@@ -1,9 +1,9 @@
 """What a program may rely on when connections end: verdicts, delays, errors, the order of what is told."""
 
 import asyncio
+import datetime as dt
 import itertools
 import time
-from datetime import timedelta
 
 import pytest
 import tenacity
@@ -269,6 +269,55 @@ async def test_retry_after_is_waited_before_the_delay():
     assert retries[0].cause.retry_after == 1
 
 
+@pytest.mark.parametrize(
+    "retry_after, wished, low, high",
+    [(999_999, 999_999, 3600, 3600.1), (dt.timedelta(seconds=100), 100, 98, 100.1)],
+    ids=["capped", "date"],
+)
+async def test_retry_after_may_be_a_date_and_is_capped_at_an_hour(retry_after, wished, low, high):
+    if isinstance(retry_after, dt.timedelta):
+        retry_after = dt.datetime.now(dt.UTC) + retry_after
+    async with FaultServer(script=[Refuse(429, retry_after=retry_after)]) as server:
+        client = WebSocketClient(server.url, reconnect=ReconnectPolicy(**QUICK))
+        events = client.events()
+        client.start()
+        retry = next(
+            event for event in [await anext(events) for _ in range(3)] if isinstance(event, RetryEvent)
+        )
+        await client.close()
+    assert low <= retry.delay <= high
+    assert retry.cause.retry_after == pytest.approx(wished, abs=2)
+
+
+async def test_only_a_connection_that_lasted_starts_the_count_again():
+    async with FaultServer() as server:
+        retries = []
+        async with WebSocketClient(
+            server.url, reconnect=ReconnectPolicy(**QUICK, min_uptime=0.1), on_retry=retries.append
+        ) as client:
+            for _ in range(3):
+                (await server.connection()).rst()
+            connection = await server.connection()
+            while client.stats.opens < 4:
+                await asyncio.sleep(0.005)
+            await asyncio.sleep(0.15)
+            connection.rst()
+            await server.connection()
+            await client.ready(2)
+    assert [retry.attempt for retry in retries] == [1, 2, 3, 1]
+
+
+async def test_reconnect_now_is_never_sooner_than_min_delay_after_the_last_dial():
+    async with FaultServer() as server:
+        policy = ReconnectPolicy(first_delay=0.02, min_delay=0.3, max_delay=1)
+        async with WebSocketClient(server.url, reconnect=policy) as client:
+            began = time.monotonic()
+            while time.monotonic() - began < 0.7:
+                client.reconnect_now()
+                await asyncio.sleep(0.02)
+            assert server.attempt_count <= 4
+
+
 # -------------------------------------------------------------------------------------------------- the policy
 
 
@@ -287,7 +336,7 @@ async def test_max_attempts_counts_attempts():
 
 async def test_max_elapsed_ends_the_retries():
     async with FaultServer(default=Refuse(503)) as server:
-        policy = ReconnectPolicy(**QUICK, max_elapsed=timedelta(milliseconds=200))
+        policy = ReconnectPolicy(**QUICK, max_elapsed=dt.timedelta(milliseconds=200))
         error = await end_of(WebSocketClient(server.url, reconnect=policy))
     assert isinstance(error, RetriesExhausted)
     assert error.elapsed <= 0.5
@@ -318,7 +367,7 @@ async def test_decide_sees_everything_and_rules():
     def decide(failure):
         seen.append(failure)
         if failure.status == 404:
-            return Retry(after=timedelta(milliseconds=10))
+            return Retry(after=dt.timedelta(milliseconds=10))
         if failure.status == 503:
             return None
         if failure.close is not None:
