@@ -10,7 +10,7 @@ from resilient_ws.errors import ConnectionLost, MessageTooBig, NotConnected
 from resilient_ws.events import Endpoint, Message
 from resilient_ws.inbox import Ended
 from resilient_ws.live import Live
-from resilient_ws.options import AppMessage, Heartbeat, seconds
+from resilient_ws.options import AppMessage, Heartbeat, function, seconds
 
 
 class Connection:
@@ -55,10 +55,12 @@ class Connection:
             TypeError, ValueError, MessageTooBig: As for `WebSocketClient.send`.
         """
         self._check()
-        plain, _ = checked(message, self._max_bytes)
+        plain, size = checked(message, self._max_bytes)
         writer = self._live.writer
         assert writer is not None
-        await writer.send(plain)
+        await writer.room()
+        self._check()
+        writer.write(plain, size)
 
     async def recv(self) -> Message:
         """Waits for the next message on this connection, `str` for TEXT and `bytes` for BINARY, and takes it.
@@ -75,6 +77,7 @@ class Connection:
         try:
             return await self._live.setup_inbox.get()
         except Ended:
+            self._check()
             raise ConnectionLost("the connection ended during its set-up") from None
 
     async def request(
@@ -98,12 +101,14 @@ class Connection:
         """
         self._check()
         plain, size = checked(message, self._max_bytes)
-        limit = seconds("timeout", timeout, none=True)
+        function("match", match, sync=True)
+        limit = seconds("timeout", timeout, zero=True, none=True)
         writer = self._live.writer
         assert writer is not None
         answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         async with asyncio.timeout(limit):
             await writer.room()
+            self._check()
             with self._live.patience.waiting(answer, asks=False):
                 if not answer.done():
                     writer.write(plain, size)
@@ -147,12 +152,18 @@ class Connection:
             self._live.watch_replies()
 
     def retire(self) -> None:
-        """The set-up is over: every later call raises."""
+        """The set-up is over: every later call raises, and so does one that still waits."""
         self._over = True
+        self._live.setup_inbox.end()
+        self._live.fail_requests(_over())
 
     def _check(self) -> None:
         if self._over:
-            raise NotConnected("this Connection is not usable any more: its set-up is over")
+            raise _over()
+
+
+def _over() -> NotConnected:
+    return NotConnected("this Connection is not usable any more: its set-up is over")
 
 
 def _is_never_reply(_: Message) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, cast
 
@@ -9,6 +10,7 @@ import attrs
 from multidict import CIMultiDict
 from yarl import URL
 
+from resilient_ws.dispatch import is_being_cancelled
 from resilient_ws.errors import ConnectError
 from resilient_ws.events import Attempt, Endpoint, Stop
 
@@ -93,7 +95,9 @@ class Addresses:
             return self._complete(given)
         except (Stop, ConnectError):
             raise
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
+                raise
             raise ConnectError(f"the URL provider raised {type(error).__name__}") from error
 
     def _complete(self, given: object) -> Endpoint:

@@ -274,8 +274,7 @@ class Dispatcher:
             if isinstance(result, Awaitable):
                 await result
         except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
+            if is_being_cancelled():
                 raise
             self._report(name, error, argument)  # raised by the callback itself, not asked of this lane
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not break the client
@@ -288,6 +287,12 @@ class Dispatcher:
             log.error("callback %s raised %s", name, type(error).__name__, exc_info=error)
         if name != "on_error":
             self.emit(ErrorEvent(where=name, exception=error, event=argument))
+
+
+def is_being_cancelled() -> bool:
+    """Whether somebody cancels the running task; if not, a `CancelledError` is one that the program's code raised."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _current_task() -> asyncio.Task[Any] | None:

@@ -19,7 +19,7 @@ from resilient_ws.closing import CloseCode, CloseOrigin
 from resilient_ws.config import Config
 from resilient_ws.dispatch import Dispatcher
 from resilient_ws.ending import Ending, is_poison
-from resilient_ws.errors import ClientClosed, ClientStopped, ConnectionLost, RetriesExhausted
+from resilient_ws.errors import ClientClosed, ClientStopped, ConnectError, ConnectionLost, RetriesExhausted
 from resilient_ws.events import CloseEvent, Event, Message, State, StateEvent
 from resilient_ws.inbox import Inbox
 from resilient_ws.lifecycle import Fact, Lifecycle
@@ -160,8 +160,9 @@ class Engine:
                     return
             finally:
                 self._ready.discard(waiter)
-        if self.config.fail_fast and self.first_error is not None and not self.totals["opens"]:
-            raise self.first_error
+        error = self.first_error
+        if self.config.fail_fast and isinstance(error, ConnectError) and not self.totals["opens"]:
+            raise error
         raise self.ended_error()
 
     def answer_ready(self, *, is_open: bool) -> None:

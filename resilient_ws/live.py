@@ -14,7 +14,7 @@ from typing import Protocol
 from resilient_ws import options
 from resilient_ws.closing import CloseOrigin
 from resilient_ws.errors import ConnectionLost, DeliveryUncertain, ResilientWSError
-from resilient_ws.events import Message
+from resilient_ws.events import Gap, Message
 from resilient_ws.inbox import Inbox, size_of
 from resilient_ws.patience import Patience
 from resilient_ws.pinger import Pinger
@@ -79,7 +79,7 @@ class Live:
         return {
             "received": self._received if self.link is None or self.end is not None else self._messages,
             "bytes_received": self._bytes_elsewhere,
-            "discarded": self.discarded,
+            "discarded": self.discarded + self.setup_inbox.dropped,
             "sent": writer.sent if writer is not None else 0,
             "bytes_sent": writer.bytes_sent if writer is not None else 0,
         }
@@ -112,7 +112,9 @@ class Live:
         """From now on messages go to `inbox`; those that the set-up left go first."""
         self._bytes_elsewhere += self.setup_inbox.bytes_received
         for item in self.setup_inbox.take_all():
-            if isinstance(item, str | bytes):
+            if isinstance(item, Gap):
+                inbox.gap(item)
+            else:
                 size = size_of(item)
                 self._bytes_elsewhere -= size
                 inbox.put(item, size)
@@ -221,7 +223,7 @@ class Live:
             try:
                 if not match(message):
                     continue
-            except Exception as error:  # noqa: BLE001 - the program's code fails its own call, not the reader
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - it fails its own call only
                 answer.set_exception(error)
                 continue
             answer.set_result(message)

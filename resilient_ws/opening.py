@@ -6,6 +6,7 @@ An attempt ends within its time limits whatever the network does, and leaves not
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Hashable
 
 import attrs
@@ -13,6 +14,7 @@ import attrs
 from resilient_ws.closing import CloseCode
 from resilient_ws.connection import Connection, checked
 from resilient_ws.dial import Addresses
+from resilient_ws.dispatch import is_being_cancelled
 from resilient_ws.errors import ConnectError, OpenTimeout, SetupFailed, SetupTimeout
 from resilient_ws.events import Attempt, Endpoint, Message, Stop
 from resilient_ws.live import Host, Live
@@ -24,6 +26,8 @@ from resilient_ws.writer import Writer
 
 Setup = Callable[[Connection], Awaitable[object] | object]
 Spawn = Callable[[str, Callable[[], Awaitable[None]]], asyncio.Task[None] | None]
+
+log = logging.getLogger("resilient_ws")
 
 
 @attrs.frozen
@@ -121,6 +125,11 @@ class Opener:
         self._interrupted = True
         self._cut_short()
 
+    def abandon(self) -> None:
+        """Frees the socket of the attempt of the moment, whatever the program's code is doing with it."""
+        if self._live is not None:
+            self._live.cut()
+
     def ended(self, live: Live) -> None:
         """A connection has ended during its set-up, so that there is nothing to wait for."""
         if live is self._live:
@@ -171,6 +180,11 @@ class Opener:
             self._check()
             late = OpenTimeout(f"no connection within open_timeout={options.open_timeout} s")
             raise AttemptFailed(late, endpoint) from None
+        except Exception as error:  # noqa: BLE001 - what no transport should raise ends the attempt, not the client
+            name = type(error).__name__
+            log.error("the transport raised %s", name)  # noqa: TRY400 - the text may hold a secret
+            failed = ConnectError(f"the transport failed ({name})", foreign=name)
+            raise AttemptFailed(failed, endpoint) from None
         finally:
             self._scope = None
         writer = Writer(link, spawn=self._spawn, idle=self._idle)
@@ -206,7 +220,10 @@ class Opener:
                 await self._declare(live)
         except Stop as error:
             failure = error
-        except Exception as error:  # noqa: BLE001 - the program's code fails the attempt, whatever it raises
+        except (Exception, asyncio.CancelledError) as error:
+            # The program's code fails the attempt, whatever it raises.
+            if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
+                raise
             if isinstance(error, TimeoutError) and scope.expired():
                 failure = SetupTimeout(f"setup took longer than setup_timeout={options.setup_timeout} s")
             else:

@@ -160,7 +160,7 @@ class Outgoing:
             InboxFull: The answer stands behind received messages that nobody takes.
             ClientClosed, MessageTooBig, TypeError, ValueError: As for `send`.
         """
-        function("match", match)
+        function("match", match, sync=True)
         plain, size = checked(message, self._max_bytes)
         self._check_loop()
         async with asyncio.timeout(seconds("timeout", timeout, zero=True, none=True)):

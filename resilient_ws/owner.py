@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from resilient_ws.closing import CloseCode, CloseOrigin
+from resilient_ws.dispatch import is_being_cancelled
 from resilient_ws.ending import Ending, close_event, describe_end, failed_attempt, final_event
 from resilient_ws.errors import ClientClosed, ClientStopped, OutboxFileError, RetriesExhausted, SetupFailed
 from resilient_ws.events import (
@@ -236,7 +237,7 @@ class Owner:
 
     async def _decide(self, failure: Failure, ending: Ending | None) -> Decision:
         engine = self._engine
-        if engine.config.fail_fast and not engine.totals["opens"]:
+        if engine.config.fail_fast and not engine.totals["opens"] and not isinstance(failure.error, Stop):
             return Decision(stop=True, rule="fail_fast: the first attempt failed")
         decide = engine.config.reconnect.decide if engine.config.reconnect is not None else None
         verdict: object = None
@@ -248,7 +249,9 @@ class Owner:
                         verdict = await verdict
             except Stop as stop:
                 verdict = stop
-            except Exception as error:  # noqa: BLE001 - the program's code must not end the client
+            except (Exception, asyncio.CancelledError) as error:  # the program's code must not end the client
+                if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
+                    raise
                 if not engine.interrupted:  # then `close()` has cut it short, and nobody asks any more
                     engine.failed("decide", error)
                 verdict = None
@@ -367,6 +370,8 @@ class Owner:
     def _end(self, final: CloseEvent, ending: Ending | None) -> None:
         """Nothing follows: tells the fate of what is left, and ends with the final event."""
         engine = self._engine
+        if engine.state is State.CLOSED:
+            return  # `terminate` did not wait for code of the program that has come back now
         engine.ending = None
         waiting = engine.sender.queue.waiting
         abandoned, uncertain = engine.sender.close()
@@ -430,6 +435,7 @@ class Owner:
                 engine.cause = ClientStopped("the owner task was cancelled, and close() was not called")
             engine.step(Fact.CLOSE_ASKED)
             self._cut_line()
+            self._opener.abandon()
             self._end_as_asked(engine.ending)
         engine.sender.end_file()
         _finish(self.closed)

@@ -142,7 +142,7 @@ async def stage(
         if start:
             client.start()
             if ready:
-                await client.ready()
+                await client.ready(timeout=20_000)
         yield played
     except BaseException:
         await client.close()
