@@ -47,6 +47,7 @@ from resilient_ws.events import (
     UndeliveredEvent,
 )
 from resilient_ws.options import Heartbeat, Inbox, Outbox, ReconnectPolicy
+from resilient_ws.snapshots import Delta, Snapshot, SnapshotOutdated, SnapshotThenDeltas
 from resilient_ws.stats import Stats
 
 __version__ = "0.1.0"
@@ -68,6 +69,7 @@ __all__ = [
     "Connection",
     "ConnectionLost",
     "DeliveryUncertain",
+    "Delta",
     "Endpoint",
     "ErrorEvent",
     "Event",
@@ -97,6 +99,9 @@ __all__ = [
     "RetryEvent",
     "SetupFailed",
     "SetupTimeout",
+    "Snapshot",
+    "SnapshotOutdated",
+    "SnapshotThenDeltas",
     "State",
     "StateEvent",
     "Stats",

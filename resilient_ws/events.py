@@ -327,6 +327,7 @@ class Gap:
         count: How many connections ended at this place.
         dropped: Messages that `Inbox(overflow="drop_oldest")` removed here.
         resumed: Whether a resume protocol made it complete again; always `False` in this version.
+        missing: Sequence numbers that `SnapshotThenDeltas` found missing here.
     """
 
     close: CloseEvent | None = None
@@ -334,6 +335,17 @@ class Gap:
     count: int = 1
     dropped: int = 0
     resumed: bool = False
+    missing: int = 0
+
+    @property
+    def cause(self) -> BaseException | None:
+        """What was seen as the connection ended, or `None` after a clean close and where none ended."""
+        return self.close.cause if self.close is not None else None
+
+    @property
+    def surely_lost(self) -> bool:
+        """Whether something is known to be missing; `False` = nobody knows."""
+        return self.dropped > 0 or self.missing > 0
 
 
 @attrs.frozen(kw_only=True)
