@@ -13,10 +13,11 @@ from typing import Any, Final, cast
 from aiohttp import ClientResponse, WebSocketError, WSMsgType
 from aiohttp.http_websocket import WebSocketReader
 
+from resilient_ws.closing import CloseCode, CloseOrigin
 from resilient_ws.errors import ConnectionLost
 from resilient_ws.events import Endpoint, Message
 from resilient_ws.inbox import size_of
-from resilient_ws.transports.aiohttp_link import AiohttpLink
+from resilient_ws.transports.aiohttp_link import LOST, AiohttpLink
 from resilient_ws.transports.aiohttp_outlet import Outlet
 from resilient_ws.transports.aiohttp_queue import DirectResponse
 from resilient_ws.transports.base import End, Receiver
@@ -211,14 +212,18 @@ class DirectLink(AiohttpLink):
         """The parser has come to an end: the peer broke the protocol, or the socket is gone (`lost` says why)."""
         if isinstance(error, WebSocketError):
             self.close(int(error.code), "")
-            self._finish(self._broken(error))
+        elif error is None or isinstance(error, LOST):
+            return
+        else:
+            self.close(CloseCode.INVALID_DATA, "")  # the parser reads no more, whatever comes
+        self._finish(self._broken(error))
 
     def lost(self, error: Exception | None) -> None:
         """The socket is gone."""
         why = (
             "no CLOSE frame" if error is None else str(error.args[-1] if error.args else type(error).__name__)
         )
-        self._finish(self._lost(f"the connection was lost: {why}"))
+        self._finish(self._pending or self._lost(f"the connection was lost: {why}"))
 
     def _finish(self, end: End) -> None:
         """Tells the end, after what came before."""
@@ -226,7 +231,8 @@ class DirectLink(AiohttpLink):
         if self._over:
             return
         if self._queue.held and self._paused:
-            self._pending = self._pending or end
+            if self._pending is None or self._pending.origin is CloseOrigin.NETWORK:
+                self._pending = end  # the socket is lost behind all that was parsed, whenever that is
             return
         self._queue.direct = False
         self._end(end)

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from aiohttp import ClientError, ClientResponse, ClientWebSocketResponse, WebSocketError, WSMsgType
 
-from resilient_ws.closing import CloseOrigin
+from resilient_ws.closing import CloseCode, CloseOrigin
 from resilient_ws.errors import ConnectionLost
 from resilient_ws.events import Endpoint, Message
 from resilient_ws.inbox import size_of
@@ -168,14 +168,18 @@ class AiohttpLink(SocketLink):
                 return self._lost("the connection ended without a CLOSE frame")
 
     def _broken(self, error: object) -> End:
-        if not isinstance(error, WebSocketError):
+        if isinstance(error, LOST):
             return self._lost(f"the connection was lost ({type(error).__name__})")
-        # aiohttp has written the CLOSE already, with this code.
+        # What is not aiohttp's comes from unpacking, and has its type from whichever zlib is in use.
+        code, why = int(CloseCode.NORMAL_CLOSURE), f"compressed data that cannot be unpacked ({error})"
+        if isinstance(error, WebSocketError):
+            code, why = int(error.code), str(error)
+        # aiohttp has written the CLOSE already: with the code of its error, with 1000 for one that is not its own.
         if self._sent_code is None:
-            self._sent_code = int(error.code)
+            self._sent_code = code
         return End(
             code=None,
             origin=CloseOrigin.PROTOCOL,
             sent_code=self._sent_code,
-            cause=ConnectionLost(f"the peer broke the protocol: {error}"),
+            cause=ConnectionLost(f"the peer broke the protocol: {why}"),
         )
