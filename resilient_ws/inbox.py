@@ -161,6 +161,8 @@ class Inbox:
         self._sum = held
 
     def _full(self) -> None:
+        if self.paused and not self._patient:
+            return  # to count for each message that was on its way would take time with the square of their number
         self._count()
         if not (len(self) >= self._messages_bound or self._sum >= self._bytes_bound):
             return
