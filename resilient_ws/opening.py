@@ -210,6 +210,7 @@ class Opener:
             live, first=first, attempt=number, heartbeat=options.heartbeat, max_bytes=options.outbox.max_bytes
         )
         failure: Exception | None = None
+        step = "setup"
         scope = self._begin(options.setup_timeout)
         try:
             async with scope:
@@ -217,6 +218,7 @@ class Opener:
                     pending = options.setup(connection)
                     if isinstance(pending, Awaitable):
                         await pending
+                step = "a subscription"
                 await self._declare(live)
         except Stop as error:
             failure = error
@@ -227,7 +229,7 @@ class Opener:
             if isinstance(error, TimeoutError) and scope.expired():
                 failure = SetupTimeout(f"setup took longer than setup_timeout={options.setup_timeout} s")
             else:
-                failure = SetupFailed(f"setup raised {type(error).__name__}")
+                failure = SetupFailed(f"{step} raised {type(error).__name__}")
                 failure.__cause__ = error
         finally:
             self._scope = None

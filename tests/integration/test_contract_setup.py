@@ -101,6 +101,19 @@ async def test_set_up_may_say_how_to_ping():
             assert client.stats.unread == 0
 
 
+async def test_a_subscription_that_raises_is_named_as_such():
+    def broken():
+        raise ZeroDivisionError
+
+    async with FaultServer() as server:
+        client = WebSocketClient(server.url, fail_fast=True)
+        client.subscribe("ticks", broken)
+        with pytest.raises(SetupFailed, match="a subscription raised ZeroDivisionError") as error:
+            async with client:
+                pytest.fail("it is not set up")
+    assert isinstance(error.value.__cause__, ZeroDivisionError)
+
+
 async def test_stop_raised_in_set_up_ends_the_client():
     async def setup(connection):
         raise Stop("banned")
