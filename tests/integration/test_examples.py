@@ -88,6 +88,22 @@ def test_the_price_feed_is_stale_between_a_loss_and_the_next_snapshot():
     assert int(applied[2]) > 30
 
 
+def test_the_order_book_is_never_wrong_unless_it_says_so():
+    book = run("order_book", "--seconds", "3")
+
+    assert book.returncode == 0, book.stderr
+    lines = book.stdout.splitlines()
+    kinds = [line.split()[0] for line in lines[:-1]]
+    assert kinds[:5] == ["book", "stale:", "book", "stale:", "book"], book.stdout
+    assert kinds.count("book") - kinds.count("stale:") in {0, 1}
+    assert "stale: changes missing: 1" in lines
+    assert "stale: closed by network with 1006" in book.stdout
+    counted = re.fullmatch(r"(\d+) snapshots, (\d+) changes, after 0 of them the book was wrong", lines[-1])
+    assert counted, book.stdout
+    assert int(counted[1]) >= 3
+    assert int(counted[2]) > 50
+
+
 def test_the_chat_bot_fetches_a_token_for_each_attempt_and_keeps_the_gateways_heartbeat():
     bot = run("chat_gateway", "--seconds", "4")
 
