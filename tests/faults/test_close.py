@@ -34,7 +34,7 @@ from resilient_ws.testing import (
     leading_number,
 )
 from tests.conftest import left_tasks, left_timers, open_sockets, until
-from tests.faults.watch import PATIENCE, TOLERANCE, Watch, ended, watching
+from tests.faults.watch import PATIENCE, TOLERANCE, TRANSPORTS, Watch, ended, watching
 
 CLOSE_TIMEOUT = 0.5
 SLOW_HEARTBEAT = Heartbeat(interval=30)
@@ -144,9 +144,11 @@ async def test_the_ordinary_case_is_quick_and_clean():
 
 
 @pytest.mark.parametrize("secure", [False, True], ids=["tcp", "tls"])
-async def test_a_full_send_buffer_and_a_peer_that_does_not_read(secure, server_tls, trusting):
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_a_full_send_buffer_and_a_peer_that_does_not_read(secure, server_tls, trusting, transport):
     async with FaultServer(receive_buffer=4096, ssl=server_tls if secure else None) as server:
-        client = client_of(server.url, ssl=trusting, outbox=Outbox(max_messages=10, max_bytes=64 << 20))
+        outbox = Outbox(max_messages=10, max_bytes=64 << 20)
+        client = client_of(server.url, ssl=trusting, outbox=outbox, transport=transport)
         async with connected(server, client) as (watch, conn):
             conn.stop_reading()
             filling = asyncio.create_task(fill(client))
@@ -186,9 +188,10 @@ async def test_a_chatty_peer_that_never_answers_a_close():
         await ended(flooding)
 
 
-async def test_a_full_inbox_does_not_keep_the_goodbye_from_coming():
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_a_full_inbox_does_not_keep_the_goodbye_from_coming(transport):
     async with FaultServer(default=Accept(echo=False)) as server:
-        client = client_of(server.url, inbox=Inbox(max_messages=5))
+        client = client_of(server.url, inbox=Inbox(max_messages=5), transport=transport)
         async with connected(server, client) as (watch, conn):
             await client.send("unconfirmed")
             flooding = asyncio.create_task(conn.flood(20_000, size=1000))
@@ -204,9 +207,10 @@ async def test_a_full_inbox_does_not_keep_the_goodbye_from_coming():
 
 @pytest.mark.parametrize("secure", [False, True], ids=["tcp", "tls"])
 @pytest.mark.parametrize("direction", ["up", "down", "both"])
-async def test_a_black_hole(secure, direction, server_tls, trusting):
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_a_black_hole(secure, direction, server_tls, trusting, transport):
     async with FaultServer(ssl=server_tls if secure else None) as server, ChaosProxy(server.url) as proxy:
-        async with watching(client_of(proxy.url, ssl=trusting)) as watch:
+        async with watching(client_of(proxy.url, ssl=trusting, transport=transport)) as watch:
             proxy.blackhole(direction)
             final = await assert_closes(watch, proxy.port, watch.client.recv())
             assert (final.code, final.sent_code) == (1006, 1000)
@@ -374,12 +378,13 @@ async def test_called_from_many_tasks_and_cancelled_in_one():
 
 @pytest.mark.parametrize("secure", [False, True], ids=["tcp", "tls"])
 def test_a_black_hole_under_uvloop(uvloop_runner, secure, server_tls, trusting):
-    uvloop_runner.run(test_a_black_hole(secure, "both", server_tls, trusting))
+    uvloop_runner.run(test_a_black_hole(secure, "both", server_tls, trusting, "aiohttp"))
 
 
 @pytest.mark.parametrize("secure", [False, True], ids=["tcp", "tls"])
 def test_a_full_send_buffer_under_uvloop(uvloop_runner, secure, server_tls, trusting):
-    uvloop_runner.run(test_a_full_send_buffer_and_a_peer_that_does_not_read(secure, server_tls, trusting))
+    full = test_a_full_send_buffer_and_a_peer_that_does_not_read(secure, server_tls, trusting, "aiohttp")
+    uvloop_runner.run(full)
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from resilient_ws import (
 from resilient_ws.testing import Accept, ChaosProxy, FaultConnection, FaultServer, report_numbers
 from tests.faults.conftest import script
 from tests.faults.netns import Network
-from tests.faults.watch import HEARTBEAT, QUICK, Watch, ended, watching
+from tests.faults.watch import HEARTBEAT, QUICK, TRANSPORTS, Watch, ended, watching
 
 MESSAGES = 10_000
 BREAKS = 50
@@ -210,6 +210,7 @@ async def test_ten_thousand_messages_each_way_over_fifty_breaks(
     line = Line(network, journal, choose)
     client = WebSocketClient(
         line.where,
+        transport=TRANSPORTS[seed % 2],
         heartbeat=Heartbeat(0.1, 0.15),
         reconnect=QUICK,
         open_timeout=0.3,

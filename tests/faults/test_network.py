@@ -34,6 +34,7 @@ from tests.faults.watch import (
     TICK,
     TIMEOUT,
     TOLERANCE,
+    TRANSPORTS,
     Told,
     Watch,
     ended,
@@ -92,8 +93,9 @@ async def echoes(watch: Watch, text: str = "echo") -> bool:
 @pytest.mark.slow
 @pytest.mark.promise("P2")
 @pytest.mark.parametrize("fault", SILENCES)
-async def test_silence_while_idle(network, peer, fault):
-    async with watching(client_of(peer.url)) as watch:
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_silence_while_idle(network, peer, fault, transport):
+    async with watching(client_of(peer.url, transport=transport)) as watch:
         await watch.pong()
         await aside(SILENCES[fault], network)
         assert_silence(watch, await watch.closed())
@@ -247,9 +249,10 @@ async def test_silence_while_receiving_a_stream(network, peer, fault):
 @pytest.mark.slow
 @pytest.mark.promise("P2")
 @pytest.mark.parametrize("secure", [False, True], ids=["tcp", "tls"])
-async def test_a_peer_that_talks_and_hears_nothing_is_dead_too(request, network, trusting, secure):
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_a_peer_that_talks_and_hears_nothing_is_dead_too(request, network, trusting, secure, transport):
     url = request.getfixturevalue("tls_url") if secure else request.getfixturevalue("peer").url
-    async with watching(client_of(url, ssl=trusting)) as watch:
+    async with watching(client_of(url, ssl=trusting, transport=transport)) as watch:
         await watch.client.send("!stream 0.01 100")
         await watch.recv()
         await watch.pong()
@@ -435,8 +438,9 @@ async def test_a_look_up_that_hangs_is_waited_for_and_not_repeated(local_peer, m
 
 @pytest.mark.slow
 @pytest.mark.promise("P3")
-async def test_a_consumer_that_reads_nothing_for_long(local_peer):
-    client = client_of(local_peer.url, inbox=Inbox(max_messages=50))
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_a_consumer_that_reads_nothing_for_long(local_peer, transport):
+    client = client_of(local_peer.url, inbox=Inbox(max_messages=50), transport=transport)
     async with watching(client) as watch:
         await client.send("!stream 0 1000")
         await asyncio.sleep(3 * (INTERVAL + TIMEOUT))
@@ -463,8 +467,9 @@ async def test_a_peer_that_vanishes_while_nobody_reads(network, peer):
 @pytest.mark.slow
 @pytest.mark.promise("P3")
 @pytest.mark.parametrize("streaming", [False, True], ids=["idle", "streaming"])
-async def test_a_blocked_loop_and_a_healthy_peer(local_peer, streaming):
-    async with watching(client_of(local_peer.url)) as watch:
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_a_blocked_loop_and_a_healthy_peer(local_peer, streaming, transport):
+    async with watching(client_of(local_peer.url, transport=transport)) as watch:
         if streaming:
             await watch.client.send("!stream 0.01 100")
         for _ in range(2):
@@ -504,9 +509,10 @@ async def test_a_loop_that_was_blocked_while_the_peer_vanished(network, peer):
 
 @pytest.mark.slow
 @pytest.mark.promise("P3")
-async def test_a_ping_behind_a_slow_upload_of_ours(network, peer):
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_a_ping_behind_a_slow_upload_of_ours(network, peer, transport):
     network.limit_rate(120_000, "to_server")
-    client = client_of(peer.url, outbox=Outbox(max_bytes=1 << 20))
+    client = client_of(peer.url, outbox=Outbox(max_bytes=1 << 20), transport=transport)
     async with watching(client) as watch:
         await watch.pong()
         await client.send("x" * 400_000)
@@ -534,8 +540,9 @@ async def test_a_peer_that_vanishes_behind_an_upload_of_ours(network, peer):
 
 @pytest.mark.slow
 @pytest.mark.promise("P3")
-async def test_one_huge_slow_message(network, peer):
-    client = client_of(peer.url)
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_one_huge_slow_message(network, peer, transport):
+    client = client_of(peer.url, transport=transport)
     async with watching(client) as watch:
         await client.send(b"x" * 400_000)
         await client.flush(PATIENCE)
@@ -617,17 +624,17 @@ def test_silence_under_uvloop(uvloop_runner, request, network, trusting, secure)
 @pytest.mark.slow
 @pytest.mark.promise("P3")
 def test_a_blocked_loop_under_uvloop(uvloop_runner, local_peer):
-    uvloop_runner.run(test_a_blocked_loop_and_a_healthy_peer(local_peer, streaming=True))
+    uvloop_runner.run(test_a_blocked_loop_and_a_healthy_peer(local_peer, streaming=True, transport="aiohttp"))
 
 
 @pytest.mark.slow
 @pytest.mark.promise("P3")
 def test_a_slow_upload_under_uvloop(uvloop_runner, network, peer):
-    uvloop_runner.run(test_a_ping_behind_a_slow_upload_of_ours(network, peer))
+    uvloop_runner.run(test_a_ping_behind_a_slow_upload_of_ours(network, peer, "aiohttp"))
 
 
 @pytest.mark.slow
 @pytest.mark.promise("P2")
 def test_one_direction_under_uvloop(uvloop_runner, request, network, trusting):
-    one_way = test_a_peer_that_talks_and_hears_nothing_is_dead_too(request, network, trusting, secure=False)
-    uvloop_runner.run(one_way)
+    one_way = test_a_peer_that_talks_and_hears_nothing_is_dead_too
+    uvloop_runner.run(one_way(request, network, trusting, secure=False, transport="aiohttp"))

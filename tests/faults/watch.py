@@ -11,6 +11,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from resilient_ws import CloseEvent, Event, Heartbeat, OpenEvent, ReconnectPolicy, RetryEvent, WebSocketClient
 
+TRANSPORTS = ("aiohttp", "picows")
+
 INTERVAL = 0.5
 TIMEOUT = 0.5
 PONG_TIMEOUT = 1.0
