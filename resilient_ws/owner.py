@@ -382,7 +382,8 @@ class Owner:
         engine.sender.fates_told()
         engine.last_close = attrs.evolve(
             final,
-            unsent=waiting if ending is None else final.unsent,
+            unsent=waiting - len(uncertain) if ending is None else final.unsent,
+            uncertain=len(uncertain) if ending is None else final.uncertain,
             unread=len(engine.inbox),
             final=True,
         )
