@@ -26,6 +26,10 @@ _TEXT: Final = WSMsgType.TEXT
 _BINARY: Final = WSMsgType.BINARY
 
 
+LAST_ANSWERS: Final = 0.01
+"""Seconds between the moment the peer breaks the protocol and our CLOSE: the program may answer what came before."""
+
+
 class _Wire(asyncio.Protocol):
     """Stands between the socket and aiohttp's protocol, to know where a read begins and ends, and how it all ends."""
 
@@ -112,9 +116,6 @@ class DirectLink(AiohttpLink):
         """Begins to tell; the parser calls from then on."""
         queue = self._queue
         queue.link = self
-        for frame in queue.early:
-            self.take_frame(frame)
-        queue.early.clear()
         self._let_go()
         if queue.ended is not None:
             self.note_end(queue.ended[0])
@@ -210,13 +211,18 @@ class DirectLink(AiohttpLink):
 
     def note_end(self, error: BaseException | None) -> None:
         """The parser has come to an end: the peer broke the protocol, or the socket is gone (`lost` says why)."""
-        if isinstance(error, WebSocketError):
-            self.close(int(error.code), "")
-        elif error is None or isinstance(error, LOST):
+        if error is None or isinstance(error, LOST):
             return
-        else:
-            self.close(CloseCode.INVALID_DATA, "")  # the parser reads no more, whatever comes
-        self._finish(self._broken(error))
+        if self._leaving is None:
+            self._leaving = self._loop.call_later(LAST_ANSWERS, self._give_up, error)
+
+    def _give_up(self, error: BaseException) -> None:
+        """The parser reads no more, whatever comes."""
+        self._leaving = None
+        if not self._over:
+            code = int(error.code) if isinstance(error, WebSocketError) else int(CloseCode.INVALID_DATA)
+            self.close(code, "")
+            self._finish(self._broken(error))
 
     def lost(self, error: Exception | None) -> None:
         """The socket is gone."""

@@ -51,7 +51,7 @@ class DirectQueue(WebSocketDataQueue):
     Slots, because they are found faster than the attributes of a dictionary: a fifth of the time for each message.
     """
 
-    __slots__ = ("append", "batch", "bytes", "direct", "early", "ended", "link", "max_message_size")
+    __slots__ = ("append", "batch", "bytes", "direct", "ended", "link", "max_message_size")
 
     def __init__(self, protocol: Any, loop: asyncio.AbstractEventLoop, max_message_size: int) -> None:
         super().__init__(protocol, HELD, loop=loop)
@@ -61,7 +61,6 @@ class DirectQueue(WebSocketDataQueue):
         self.append = self.batch.append
         self.bytes = 0
         self.link: Hearer | None = None
-        self.early: list[Any] = []
         self.ended: tuple[BaseException | None] | None = None
 
     def feed_data(self, data: Any, size: int) -> None:
@@ -75,15 +74,10 @@ class DirectQueue(WebSocketDataQueue):
 
     def _feed_slowly(self, data: Any, size: int) -> None:
         link = self.link
-        if data[0] is WSMsgType.PING or data[0] is WSMsgType.PONG:
-            if link is None:
-                self.early.append(data)
-            else:
-                link.take_frame(data)
-        elif not self.direct or link is None:
-            super().feed_data(data, size)
-        else:
+        if link is not None and (self.direct or data[0] is WSMsgType.PING or data[0] is WSMsgType.PONG):
             link.take_frame(data)
+        else:
+            super().feed_data(data, size)
 
     @property
     def held(self) -> int:
