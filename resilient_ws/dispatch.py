@@ -25,7 +25,7 @@ from resilient_ws.events import (
     StateEvent,
     UndeliveredEvent,
 )
-from resilient_ws.inbox import Ended, Inbox
+from resilient_ws.inbox import Dismissed, Ended, Inbox
 
 MAX_EVENTS_WAITING: Final = 10_000
 """Events that may wait for slow callbacks; beyond, state and retry events go first, counted."""
@@ -144,7 +144,8 @@ class Dispatcher:
         self._subscriptions: weakref.WeakSet[Subscription] = (
             weakref.WeakSet()
         )  # one nobody iterates over goes
-        self._waiting: deque[Event | Callable[[], None]] = deque()
+        self._waiting: deque[tuple[Event | Callable[[], None], tuple[Handle[Any], ...]]] = deque()
+        self._awaited: set[object] = set()  # what callbacks returned: a task of theirs counts as inside, too
         self._event_lane: asyncio.Task[None] | None = None
         self._message_lane: asyncio.Task[None] | None = None
         self._over = False
@@ -171,9 +172,7 @@ class Dispatcher:
         if name != "on_message" or self._callbacks[name]:
             return
         self._inbox.claim(claimed=False)
-        lane, self._message_lane = self._message_lane, None
-        if lane is not None and lane is not _current_task():
-            lane.cancel()
+        self._inbox.dismiss()  # the lane, if it waits; a callback that runs is not disturbed
 
     @property
     def consumes_messages(self) -> bool:
@@ -191,24 +190,25 @@ class Dispatcher:
         """Hands `event` to every subscriber and queues it for the callbacks."""
         for subscription in self._subscriptions:
             subscription.push(event)
-        if not self._callbacks[_CALLBACK_OF[type(event)]]:
+        handles = tuple(self._callbacks[_CALLBACK_OF[type(event)]])
+        if not handles:
             return
         if len(self._waiting) >= MAX_EVENTS_WAITING and not self._make_room(event):
             return
-        self._waiting.append(event)
+        self._waiting.append((event, handles))
         if self._event_lane is None or self._event_lane.done():
             self._event_lane = self._spawn("events", self._serve_events)
 
     def after(self, call: Callable[[], None]) -> None:
         """Calls `call` when the callbacks have taken what was emitted until now; never, if they do not."""
         if self._waiting or (self._event_lane is not None and not self._event_lane.done()):
-            self._waiting.append(call)
+            self._waiting.append((call, ()))
         else:
             call()
 
     def _make_room(self, event: Event) -> bool:
         """Drops one event that can be spared; whether there is a place for `event` now."""
-        for index, waiting in enumerate(self._waiting):
+        for index, (waiting, _) in enumerate(self._waiting):
             if isinstance(waiting, _DISPENSABLE):
                 del self._waiting[index]
                 self.dropped[type(waiting).__name__] += 1
@@ -233,7 +233,9 @@ class Dispatcher:
     def inside(self) -> bool:
         """Whether the caller is a callback, running in one of the lanes."""
         task = _current_task()
-        return task is not None and (task is self._event_lane or task is self._message_lane)
+        return task is not None and (
+            task is self._event_lane or task is self._message_lane or task in self._awaited
+        )
 
     @property
     def lanes(self) -> list[asyncio.Task[None]]:
@@ -251,28 +253,35 @@ class Dispatcher:
 
     async def _serve_events(self) -> None:
         while self._waiting:
-            event = self._waiting.popleft()
+            event, handles = self._waiting.popleft()
             if not isinstance(event, Event):
                 event()
                 continue
-            name = _CALLBACK_OF[type(event)]
-            for handle in tuple(self._callbacks[name]):
-                await self._call(name, handle, event)
+            for handle in handles:
+                await self._call(_CALLBACK_OF[type(event)], handle, event)
 
     async def _serve_messages(self) -> None:
-        try:
-            while handles := tuple(self._callbacks["on_message"]):
+        while self.consumes_messages:
+            try:
                 message = await self._inbox.get()
-                for handle in handles:
-                    await self._call("on_message", handle, message)
-        except Ended:
-            return
+            except Dismissed:
+                continue
+            except Ended:
+                return
+            for handle in tuple(self._callbacks["on_message"]):
+                await self._call("on_message", handle, message)
 
     async def _call(self, name: str, handle: Handle[Any], argument: Event | Message) -> None:
+        if handle not in self._callbacks[name]:
+            return  # removed meanwhile
         try:
             result = handle.function(argument)
             if isinstance(result, Awaitable):
-                await result
+                self._awaited.add(result)
+                try:
+                    await result
+                finally:
+                    self._awaited.discard(result)
         except asyncio.CancelledError as error:
             if is_being_cancelled():
                 raise

@@ -68,3 +68,12 @@ async def test_a_callback_that_sends_after_the_end_is_no_error_in_the_log(caplog
         played.peer.send("x")
         await started.wait()
     assert not [level for level, _ in lines(caplog) if level == "ERROR"]
+
+
+async def test_close_in_a_task_that_a_callback_returns_does_not_wait_for_itself():
+    async with stage(ready=False) as played:
+        played.client.on_open(lambda _: asyncio.create_task(played.client.close()))
+        before = asyncio.get_running_loop().time()
+        await played.until(lambda: played.client.state == "closed")
+        await settle()
+        assert asyncio.get_running_loop().time() - before < 1
