@@ -133,11 +133,13 @@ async def pace(writer: asyncio.StreamWriter, data: bytes, interval: float) -> No
     """Spins between two messages: the sleep of an event loop is not exact enough."""
     due = time.perf_counter()
     for number in itertools.count(1):
+        if writer.transport.is_closing():
+            return
         due += interval
         while time.perf_counter() < due:
             pass
         writer.write(data)
-        if number % 100 == 0:
+        if number % 20 == 0:
             await writer.drain()
             await asyncio.sleep(0)
 

@@ -15,39 +15,47 @@ from picows import WSFrame, WSListener, WSMsgType, WSTransport
 from resilient_ws.closing import CloseCode, CloseOrigin
 from resilient_ws.errors import ConnectionLost
 from resilient_ws.events import Endpoint, Message
+from resilient_ws.inbox import size_of
 from resilient_ws.transports.base import End, Receiver
-from resilient_ws.transports.frames import BINARY, CLOSE, PING, PONG, TEXT, Mask, frame, message_frames
+from resilient_ws.transports.frames import CLOSE, PING, PONG, TEXT, Mask, frame, message_frames
 from resilient_ws.transports.socket_link import SocketLink
 
 _TEXT: Final = WSMsgType.TEXT
 _BINARY: Final = WSMsgType.BINARY
 
-BATCH: Final = 256 * 1024
-"""Bytes of one read that are told at once; what is read is told in pieces of this size."""
+READ: Final = 128 * 1024
+"""Bytes that one read takes in at most."""
 
 
 class PicowsListener(WSListener):
-    """What picows tells: kept until there is a link, then passed on."""
+    """What picows tells: whole messages are gathered for the read of the moment, the rest is passed on."""
 
     def __init__(self) -> None:
         super().__init__()
         self.link: PicowsLink | None = None
+        self.batch: list[Message] = []  # of the read of the moment
+        self.append = self.batch.append
         self.early: list[tuple[int, bytes, bool, bool]] = []
-        self.is_lost = False
+        self.direct = False  # until there is a link that reads, and while a message is not whole
 
     def on_ws_frame(self, _: WSTransport, frame: WSFrame) -> None:
         """A frame has come."""
-        link = self.link
-        if link is not None:
-            link.take(frame)
+        if self.direct and frame.fin and not (frame.rsv1 or frame.rsv2 or frame.rsv3):
+            kind = frame.msg_type
+            if kind is _TEXT:
+                try:
+                    self.append(frame.get_payload_as_utf8_text())
+                except UnicodeDecodeError:
+                    pass  # the slow way says what is wrong
+                else:
+                    return
+            elif kind is _BINARY:
+                self.append(frame.get_payload_as_bytes())
+                return
+        if self.link is not None:
+            self.link.take(*_copy(frame))
         else:
             self.early.append(_copy(frame))
-
-    def on_ws_disconnected(self, _: WSTransport) -> None:
-        """The socket is gone."""
-        self.is_lost = True
-        if self.link is not None:
-            self.link.lost()
 
     def pause_writing(self) -> None:
         """The send buffer is fuller than it should be."""
@@ -58,6 +66,36 @@ class PicowsListener(WSListener):
         """It has room again."""
         if self.link is not None:
             self.link.drain()
+
+
+class _Wire(asyncio.BufferedProtocol):
+    """Stands between the socket and picows, to know where a read begins and ends, and how it all ends."""
+
+    def __init__(self, link: PicowsLink, inner: asyncio.BufferedProtocol) -> None:
+        self._link = link
+        self._inner = inner
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Returns a piece of the buffer of picows, which would take in megabytes at once."""
+        return cast("memoryview", self._inner.get_buffer(sizehint))[:READ]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._link.read_begins()
+        self._inner.buffer_updated(nbytes)
+        self._link.read_ends()
+
+    def pause_writing(self) -> None:
+        self._inner.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._inner.resume_writing()
+
+    def eof_received(self) -> bool | None:
+        return self._inner.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._inner.connection_lost(exc)
+        self._link.lost(exc)
 
 
 def _copy(frame: WSFrame) -> tuple[int, bytes, bool, bool]:
@@ -102,8 +140,6 @@ class PicowsLink(SocketLink):
         self._connection = connection
         self._listener = listener
         self._mask = mask
-        self._batch: list[Message] = []
-        self._batch_bytes = 0
         self._fragments: list[bytes] | None = None  # of a message that is not whole
         self._fragments_size = 0
         self._is_text = False
@@ -112,6 +148,9 @@ class PicowsLink(SocketLink):
         self._room: asyncio.Future[None] | None = None
         self._finishing = False
         _take_notice(connection)
+        self._transport.set_protocol(
+            _Wire(self, cast("asyncio.BufferedProtocol", self._transport.get_protocol()))
+        )
 
     # --- out ---
 
@@ -174,43 +213,29 @@ class PicowsLink(SocketLink):
     async def read(self) -> None:
         """Begins to tell; picows calls from then on."""
         listener = self._listener
-        self._received_at = self._loop.time()
-        for number, early in enumerate(listener.early, 1):
-            self._frames += 1
-            self._take(*early)
-            if number == len(listener.early):
-                self._tell_batch()
-        listener.early.clear()
         listener.link = self
-        if listener.is_lost:
-            self.lost()
+        self.read_begins()
+        for early in listener.early:
+            self.take(*early)
+        listener.early.clear()
+        listener.direct = self._fragments is None
+        self.read_ends()
 
-    def take(self, frame: WSFrame) -> None:
-        """A frame has come; what comes in one read is told together, at its end."""
-        if self._over or self._finishing:
+    def read_begins(self) -> None:
+        """Bytes have come: one clock reading for all that is in them."""
+        self._frames += 1
+        self._received_at = self._loop.time()
+
+    def read_ends(self) -> None:
+        """They have been parsed."""
+        if self._listener.link is None:
             return
-        kind = cast("int", frame.msg_type)
-        size = frame.payload_size
-        is_plain = frame.fin and not (frame.rsv1 or frame.rsv2 or frame.rsv3) and self._fragments is None
-        if size > self._max_message_size and kind < CLOSE:
-            self._finish(self._breach() if self._connection.is_close_frame_sent else self._too_big())
-        elif is_plain and kind == TEXT:
-            try:
-                self._batch.append(frame.get_payload_as_utf8_text())
-                self._batch_bytes += size
-            except UnicodeDecodeError:
-                self._finish(self._invalid_text())
-        elif is_plain and kind == BINARY:
-            self._batch.append(frame.get_payload_as_bytes())
-            self._batch_bytes += size
-        else:
-            self._take(*_copy(frame))
-        if frame.last_in_buffer or self._batch_bytes >= BATCH:
-            self._frames += 1
-            self._received_at = self._loop.time()
-            self._tell_batch()
+        self._tell_batch()
+        if self._connection.is_close_frame_sent:  # not by us: the peer has broken the protocol
+            self._finish(self._breach())
 
-    def _take(self, kind: int, payload: bytes, fin: bool, reserved: bool) -> None:
+    def take(self, kind: int, payload: bytes, fin: bool, reserved: bool) -> None:
+        """A frame that is more than a whole message."""
         if self._over or self._finishing:
             return
         if reserved:
@@ -226,6 +251,7 @@ class PicowsLink(SocketLink):
         """A frame of a message that may consist of several."""
         if self._fragments is None:
             self._fragments, self._fragments_size, self._is_text = [], 0, kind == TEXT
+            self._listener.direct = False
         self._fragments.append(payload)
         self._fragments_size += len(payload)
         if self._fragments_size > self._max_message_size:
@@ -233,9 +259,9 @@ class PicowsLink(SocketLink):
         elif fin:
             whole = b"".join(self._fragments)
             self._fragments = None
+            self._listener.direct = True
             try:
-                self._batch.append(whole.decode() if self._is_text else whole)
-                self._batch_bytes += len(whole)
+                self._listener.append(whole.decode() if self._is_text else whole)
             except UnicodeDecodeError:
                 self._finish(self._invalid_text())
 
@@ -252,9 +278,6 @@ class PicowsLink(SocketLink):
             self._take_close(payload)
 
     def _take_close(self, payload: bytes) -> None:
-        if self._connection.is_close_frame_sent:  # not by us: it answers what picows has sent
-            self._finish(self._breach())
-            return
         code = int.from_bytes(payload[:2]) if payload else 0
         if payload and code == 0:
             self._finish(self._refuse(CloseCode.PROTOCOL_ERROR, "the peer sent the code 0 (RFC 6455 7.4.2)"))
@@ -276,13 +299,13 @@ class PicowsLink(SocketLink):
 
     def _tell_batch(self) -> None:
         """Tells all messages that have come since the last call."""
-        batch = self._batch
-        if not batch or self._over:
+        batch = self._listener.batch
+        if not batch or self._over or self._finishing:
+            batch.clear()
             return
         self._messages += len(batch)
         self._message_at = self._received_at
-        size, self._batch_bytes = self._batch_bytes, 0
-        self._receiver.burst(batch, size)
+        self._receiver.burst(batch, _size_of_all(batch))
         batch.clear()
 
     def pause(self) -> None:
@@ -299,13 +322,13 @@ class PicowsLink(SocketLink):
             if not self._is_gone:
                 self._transport.resume_reading()
 
-    def lost(self) -> None:
-        """The socket is gone; also after picows has found that the peer broke the protocol."""
+    def lost(self, error: Exception | None) -> None:
+        """The socket is gone."""
         self.drain()
-        if self._connection.is_close_frame_sent:
-            self._finish(self._breach())
-        else:
-            self._finish(self._lost("the connection was lost: no CLOSE frame"))
+        why = (
+            "no CLOSE frame" if error is None else str(error.args[-1] if error.args else type(error).__name__)
+        )
+        self._finish(self._lost(f"the connection was lost: {why}"))
 
     def _finish(self, end: End) -> None:
         """Tells the end, after what came before."""
@@ -320,6 +343,15 @@ class PicowsLink(SocketLink):
             self._tell_batch()
         super().abort()
         self.drain()
+
+
+def _size_of_all(messages: list[Message]) -> int:
+    """Returns their bytes on the wire; of many texts that are ASCII at hardly any cost."""
+    try:
+        joined = "".join(cast("list[str]", messages))
+    except TypeError:
+        return sum(map(size_of, messages))
+    return size_of(joined)
 
 
 def _take_notice(connection: WSTransport) -> None:

@@ -4,15 +4,36 @@
 again for the next one. ``start_server`` and ``start_nginx`` start one more, for this test alone.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
 
+from resilient_ws import config
+from resilient_ws.transports import make_transport
+from resilient_ws.transports.base import Transport
+from resilient_ws.transports.options import TransportOptions
 from tests.integration.servers import KINDS, Server, nginx_before
 
 # Long enough for every test that is not about this very timeout.
 PROXY_READ_TIMEOUT = 60.0
+
+
+@pytest.fixture(autouse=True)
+def chosen_transport(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With ``TEST_TRANSPORT=picows`` in the environment clients use picows unless they ask for what it has not."""
+    chosen = os.environ.get("TEST_TRANSPORT")
+    if chosen is None:
+        return
+
+    def make(name: str, options: TransportOptions) -> Transport:
+        try:
+            return make_transport(chosen, options)
+        except (TypeError, ValueError):
+            return make_transport(name, options)
+
+    monkeypatch.setattr(config, "make_transport", make)
 
 
 @pytest.fixture(scope="session", params=[*KINDS, "nginx"])
