@@ -1,7 +1,7 @@
 """A server that keeps a journal of the texts that reach it, in a process of its own.
 
 Each TEXT is appended to ``--journal FILE`` in the moment in which its frame is read, so before any later PING is
-answered, and is answered with the next number of the server's own, which goes on across its connections and its lives
+answered, and is answered with the next two numbers of the server's own, which go on across its connections and its lives
 (``FILE.next``). Both survive SIGKILL, since the kernel has them. What still comes from an older connection is noted too,
 and not answered, so that no number goes astray. ``!close CODE`` asks for a CLOSE, ``!reset`` for a reset.
 
@@ -21,6 +21,7 @@ from resilient_ws.testing.schedule import random_schedule, run_schedule
 from resilient_ws.testing.wire import Message
 
 NEXT = struct.Struct("!Q")
+ANSWERS = 2
 
 
 class Journal:
@@ -57,7 +58,8 @@ class NumbersServer(FaultServer):
         if not message.startswith("!"):
             self.journal.note(message)
             if newest.number == connection and newest.sent_close is None:
-                newest.frame(Opcode.TEXT, self.journal.next().encode())
+                for _ in range(ANSWERS):
+                    newest.frame(Opcode.TEXT, self.journal.next().encode())
         elif newest.number == connection:
             obey(newest, message)
 

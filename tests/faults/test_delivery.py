@@ -230,6 +230,7 @@ async def test_ten_thousand_messages_each_way_over_fifty_breaks(
         "arrived": arrivals.unique,
         "repeated": arrivals.total - arrivals.unique,
         "reported": len(reported),
+        "sent by the server": int.from_bytes(journal.with_suffix(".next").read_bytes()),
         "received": sum(not isinstance(item, Gap) for item in got),
     }
     for name, figure in figures.items():
@@ -245,6 +246,7 @@ async def test_ten_thousand_messages_each_way_over_fifty_breaks(
     assert arrivals.unexpected == ()
     assert len(watch.of(CloseEvent)) > BREAKS
     assert_inbound_order(got)
+    assert figures["sent by the server"] >= MESSAGES
     assert figures["received"] > MESSAGES // 2
     assert_alternating(watch)
 
