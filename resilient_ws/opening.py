@@ -175,7 +175,9 @@ class Opener:
                 link = await options.transport.open(endpoint, live)
         except (ConnectError, Stop) as error:
             self._check()
-            raise AttemptFailed(error, endpoint) from error
+            if endpoint is not None:
+                _forget_frames(error)
+            raise AttemptFailed(error, endpoint) from None
         except TimeoutError:
             self._check()
             late = OpenTimeout(f"no connection within open_timeout={options.open_timeout} s")
@@ -266,3 +268,14 @@ class Opener:
         self._check()
         self._scope = asyncio.timeout(limit)
         return self._scope
+
+
+def _forget_frames(error: BaseException) -> None:
+    """Lets go of the frames through which a transport's exception came.
+
+    They hold headers and addresses, which tools that print local variables would show, and a whole connection for as
+    long as a program keeps the event.
+    """
+    error.__traceback__ = None
+    if error.__cause__ is not None:
+        error.__cause__.__traceback__ = None

@@ -80,6 +80,11 @@ def said_by(error):
     """Whatever of an exception may reach a screen."""
     texts = traceback.format_exception(error)
     for one in chain(error):
+        for frame, _ in traceback.walk_tb(one.__traceback__):
+            # Tools that print local variables would find headers and addresses there.
+            assert not any(
+                part in frame.f_code.co_filename for part in ("/transports/", "/aiohttp/", "asyncio/s")
+            )
         texts += [str(one), repr(one), str(one.args), *getattr(one, "__notes__", [])]
     return texts
 
