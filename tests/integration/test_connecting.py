@@ -189,14 +189,17 @@ class TestOpenTimeout:
     async def test_of_a_name(self, monkeypatch):
         release = asyncio.Event()
         loop = asyncio.get_running_loop()
+        asked = []
 
         def look_up(*args, **kwargs):
+            asked.append(args)
             asyncio.run_coroutine_threadsafe(release.wait(), loop).result(30)
             raise OSError
 
         monkeypatch.setattr(socket, "getaddrinfo", look_up)
         try:
             await self.check("ws://name.example:1234/")
+            assert len(asked) == 1, "a look-up that hangs is joined, not repeated"
         finally:
             release.set()
             await asyncio.sleep(0.05)
