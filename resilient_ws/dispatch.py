@@ -11,7 +11,7 @@ import logging
 import weakref
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, Generic, Self, TypeVar
+from typing import Any, Final, Generic, Self, TypeVar, cast
 
 from resilient_ws.errors import ClientClosed, ConcurrencyError, ResilientWSError
 from resilient_ws.events import (
@@ -277,11 +277,12 @@ class Dispatcher:
         try:
             result = handle.function(argument)
             if isinstance(result, Awaitable):
-                self._awaited.add(result)
+                pending = cast("Awaitable[object]", result)
+                self._awaited.add(pending)
                 try:
-                    await result
+                    await pending
                 finally:
-                    self._awaited.discard(result)
+                    self._awaited.discard(pending)
         except asyncio.CancelledError as error:
             if is_being_cancelled():
                 raise

@@ -6,7 +6,7 @@ Knows neither messages nor connections; what is waited for is somebody else's.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -34,7 +34,7 @@ class Patience:
         return self._asking > 0
 
     @contextmanager
-    def waiting(self, waiter: asyncio.Future[Any], *, asks: bool) -> Iterator[None]:
+    def waiting(self, waiter: asyncio.Future[Any], *, asks: bool) -> Generator[None]:
         """While it is entered, reading goes on to twice the bounds of the inbox; `waiter` fails if that is not enough.
 
         Args:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -68,7 +68,7 @@ class Outlet:
         return self._put(frame(opcode, payload, mask))
 
     @contextmanager
-    def joined(self) -> Iterator[None]:
+    def joined(self) -> Generator[None]:
         """Writes as one what aiohttp's writer writes within this block."""
         self._check()
         gathered = _Gathered()

@@ -147,10 +147,11 @@ class DirectResponse(ClientWebSocketResponse):
             self.queue, max_message_size + 1, compress=bool(self.compress), decode_text=True
         )
 
+    # That aiohttp's attribute is overridden is the point.
     @property
-    def _parser(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride] - that is the point
+    def _parser(self) -> Any:
         return self.parser
 
     @_parser.setter
-    def _parser(self, parser: Any) -> None:
+    def _parser(self, parser: Any) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
         """What aiohttp made is not used."""

@@ -81,6 +81,6 @@ def is_mask(mask: Mask) -> bool:
         del data[size:]
         expected = bytes(byte ^ key[index % 4] for index, byte in enumerate(data))
         mask(key, data)
-        if data != expected:
+        if bytes(data) != expected:
             return False
     return True

@@ -4,6 +4,9 @@ What picows cannot honour is refused when the client is made: proxies, sessions 
 Foreign exceptions end here; the text of none of them is passed on where it could show a header or a query.
 """
 
+# The types that picows states are partial.
+# pyright: reportUnknownVariableType=false, reportUnknownMemberType=false, reportUnnecessaryComparison=false
+
 from __future__ import annotations
 
 import asyncio

@@ -4,6 +4,9 @@ picows checks lengths, opcodes and the shape of control frames, and closes by it
 bits, fragments, text that is not UTF-8 and the size of a whole message it leaves to us.
 """
 
+# The types that picows states are partial.
+# pyright: reportIncompatibleMethodOverride=false, reportUnnecessaryComparison=false
+
 from __future__ import annotations
 
 import asyncio

@@ -68,9 +68,9 @@ class SocketLink:
         self._over = False
         self._sent_code: int | None = None
         self._resumed_at = -math.inf
-        self._frames = 0
-        self._messages = 0
-        self._written = 0
+        self._frames: int = 0
+        self._messages: int = 0
+        self._written: int = 0
         # Of the PONGs that may still be in our buffer: what had been written by then.
         self._pongs: deque[int] = deque()
         self._owed: bytes | None = None  # the last PING that could not be answered yet
