@@ -62,7 +62,7 @@ cov: $(VENV)/.installed-test system  ## tests with branch coverage: 100 % of wha
 .PHONY: soak
 soak: $(VENV)/.installed-test system  ## the long tests, and more examples of the property tests
 	$(PY) -m pytest -m soak --timeout 3600 -o faulthandler_timeout=3600 $(ARGS)
-	HYPOTHESIS_PROFILE=soak $(PY) -m pytest tests/property -n $(WORKERS) --timeout 3600 -o faulthandler_timeout=3600
+	HYPOTHESIS_PROFILE=soak $(PY) -m pytest tests/property tests/faults/test_fuzz.py -n $(WORKERS) --timeout 3600 -o faulthandler_timeout=3600
 
 .PHONY: autobahn
 autobahn: $(VENV)/.installed-test  ## protocol conformance: the Autobahn suite for clients (needs CPython 2.7)
