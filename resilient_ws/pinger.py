@@ -14,6 +14,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
+import attrs
+
 from resilient_ws.events import Message
 from resilient_ws.evidence import Reading, has_left
 from resilient_ws.heartbeat import HeartbeatMonitor
@@ -95,6 +97,7 @@ class Pinger:
         self._last_ping = now
         self._confirm_at: float | None = None
         self._wanted = False
+        self._others = 0  # PONGs that answer none of our pings
         self._answered = False
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
@@ -111,9 +114,7 @@ class Pinger:
     def use(self, heartbeat: Heartbeat) -> None:
         """Goes on with other options: a gateway has told its interval."""
         self._heartbeat = heartbeat
-        self._monitor = HeartbeatMonitor(
-            heartbeat, self._loop.time(), self._link.look(paused=self._is_paused())
-        )
+        self._monitor = HeartbeatMonitor(heartbeat, self._loop.time(), self._look_at_link())
         self._arm()
 
     def stop(self) -> None:
@@ -136,6 +137,8 @@ class Pinger:
             if self._confirm_at <= self._loop.time():
                 self._ping()
             self._arm()
+        elif self._again_due is not None:
+            self._arm()
 
     def want(self) -> None:
         """Somebody waits for a confirmation: a ping goes out at once, or when the one in flight is answered."""
@@ -143,6 +146,7 @@ class Pinger:
             return
         if self._outstanding:
             self._wanted = True
+            self._arm()
         elif self._queue.unmarked:
             self._ping()
             self._arm()
@@ -154,14 +158,15 @@ class Pinger:
 
     def pong(self, payload: bytes) -> None:
         """A PONG has come; only one with a tag of this connection says something (RFC 6455 5.5.3)."""
-        if self._stopped or len(payload) != _TAG.size:
+        if self._stopped:
             return
-        prefix, number = _TAG.unpack(payload)
+        prefix, number = _TAG.unpack(payload) if len(payload) == _TAG.size else (b"", 0)
         if (
             prefix != self._prefix
             or not self._outstanding
             or not self._outstanding[0][0] <= number <= self._number
         ):
+            self._others += 1
             return
         mark = 0
         while self._outstanding and self._outstanding[0][0] <= number:
@@ -215,7 +220,7 @@ class Pinger:
         self._last_ping = now
         self._confirm_at = None
         self._link.ping(_TAG.pack(self._prefix, self._number))
-        reading = self._link.look(paused=self._is_paused())
+        reading = self._look_at_link()
         if self._first is None and not self._answered:
             self._first = _FirstPing(reading, now + self._half_timeout)
         if self._monitor is not None and self._is_pinging:
@@ -235,7 +240,7 @@ class Pinger:
         if self._stopped or self._monitor is None:
             return
         self._number += 1
-        self._monitor.ping_sent(self._number, self._loop.time(), self._link.look(paused=self._is_paused()))
+        self._monitor.ping_sent(self._number, self._loop.time(), self._look_at_link())
         self._arm()
 
     # --- the timer ---
@@ -245,7 +250,7 @@ class Pinger:
         if self._stopped:
             return
         deadline = self._monitor.deadline if self._monitor is not None else None
-        for other in (self._confirm_at, self._first_look_due):
+        for other in (self._confirm_at, self._first_look_due, self._again_due):
             if other is not None and (deadline is None or other < deadline):
                 deadline = other
         if deadline is None:
@@ -266,6 +271,18 @@ class Pinger:
         """When to look again whether the first ping of the connection will ever be answered."""
         return self._first.look_at if self._first is not None and self._queue.confirming else None
 
+    @property
+    def _again_due(self) -> float | None:
+        """When to ask again, since the last ping was not answered: where a heartbeat pings, it does that."""
+        if self._is_pinging or not self._outstanding or not self._queue.confirming:
+            return None
+        return self._last_ping + DEFAULT_TIMEOUT if self._queue.unconfirmed else None
+
+    def _look_at_link(self) -> Reading:
+        """Returns what the link shows; a PONG that answers none of our pings is as much a word as a message is."""
+        reading = self._link.look(paused=self._is_paused())
+        return attrs.evolve(reading, messages=reading.messages + self._others) if self._others else reading
+
     def _fired(self) -> None:
         self._timer = None
         now = self._loop.time()
@@ -283,12 +300,15 @@ class Pinger:
             self._confirm_at = None
             if self._queue.unmarked and not self._outstanding:
                 self._ping()
+        again_due = self._again_due
+        if again_due is not None and now >= again_due:
+            self._ping()
         self._arm()
 
     def _look(self, monitor: HeartbeatMonitor, now: float) -> None:
         drift = _suspend_clock()
         suspended, self._ahead_of_real = drift - self._ahead_of_real, drift
-        verdict = monitor.look(now, self._link.look(paused=self._is_paused()), suspended=suspended)
+        verdict = monitor.look(now, self._look_at_link(), suspended=suspended)
         if verdict.dead is not None:
             self._watcher.dead(verdict.dead, verdict.hint)
         elif verdict.ping:
@@ -304,7 +324,7 @@ class Pinger:
         A burst of messages just behind the ping does not say that the peer has read it: the line may be dead since, and
         what was written on it is unconfirmed for good reason. Where no heartbeat would ever judge, silence counts too.
         """
-        reading = self._link.look(paused=self._is_paused())
+        reading = self._look_at_link()
         talks = reading.messages > first.messages and has_left(first.target, reading)
         if not reading.paused and (talks or self._monitor is None):
             first.halves += 1

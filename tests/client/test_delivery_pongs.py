@@ -1,0 +1,329 @@
+"""What peers make of our pings, and what may be believed of it: late, out of step, only the last, wrong, unasked, never."""
+
+import asyncio
+import contextlib
+
+import pytest
+
+from resilient_ws import CloseOrigin, Fate, Heartbeat, Inbox, InboxFull, Outbox, OutboxFull
+from resilient_ws.testing import PingAnswers
+from tests.client.kit import now, settle, stage
+
+EAGER = Outbox(confirm_interval=0.1)
+
+
+async def sent_with_a_ping_each(played, *messages):
+    """Send messages to a peer that answers nothing by itself, each covered by a ping of its own; return those pings."""
+    played.peer.answers_pings = PingAnswers.NONE
+    pings = []
+    for message in messages:
+        await played.client.send(message)
+        before = len(played.peer.pings)
+        played.client._engine.live.pinger._ping()
+        pings.append(played.peer.pings[before])
+    return pings
+
+
+# ------------------------------------------------------------------------------------------------ late and out of step
+
+
+@pytest.mark.promise("P5")
+async def test_a_late_pong_confirms_what_was_written_before_its_ping_and_nothing_later():
+    async with stage(outbox=EAGER) as played:
+        played.peer.pong_delay = 5
+        await played.client.send("a")
+        await settle(0.2)
+        await played.client.send("b")
+        assert played.client.stats.unconfirmed == 2
+        await settle(5)
+        assert (played.client.stats.confirmed, played.client.stats.unconfirmed) == (1, 1)
+        played.peer.drop()
+        await played.until(lambda: played.fates)
+        assert played.fates == [("b", Fate.UNCERTAIN)]
+
+
+@pytest.mark.promise("P5")
+async def test_pongs_out_of_step_confirm_what_the_latest_of_them_covers():
+    async with stage() as played:
+        first, second, third = await sent_with_a_ping_each(played, "a", "b", "c")
+        played.peer.pong(second)
+        await settle()
+        assert (played.client.stats.confirmed, played.client.stats.unconfirmed) == (2, 1)
+        played.peer.pong(first)
+        played.peer.pong(second)
+        await settle()
+        assert (played.client.stats.confirmed, played.client.stats.unconfirmed) == (2, 1)
+        played.peer.pong(third)
+        played.peer.pong(third)
+        await settle()
+        assert (played.client.stats.confirmed, played.client.stats.unconfirmed) == (3, 0)
+
+
+@pytest.mark.promise("P5")
+async def test_only_the_last_ping_is_answered_and_that_is_enough():
+    async with stage(outbox=EAGER, heartbeat=Heartbeat(interval=1, timeout=10)) as played:
+        played.peer.answers_pings = PingAnswers.NONE
+
+        async def answer_the_last():
+            while True:
+                await settle(3.5)
+                played.peer.pong(played.peer.pings[-1])
+
+        answering = asyncio.ensure_future(answer_the_last())
+        for number in range(20):
+            await played.client.send(str(number))
+            await settle(0.5)
+        await played.client.flush(timeout=30)
+        answering.cancel()
+        assert played.client.stats.confirmed == 20
+        assert played.client.stats.opens == 1
+        assert len(played.peer.pings) > 10
+
+
+@pytest.mark.promise("P5")
+@pytest.mark.parametrize(
+    "heartbeat", [None, Heartbeat.expect(600), Heartbeat(interval=5, timeout=60, pong_timeout=None)]
+)
+async def test_a_ping_that_is_never_answered_is_not_the_last_one(heartbeat):
+    async with stage(outbox=Outbox(confirm=True, confirm_interval=0.1), heartbeat=heartbeat) as played:
+        await played.client.send("a", confirm=True)
+        played.peer.answers_pings = PingAnswers.NONE
+        flushing = asyncio.ensure_future(played.client.flush())
+        await settle()
+        await flushing
+        sending = asyncio.ensure_future(played.client.send("b", confirm=True))
+        await settle(1)
+        played.peer.answers_pings = PingAnswers.ALL
+        await asyncio.wait_for(sending, 100)
+        assert played.client.stats.opens == 1
+
+
+# ------------------------------------------------------------------------------------------------ wrong and unasked
+
+
+@pytest.mark.promise("P5")
+async def test_pongs_that_nobody_asked_for_say_nothing():
+    async with stage() as played:
+        (ping,) = await sent_with_a_ping_each(played, "a")
+        tag, number = ping[:4], int.from_bytes(ping[4:])
+        strange = [
+            b"",
+            b"\0" * 8,
+            b"x" * 125,
+            ping[:-1],
+            ping + b"\0",
+            tag + (number + 1).to_bytes(4),
+            tag + b"\xff" * 4,
+            bytes(reversed(ping)),
+            b"\0\0\0\0" + ping[4:],
+        ]
+        for payload in strange:
+            played.peer.pong(payload)
+        await settle()
+        assert (played.client.stats.confirmed, played.client.stats.unconfirmed) == (0, 1)
+        played.peer.pong(ping)
+        await settle()
+        assert (played.client.stats.confirmed, played.client.stats.unconfirmed) == (1, 0)
+        for payload in (*strange, ping):
+            played.peer.pong(payload)
+        await played.client.send("b")
+        await settle()
+        assert (played.client.stats.confirmed, played.client.stats.unconfirmed) == (1, 1)
+
+
+@pytest.mark.promise("P5")
+async def test_the_pong_for_another_connection_says_nothing_about_this_one():
+    async with stage() as played:
+        (old,) = await sent_with_a_ping_each(played, "a")
+        played.peer.drop()
+        await played.reopened()
+        (new,) = await sent_with_a_ping_each(played, "b")
+        assert old != new
+        played.peer.pong(old)
+        await settle()
+        assert (played.client.stats.confirmed, played.client.stats.unconfirmed) == (0, 1)
+        assert played.fates == [("a", Fate.UNCERTAIN)]
+        played.peer.pong(new)
+        await settle()
+        assert played.client.stats.confirmed == 1
+
+
+# ------------------------------------------------------------------------------------------------ never
+
+
+@pytest.mark.promise("P5")
+@pytest.mark.parametrize("answers", [PingAnswers.NONE, PingAnswers.WRONG])
+async def test_a_peer_that_talks_and_never_answers_turns_confirmation_off_in_time(answers):
+    async with stage(outbox=EAGER, heartbeat=Heartbeat(interval=15, timeout=10)) as played:
+        played.peer.answers_pings = answers
+        await played.client.send("a")
+        while played.client.stats.confirmation == "on":
+            assert now() < 12
+            played.peer.send("alive")
+            await settle(0.5)
+        assert now() > 10
+        await played.client.send("b")
+        assert (played.client.stats.confirmed, played.client.stats.unconfirmed) == (2, 0)
+        await played.client.flush(timeout=1)
+        played.peer.drop()
+        peer = await played.reopened()
+        assert played.fates == []
+        await played.client.send("c", confirm=True)
+        assert list(peer.received) == ["c"], "it is off for that connection only"
+
+
+@pytest.mark.promise("P2")
+@pytest.mark.promise("P5")
+async def test_a_peer_that_never_answers_and_says_nothing_is_dead_and_its_messages_are_uncertain():
+    async with stage(outbox=EAGER, heartbeat=Heartbeat(interval=15, timeout=10)) as played:
+        played.peer.go_silent()
+        await played.client.send("a")
+        await played.until(lambda: played.closes)
+        assert played.closes[0].origin is CloseOrigin.HEARTBEAT
+        assert played.closes[0].uncertain == 1
+        await played.until(lambda: played.fates)
+        assert played.fates == [("a", Fate.UNCERTAIN)]
+
+
+# ------------------------------------------------------------------------------------------------ behind a backlog
+
+
+@pytest.mark.promise("P5")
+async def test_a_pong_behind_a_long_backlog_comes_when_the_program_takes_the_messages():
+    async with stage(inbox=Inbox(max_messages=10), outbox=EAGER, heartbeat=Heartbeat(5, 5)) as played:
+        played.peer.answers_pings = PingAnswers.NONE
+        await played.client.send("a")
+        await settle(0.2)
+        played.peer.send(*map(str, range(500)))
+        played.peer.pong(played.peer.pings[-1])
+        played.peer.answers_pings = PingAnswers.ALL
+        await settle(60)
+        assert played.client.stats.unconfirmed == 1, "the PONG stands behind what nobody takes"
+        assert played.client.stats.opens == 1
+        assert len(played.client._engine.inbox) <= 20
+        taken = []
+        flushing = asyncio.ensure_future(played.client.flush())
+        async for message in played.client:
+            taken.append(message)
+            await settle(0.01)
+            if len(taken) == 500:
+                break
+        with_the_backlog_gone = await asyncio.gather(flushing, return_exceptions=True)
+        assert taken == [str(number) for number in range(500)]
+        await played.client.flush(timeout=5)
+        assert played.client.stats.confirmed == 1
+        assert with_the_backlog_gone == [None] or isinstance(with_the_backlog_gone[0], InboxFull)
+
+
+@pytest.mark.promise("P5")
+@pytest.mark.parametrize("backlog", [5, 500])
+async def test_a_consumer_may_flush_inside_its_own_iteration_whatever_stands_before_the_pong(backlog):
+    async with stage(inbox=Inbox(max_messages=1000), outbox=EAGER) as played:
+        played.peer.pong_delay = 0.05
+        played.peer.send(*map(str, range(backlog)))
+        taken = []
+        async for message in played.client:
+            taken.append(message)
+            await played.client.send(message)
+            await played.client.flush(timeout=10)
+            assert played.received[-1] == message
+            if len(taken) == backlog:
+                break
+        assert played.client.stats.confirmed == backlog
+
+
+# ------------------------------------------------------------------------------------------------ bounds
+
+
+def silent_after_one(peer):
+    """A peer that proves once that it can answer, and then never does."""
+    pings = peer.pings
+
+    def answer(_):
+        if len(pings) == 1:
+            peer.pong(pings[0])
+
+    peer.answers_pings = PingAnswers.NONE
+    peer.on_message = answer
+
+
+PEERS = {
+    "answers": lambda peer: None,
+    "never": lambda peer: setattr(peer, "answers_pings", PingAnswers.NONE),
+    "wrong": lambda peer: setattr(peer, "answers_pings", PingAnswers.WRONG),
+    "late": lambda peer: setattr(peer, "pong_delay", 7),
+    "only the last": lambda peer: (
+        setattr(peer, "answers_pings", PingAnswers.LATEST),
+        setattr(peer, "pong_delay", 20),
+    ),
+    "once": silent_after_one,
+}
+
+
+@pytest.mark.promise("P6")
+@pytest.mark.parametrize("bound", ["messages", "bytes"])
+@pytest.mark.parametrize("on_uncertain", ["report", "resend"])
+@pytest.mark.parametrize("talks", [True, False])
+@pytest.mark.parametrize("kind", PEERS)
+async def test_what_is_unconfirmed_is_bounded_whatever_the_peer_does(
+    kind, talks, on_uncertain, bound, monkeypatch
+):
+    monkeypatch.setattr("resilient_ws.unconfirmed.UNCONFIRMED_MESSAGES", 40)
+    monkeypatch.setattr("resilient_ws.outbox.UNCONFIRMED_MESSAGES", 40)
+    size = 1 if bound == "messages" else 100
+    options = {"max_messages": 20, "max_bytes": 10**6} if bound == "messages" else {"max_bytes": 2000}
+    async with stage(
+        outbox=Outbox(confirm_interval=0.5, on_uncertain=on_uncertain, **options),
+        heartbeat=Heartbeat(interval=15, timeout=10, pong_timeout=30),
+    ) as played:
+        queue = played.client._engine.sender.queue
+        played.transport._on_peer = PEERS[kind]
+        PEERS[kind](played.peer)
+
+        async def send():
+            while True:
+                with contextlib.suppress(OutboxFull):  # no connection is open, and the outbox is full
+                    await played.client.send("x" * size)
+                assert queue.unconfirmed <= 40
+                assert queue.unconfirmed_bytes <= options["max_bytes"]
+                assert queue.waiting <= 20 + 40  # what is to be sent again has the bounds of the unconfirmed
+                assert queue.waiting_bytes <= 2 * options["max_bytes"]
+                await settle(0.05)
+
+        senders = [asyncio.ensure_future(send()) for _ in range(5)]
+        until = now() + 120
+        while now() < until:
+            if talks and played.peer.is_open:
+                played.peer.send("alive")
+                await played.client.recv()
+            await settle(0.25)
+        assert played.client.stats.sent > 40
+        assert not any(sender.done() for sender in senders)
+        for sender in senders:
+            sender.cancel()
+        await asyncio.gather(*senders, return_exceptions=True)
+
+
+@pytest.mark.promise("P6")
+@pytest.mark.promise("P8")
+async def test_a_tight_loop_of_sends_neither_starves_the_program_nor_grows():
+    async with stage() as played:
+        queue = played.client._engine.sender.queue
+        turns = most = 0
+
+        async def tick():
+            nonlocal turns, most
+            while True:
+                await asyncio.sleep(0)
+                turns += 1
+                most = max(most, queue.unconfirmed)
+
+        ticking = asyncio.ensure_future(tick())
+        for number in range(100_000):
+            await played.client.send(str(number))
+        ticking.cancel()
+        await played.client.flush(timeout=10)
+        assert played.received == [str(number) for number in range(100_000)]
+        assert played.client.stats.confirmed == 100_000
+        assert turns > 100
+        assert most <= 65_536
