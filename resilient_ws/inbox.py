@@ -29,6 +29,10 @@ class Ended(Exception):  # noqa: N818 - ends a wait; callers turn it into what t
     """Nothing is left and nothing will come."""
 
 
+class Dismissed(Exception):  # noqa: N818 - ends a wait; the consumer has changed
+    """Somebody else takes the messages now."""
+
+
 class Inbox:
     """The queue between the reader of a connection and the program.
 
@@ -291,8 +295,16 @@ class Inbox:
         self._waiter = self._wake = waiter = asyncio.get_running_loop().create_future()
         try:
             await waiter
+            if self._waiter is not waiter:
+                raise Dismissed
         finally:
-            self._waiter = self._wake = None
+            if self._waiter is waiter:
+                self._waiter = self._wake = None
+
+    def dismiss(self) -> None:
+        """Whoever waits for a message gets none, and another one may wait at once."""
+        self._rouse()
+        self._waiter = None
 
     def _relax(self) -> None:
         """Reading goes on when half of each bound is free."""

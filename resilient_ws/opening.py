@@ -248,16 +248,23 @@ class Opener:
             raise AttemptFailed(failure, endpoint)
 
     async def _declare(self, live: Live) -> None:
-        """Writes the declared subscriptions, those included that are declared meanwhile."""
+        """Writes the declared subscriptions, with what is declared and taken back meanwhile."""
         assert live.writer is not None
+        wanted = self._subscriptions
         written: dict[Hashable, Subscription] = {}
         while True:
-            due = [(key, one) for key, one in self._subscriptions.items() if written.get(key) is not one]
-            if not due:
+            due = [(key, one) for key, one in wanted.items() if written.get(key) is not one]
+            gone = [key for key in written if key not in wanted]
+            if not due and not gone:
                 return
+            for key in gone:  # taken back meanwhile, so from the peer too
+                farewell = written.pop(key).unsubscribe
+                if farewell is not None:
+                    await live.writer.send(farewell)
             for key, one in due:
-                written[key] = one
-                await live.writer.send(one.render(self._options.outbox.max_bytes))
+                if wanted.get(key) is one:
+                    await live.writer.send(one.render(self._options.outbox.max_bytes))
+                    written[key] = one
 
     def _check(self) -> None:
         if self._interrupted:

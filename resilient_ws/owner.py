@@ -402,8 +402,10 @@ class Owner:
         until = engine.closing.callbacks_until if engine.closing is not None else None
         if until is None and limit is not None:
             until = engine.now() + limit
-        if engine.dispatcher.lanes:
-            left = None if until is None else max(0.0, until - engine.now())
+        while engine.dispatcher.lanes:  # the end of one may set the other going again
+            left = None if until is None else until - engine.now()
+            if left is not None and left <= 0:
+                break
             await asyncio.wait(engine.dispatcher.lanes, timeout=left)
         late = engine.dispatcher.lanes
         for lane in late:
