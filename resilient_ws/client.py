@@ -287,8 +287,9 @@ class WebSocketClient(Callbacks, Outgoing):
     async def __anext__(self) -> Message:
         # What `step` does, without a second coroutine for each message: 1.3 times the messages per second.
         inbox = self._inbox
-        if inbox.plain and inbox.items:
-            return cast("Message", inbox.items.popleft())
+        items = inbox.items
+        if len(items) > inbox.floor:
+            return cast("Message", items.popleft())
         return await self._consumer.step()
 
     async def batches(self) -> AsyncIterator[list[Message]]:

@@ -7,6 +7,7 @@ it is full, has room again, or is full although somebody waits for an answer tha
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import cast
@@ -37,8 +38,8 @@ class Inbox:
     """The queue between the reader of a connection and the program.
 
     The bytes are a sum since the queue was last empty, which costs one addition for each message; only when that sum
-    reaches a bound are they counted. `items` and `plain` are for the one caller that cannot afford a call for each
-    message: while `plain` is true, the first of the items may simply be taken.
+    reaches a bound are they counted. `items` and `floor` are for the one caller that cannot afford a call for each
+    message: while there are more items than `floor`, the first of them may simply be taken.
 
     Args:
         bounds: How much may wait, and what happens beyond.
@@ -73,7 +74,7 @@ class Inbox:
         self._claimed = False
         self._over = False
         self.paused = False
-        self.plain = True
+        self.floor: float = 0
         self.dropped = 0
 
     @property
@@ -92,7 +93,11 @@ class Inbox:
         self._judge()
 
     def _judge(self) -> None:
-        self.plain = not (self.paused or self._gaps or self._claimed)
+        if self._gaps or self._claimed:
+            self.floor = math.inf
+        else:
+            # Down there, `_relax` is asked with each message.
+            self.floor = self._messages_bound // 2 if self.paused else 0
 
     def __len__(self) -> int:
         return len(self.items) - self._gaps
@@ -156,7 +161,7 @@ class Inbox:
         else:
             items.append(gap)
             self._gaps += 1
-            self.plain = False
+            self.floor = math.inf
 
     def _count(self) -> None:
         """Counts the bytes that are held."""
@@ -175,7 +180,7 @@ class Inbox:
             return
         if not self.paused:
             self.paused = True
-            self.plain = False
+            self._judge()
             self._pause()
         if self._patient:
             self._stuck()
@@ -205,7 +210,7 @@ class Inbox:
         gap = Gap(count=0, dropped=count) if gap is None else attrs.evolve(gap, dropped=gap.dropped + count)
         items.appendleft(gap)
         self._gaps += 1
-        self.plain = False
+        self.floor = math.inf
 
     # --- the side of those who wait for an answer ---
 

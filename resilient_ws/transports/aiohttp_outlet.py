@@ -29,6 +29,10 @@ else:
         mask = None
 
 
+HIGH: Final = 256 * 1024
+"""Bytes in the send buffer from which on nothing more is written, until a quarter is left; about what aiohttp takes."""
+
+
 class _Gathered:
     """Stands for the socket while several messages are compressed."""
 
@@ -51,6 +55,7 @@ class Outlet:
 
     def __init__(self, transport: asyncio.Transport, writer: WebSocketWriter) -> None:
         self._transport = transport
+        transport.set_write_buffer_limits(HIGH)
         self._writer: Any = writer
         self._full = False
         self._room: asyncio.Future[None] | None = None
