@@ -250,8 +250,11 @@ class Inbox:
             Ended: Nothing is held and nothing will come.
             ConcurrencyError: Somebody else waits already.
         """
+        items = self.items
         while True:
-            item = await self.get_with_gaps()
+            while not items:
+                await self._wait()
+            item = self._take()
             if not isinstance(item, Gap):
                 return item
 
@@ -260,9 +263,12 @@ class Inbox:
         items = self.items
         while not items:
             await self._wait()
+        return self._take()
+
+    def _take(self) -> Message | Gap:
         if self._waiter is not None:
             raise ConcurrencyError("another recv() or iteration is waiting for a message")
-        item = items.popleft()
+        item = self.items.popleft()
         if isinstance(item, Gap):
             self._gaps -= 1
             self._judge()

@@ -40,9 +40,28 @@ def head(opcode: int, size: int) -> bytes:
     return _LONG(_FIN | opcode, _MASKED | 127, size)
 
 
+class _Keys:
+    """Masking keys, asked of the system by the thousand: that is a system call each time."""
+
+    def __init__(self) -> None:
+        self.left: list[bytes] = []
+
+    def next(self) -> bytes:
+        """Returns one that nobody has had."""
+        if not self.left:
+            self.left.extend(struct.unpack("4s" * _KEYS, os.urandom(4 * _KEYS)))
+        return self.left.pop()
+
+
+_KEYS: Final = 1024
+_keys: Final = _Keys()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_keys.left.clear)
+
+
 def frame(opcode: int, payload: bytes, mask: Mask) -> bytes:
     """Returns one frame."""
-    key = os.urandom(4)
+    key = _keys.next()
     masked = bytearray(payload)
     mask(key, masked)
     return b"".join((head(opcode, len(masked)), key, masked))
