@@ -45,6 +45,7 @@ class Stage:
         self.client = client
         self.transport = transport
         self.events: list[Event] = []
+        self._told = asyncio.Event()
         self._recorder: asyncio.Task[None] | None = None
 
     @property
@@ -64,6 +65,7 @@ class Stage:
         async def listen() -> None:
             async for event in iterator:
                 self.events.append(event)
+                self._told.set()
 
         self._recorder = asyncio.create_task(listen(), name="recorder")
 
@@ -100,11 +102,15 @@ class Stage:
         return [named(event) for event in self.events]
 
     async def until(self, holds: Callable[[], bool], within: float = 3600) -> None:
-        """Wait until something holds, looking whenever time moves on."""
+        """Wait until something holds, looking at each event and once a second."""
         deadline = now() + within
         while not holds():
             assert now() < deadline, f"did not happen within {within} s; {self.client.explain()}"
-            await asyncio.sleep(0.005)
+            self._told.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1):
+                    await self._told.wait()
+        await settle()
 
     async def until_state(self, state: State) -> None:
         """Wait for a state."""

@@ -15,9 +15,9 @@ async def test_messages_come_in_order_across_connections():
     seen = []
     async with stage() as played:
 
-        async def consume():
+        async def consume(take=seen.append):
             async for message in played.client:
-                seen.append(message)
+                take(message)
 
         task = asyncio.create_task(consume())
         for number in range(30):
