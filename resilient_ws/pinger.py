@@ -132,12 +132,15 @@ class Pinger:
             return
         if self._queue.needs_ping:
             self.want()
-        elif self._confirm_at is None and not self._outstanding and self._queue.unmarked:
+        elif self._confirm_at is not None:
+            return
+        elif self._outstanding:
+            if self._again_due is not None:
+                self._arm()
+        elif self._queue.unmarked:
             self._confirm_at = self._last_ping + self._confirm_interval
             if self._confirm_at <= self._loop.time():
                 self._ping()
-            self._arm()
-        elif self._again_due is not None:
             self._arm()
 
     def want(self) -> None:
