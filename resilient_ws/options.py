@@ -285,9 +285,10 @@ class Outbox:
 
     With a `path` they are kept in a file as well, for programs that may be killed: the next client with that file sends
     what had not been written, in order, before anything else. What may have been written and was not confirmed is
-    sent again with `resend`, and reported as `UNCERTAIN` with `report`. Nothing that stays in the file is `ABANDONED`
-    when the client ends; it still waits. Messages with `queue=False`, requests and subscriptions belong to the
-    connection of the moment and are not kept.
+    sent again with `resend`, and reported as `UNCERTAIN` with `report`. When a client ends, what the next one will send
+    stays in the file: it is not `ABANDONED`, it still waits. Messages with `queue=False`, requests and subscriptions
+    belong to the connection of the moment and are not kept. The file is opened when the client starts: `send` waits
+    for that, and before it raises `NotConnected`.
 
     Args:
         max_messages: How many may wait, 1 or more.

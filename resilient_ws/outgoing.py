@@ -55,6 +55,7 @@ class Outgoing:
             ClientClosed: The client is closing or has ended.
             MessageTooBig: It is larger than `outbox.max_bytes`.
             NotConnected: With `queue=False`, no connection is open; or it would have to wait before `start()`.
+            OutboxFileError: The outbox file could not take it: the disk is full or broken.
             DeliveryUncertain: With `confirm`, it may or may not have arrived, or confirmation is off.
             InboxFull: With `confirm`, the confirmation stands behind received messages that nobody takes.
             TypeError, ValueError: The message or an option has the wrong type or value.

@@ -42,7 +42,7 @@ class Stats:
         abandoned: Messages reported with `Fate.ABANDONED`.
         unverified: Messages let go unconfirmed, since the program did not read and no PONG could arrive.
         discarded: Messages received and thrown away: after our CLOSE, in a set-up that failed, by `drop_oldest`.
-        waiting: Messages accepted and not written, now.
+        waiting: Messages accepted and not written, now; after the end, those that stay in the outbox file.
         unconfirmed: Messages written and not confirmed, now.
         unread: Messages received and not taken, now.
         confirmation: Whether the open connection confirms deliveries: `on`, `off`; `none` without a connection.
