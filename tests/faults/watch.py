@@ -85,9 +85,12 @@ class Watch:
 
     def bound(self, seconds: float, since: float) -> float:
         """Return ``seconds`` with the tolerance, and with what the loop stood still since then."""
-        stalls = [stall for at, stall in self._stalls if at >= since]
-        again = TIMEOUT if any(stall > LATE for stall in stalls) else 0.0
-        return seconds + TOLERANCE + sum(stalls) + again
+        again = TIMEOUT if any(stall > LATE for at, stall in self._stalls if at >= since) else 0.0
+        return seconds + TOLERANCE + self.stalled(since) + again
+
+    def stalled(self, since: float) -> float:
+        """Return for how long the loop has stood still since then."""
+        return sum(stall for at, stall in self._stalls if at >= since)
 
     def of(self, kind: type[E]) -> list[Told]:
         """Return the events of one kind."""
