@@ -48,7 +48,7 @@ async def run_case(url: str, **options: object) -> None:
         async with asyncio.timeout(CASE_SECONDS), plain(url, **options) as client:
             async for message in client:
                 await client.send(message)
-    except ClientClosed:
+    except (ClientClosed, TimeoutError):
         return  # reconnect=False: the end that each case has
 
 

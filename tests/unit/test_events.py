@@ -40,7 +40,7 @@ FIELDS = {
     UndeliveredEvent: "message fate accepted_at age",
     StateEvent: "old new",
     ErrorEvent: "where exception event",
-    Gap: "close downtime count dropped resumed",
+    Gap: "close downtime count dropped resumed missing",
     Endpoint: "url headers subprotocols",
     Attempt: "number endpoint last_failure last_close",
     Failure: "close error status headers retry_after attempt opened_for endpoint",
