@@ -10,12 +10,16 @@ from typing import Final
 
 from resilient_ws.errors import ConnectionLost
 from resilient_ws.events import Endpoint, Message
+from resilient_ws.inbox import size_of
 from resilient_ws.testing.checks import check_range
 from resilient_ws.testing.fakelink import FRAME_HEAD, FakeLink, Frame, frame
 from resilient_ws.transports.base import Link, Receiver
 
 RECORDS: Final = 100_000
 """Messages, pings, dials and so on that are remembered of each kind; then the oldest go."""
+
+COMPRESSED_AT_ONCE: Final = 16 * 1024
+"""Bytes up to which aiohttp compresses a message at once, and not in a thread."""
 
 
 class PingAnswers(enum.Enum):
@@ -43,8 +47,8 @@ class FakePeer:
         pong_delay: Seconds until it does.
         answers_close: Whether it answers a CLOSE.
         on_message: Called soon after each message that reached it; `None` = nobody. For peers that answer.
-        write_delay: Seconds that the client's library needs to write one message, as if it compressed in a thread: a
-            connection that ends meanwhile has not taken it. `None` = it writes at once.
+        write_delay: Seconds that the client's library needs to write a message of more than 16 KiB, as if it
+            compressed in a thread: a connection that ends meanwhile has not taken it. `None` = it writes at once.
     """
 
     def __init__(
@@ -189,6 +193,16 @@ class FakePeer:
             self._hear(gone)
         self._release(None)
 
+    def take(self, frames: int = 1) -> None:
+        """Lets the first of the frames that stand arrive, as a slow line does; the others go on standing."""
+        check_range("frames", frames, 1)
+        for _ in range(min(frames, len(self._going))):
+            gone = self._going.popleft()
+            self._stands -= gone.size
+            self._hear(gone)
+        if not self._going or (self._stands <= self._buffer and not self._congested):
+            self._release(None)
+
     # --- the wire of the link ---
 
     def carry(self, sent: Frame, /) -> Awaitable[None] | None:
@@ -207,8 +221,8 @@ class FakePeer:
         return room
 
     def delayed(self, message: Message, /) -> Awaitable[None] | None:
-        """Takes a message whose writing takes time."""
-        if self.write_delay is None:
+        """Takes a message whose writing takes time; `None` where it does not."""
+        if self.write_delay is None or size_of(message) <= COMPRESSED_AT_ONCE:
             return None
         written = self._loop.create_future()
         self._later(self.write_delay, lambda: self._hand_over(message, written))

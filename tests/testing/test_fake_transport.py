@@ -343,27 +343,50 @@ def test_a_write_can_take_time_and_is_void_if_the_connection_ends_meanwhile():
     async def story():
         peer, link, _ = await connect()
         peer.write_delay = 3
-        await link.write("slow")
+        large = "x" * 20_000
+        assert link.write("slow") is None
+        await link.write(large)
         assert asyncio.get_running_loop().time() == 3
-        assert list(peer.received) == ["slow"]
-        task = asyncio.ensure_future(link.write("withdrawn"))
+        assert list(peer.received) == ["slow", large]
+        task = asyncio.ensure_future(link.write(large))
         await settle()
         task.cancel()
         await asyncio.sleep(5)
-        assert list(peer.received) == ["slow"]
+        assert len(peer.received) == 2
         peer.congest()
-        task = asyncio.ensure_future(link.write("slow, then congested"))
+        task = asyncio.ensure_future(link.write(large))
         await asyncio.sleep(5)
         assert not task.done()
         peer.recover()
         await task
-        task = asyncio.ensure_future(link.write("never"))
+        task = asyncio.ensure_future(link.write(large))
         await settle()
         peer.drop()
         await asyncio.sleep(5)
         assert not task.done() or task.exception() is not None
         task.cancel()
-        assert list(peer.received) == ["slow", "slow, then congested"]
+        assert len(peer.received) == 3
+
+    play(story)
+
+
+def test_what_stands_can_leave_frame_by_frame():
+    async def story():
+        peer, link, _ = await connect(FakeTransport(buffer=20))
+        peer.go_deaf()
+        assert link.write("1" * 10) is None
+        second, third = (asyncio.ensure_future(link.write(text * 10)) for text in "23")
+        peer.take()
+        await settle()
+        assert not second.done()
+        peer.take(1)
+        await settle()
+        assert second.done()
+        assert third.done()
+        assert [message[0] for message in peer.received] == ["1", "2"]
+        peer.take(5)
+        assert [message[0] for message in peer.received] == ["1", "2", "3"]
+        assert link.look(paused=False).pending == 0
 
     play(story)
 
