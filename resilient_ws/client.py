@@ -242,10 +242,12 @@ class WebSocketClient(Callbacks, Outgoing):
         Raises:
             ClientStopped, RetriesExhausted: The client has ended by itself; `__cause__` says why.
             ClientClosed: It had been closed before.
+            TypeError, ValueError: One of `signals` is not a signal.
         """
         engine = self._engine
+        closing = ClosingSignals(signals, lambda: engine.request_close(1000, "", None))
         self.start()
-        with ClosingSignals(signals, lambda: engine.request_close(1000, "", None)):
+        with closing:
             assert engine.owner is not None
             try:
                 await asyncio.shield(engine.owner.finished)

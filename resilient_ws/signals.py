@@ -20,10 +20,13 @@ class ClosingSignals:
     Args:
         signals: Which ones.
         received: What to call, on the event loop.
+
+    Raises:
+        TypeError, ValueError: One of `signals` is not a signal.
     """
 
     def __init__(self, signals: Sequence[signal.Signals], received: Callable[[], None]) -> None:
-        self._signals = signals
+        self._signals = _checked(signals)
         self._received = received
         self._taken: dict[signal.Signals, _Handler] = {}
 
@@ -46,6 +49,17 @@ class ClosingSignals:
         for number, before in self._taken.items():
             loop.remove_signal_handler(number)
             signal.signal(number, before)
+
+
+def _checked(signals: Sequence[signal.Signals]) -> tuple[signal.Signals, ...]:
+    try:
+        return tuple(signal.Signals(number) for number in signals)
+    except TypeError:
+        raise TypeError(
+            f"signals must be a sequence of signal.Signals, got {type(signals).__name__}"
+        ) from None
+    except ValueError as error:
+        raise ValueError(f"signals must be a sequence of signal.Signals: {error}") from None
 
 
 def _is_default(handler: _Handler) -> bool:
