@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 import subprocess
+import threading
 import time
 
 import pytest
@@ -227,6 +228,31 @@ async def test_the_age_of_a_message_counts_from_its_acceptance_in_another_proces
     assert all(abs(event.accepted_at - accepted) < 0.2 for event in told)
 
 
+async def test_times_in_the_file_are_those_of_the_world(path):
+    client, _ = make(path, unreachable())
+    client.start()
+    await client.send("1", ttl=100)
+    await client.close()
+    file = OutboxFile(path, power_safe=False)
+    ((_, _, accepted_at, expires_at, *_),) = file.rows()
+    file.close()
+    assert accepted_at == pytest.approx(time.time(), abs=5)
+    assert expires_at == pytest.approx(accepted_at + 100, abs=0.01)
+
+
+async def test_what_an_earlier_client_left_expires_also_while_there_is_no_connection(path):
+    first, _ = make(path, unreachable())
+    first.start()
+    await first.send("1", ttl=0.5)
+    await first.close()
+    second, fates = make(path, unreachable())
+    second.start()
+    await until(lambda: fates)
+    assert fates == [("1", Fate.EXPIRED)]
+    assert second.stats.opens == 0
+    await second.close()
+
+
 async def test_a_rule_that_ends_the_client_leaves_the_file_for_the_next(path):
     transport = FakeTransport()
     transport.refuse(delay=0.2)
@@ -376,6 +402,14 @@ async def test_to_drain_is_to_send_what_an_earlier_client_left(path):
     assert second.stats.confirmed == 1
 
 
+async def test_to_drain_an_empty_file_takes_no_time(path):
+    client, _ = make(path, unreachable())
+    client.start()
+    began = time.monotonic()
+    await client.close(drain=30)
+    assert time.monotonic() - began < 5
+
+
 async def test_flush_waits_for_what_an_earlier_client_left(path):
     first, _ = make(path, unreachable())
     first.start()
@@ -403,6 +437,21 @@ async def test_sending_waits_for_the_file_and_needs_a_client_that_was_started(pa
     await asyncio.gather(*(client.send(str(number)) for number in range(100)))
     await client.flush(timeout=5)
     assert list(client._engine.config.transport.peer.received) == [str(number) for number in range(100)]
+    await client.close()
+
+
+@pytest.mark.promise("P4")
+@pytest.mark.parametrize("overflow", ["raise", "drop_oldest"])
+async def test_nobody_overtakes_those_who_wait_for_the_file(path, overflow):
+    transport = FakeTransport()
+    client, _ = make(path, transport, overflow=overflow)
+    client.start()
+    sends = [asyncio.ensure_future(client.send(str(number))) for number in range(10)]
+    while the_file(client) is None:
+        await asyncio.sleep(0)
+    await asyncio.gather(client.send("10"), *sends)
+    await client.flush(timeout=5)
+    assert list(transport.peer.received) == [str(number) for number in range(11)]
     await client.close()
 
 
@@ -683,7 +732,8 @@ async def test_close_wakes_a_send_that_waits_for_the_disk_and_it_is_not_accepted
     closing = asyncio.ensure_future(client.close())
     with pytest.raises(ClientClosed):
         await asyncio.wait_for(send, 1)
-    assert not closing.done()
+    await asyncio.sleep(0.05)
+    assert not closing.done(), "it returns when the file is free"
     gate.open()
     await closing
     assert fates == []
@@ -762,6 +812,7 @@ def test_a_program_that_ends_without_close_leaves_the_file_complete(path):
         await client.send("1")
 
     asyncio.run(main())
+    assert not [thread for thread in threading.enumerate() if thread.name == "resilient_ws:outbox"]
     assert asyncio.run(left_in(path)) == (["1"], [])
 
 
