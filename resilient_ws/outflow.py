@@ -163,6 +163,8 @@ class Outflow:
     async def load(self) -> list[Entry]:
         """Reads what an earlier client left in the file; returns what is `UNCERTAIN` of it, for the caller to tell.
 
+        `fates_told` follows.
+
         Raises:
             OutboxFileError: The file cannot be used.
         """
@@ -171,7 +173,6 @@ class Outflow:
         self._untold = self.queue.restore(await self._store.open())
         self._arm_expiry()
         self._line.wake_next()
-        self._progress()
         return self._untold
 
     def fates_told(self) -> None:

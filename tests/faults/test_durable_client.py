@@ -810,6 +810,7 @@ def test_a_program_that_ends_without_close_leaves_the_file_complete(path):
         client, _ = make(path, unreachable())
         client.start()
         await client.send("1")
+        threading.Timer(0.2, Gate(the_file(client)).open).start()  # a disk that is slow just then
 
     asyncio.run(main())
     assert not [thread for thread in threading.enumerate() if thread.name == "resilient_ws:outbox"]
