@@ -2,12 +2,14 @@
 
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from pathlib import Path
 from typing import assert_type
 
 from resilient_ws import (
     Attempt,
     CloseEvent,
     Connection,
+    Delta,
     Endpoint,
     Event,
     Failure,
@@ -17,6 +19,8 @@ from resilient_ws import (
     Outbox,
     ReconnectPolicy,
     Retry,
+    Snapshot,
+    SnapshotThenDeltas,
     State,
     Stats,
     Stop,
@@ -48,7 +52,7 @@ async def program() -> None:
         setup=login,
         heartbeat=Heartbeat.app("ping", lambda message: message == "pong", timedelta(seconds=5)),
         reconnect=ReconnectPolicy(max_delay=timedelta(minutes=1), decide=decide),
-        outbox=Outbox(overflow="wait", on_uncertain="resend"),
+        outbox=Outbox(overflow="wait", on_uncertain="resend", path=Path("outbox.db"), durability="eventual"),
         inbox=Inbox(overflow="drop_oldest"),
         on_close=lambda event: print(event.code),
     )
@@ -81,3 +85,36 @@ async def program() -> None:
             assert_type(batch, list[str | bytes])
         print(gaps, events)
     await client.run()
+
+
+async def fetch_book() -> dict[str, int]:
+    """Fetches a snapshot."""
+    return {"seq": 3}
+
+
+def as_change(message: str | bytes) -> list[int] | None:
+    """Makes a delta of a message."""
+    return [len(message)] if message else None
+
+
+async def book(client: WebSocketClient) -> None:
+    """A state that is seeded anew at each gap."""
+    changes = SnapshotThenDeltas(
+        client,
+        fetch_snapshot=fetch_book,
+        parse=as_change,
+        sequence=lambda change: (change[0], change[-1]),
+        snapshot_sequence=lambda book: book["seq"],
+        retry_delay=timedelta(seconds=1),
+    )
+    assert_type(changes.is_synced, bool)
+    async for item in changes:
+        match item:
+            case Snapshot(value, sequence):
+                assert_type(value, dict[str, int])
+                assert_type(sequence, int)
+            case Delta(value):
+                assert_type(value, list[int])
+            case Gap():
+                assert_type(item.surely_lost, bool)
+                assert_type(item.cause, BaseException | None)
