@@ -69,9 +69,17 @@ autobahn: $(VENV)/.installed-test  ## protocol conformance: the Autobahn suite f
 	@.ci/install_autobahn.sh $(VENV) $(VENV)/autobahn
 	@$(PY) -m tests.autobahn.run $(VENV)/autobahn/bin/wstest $(ARGS)
 
+.PHONY: test-plain
+test-plain: $(VENV)/.installed-test system  ## the same through aiohttp's public API only, without the faster way
+	RESILIENT_WS_PLAIN=1 $(PY) -m pytest -n $(WORKERS) --dist worksteal tests/client tests/integration tests/faults $(ARGS)
+
 .PHONY: bench
-bench: $(VENV)/.installed-test  ## measure the message path
+bench: $(VENV)/.installed-test  ## measure the message path beside other clients (four minutes)
 	$(PY) -m benchmarks $(ARGS)
+
+.PHONY: bench-full
+bench-full: $(VENV)/.installed-test  ## the same with more rounds, written to docs/performance.md
+	$(PY) -m benchmarks --rounds 9 --seconds 0.5 --page docs/performance.md $(ARGS)
 
 .PHONY: docs
 docs: $(VENV)/.installed-docs  ## build the documentation into site/

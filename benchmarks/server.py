@@ -17,6 +17,7 @@ import base64
 import hashlib
 import itertools
 import json
+import logging
 import os
 import random
 import signal
@@ -124,9 +125,10 @@ def reset(writer: asyncio.StreamWriter) -> None:
 
 
 async def blast(writer: asyncio.StreamWriter, data: bytes) -> None:
-    while True:
+    while not writer.transport.is_closing():
         writer.write(data)
         await writer.drain()
+        await asyncio.sleep(0)  # a write that is taken at once does not suspend
 
 
 async def pace(writer: asyncio.StreamWriter, data: bytes, interval: float) -> None:
@@ -213,6 +215,7 @@ async def main() -> None:
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         tls.load_cert_chain(args.cert)
     loop = asyncio.get_running_loop()
+    logging.disable()  # of what comes after a client has gone
     done = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, done.set)
     loop.add_reader(sys.stdin, done.set)  # the one who started it has gone
@@ -226,6 +229,7 @@ async def main() -> None:
     }
     print(json.dumps(ports), flush=True)
     await done.wait()
+    os._exit(0)  # what is still connected is of no interest
 
 
 if __name__ == "__main__":

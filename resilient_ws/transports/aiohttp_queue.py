@@ -122,10 +122,15 @@ class DeflateQueue(DirectQueue):
 
     def feed_data(self, data: Any, size: int) -> None:
         """Called by the parser for each message; must not raise."""
-        if size > self.max_message_size and self.direct and self.link is not None:
+        kind = data[0]
+        if not (self.direct and (kind is _TEXT or kind is _BINARY)):
+            self._feed_slowly(data, size)
+            return
+        if size > self.max_message_size and self.link is not None:
             self.link.refuse_size()  # the parser lets one byte more pass than without compression
             return
-        super().feed_data(data, size)
+        self.append(data[1])
+        self.bytes += size
         if self.bytes >= HELD and self.link is not None:
             self.link.tell_batch()
 

@@ -1,0 +1,317 @@
+"""The clients that are compared: each moves messages its own fastest documented way, in the same process and loop.
+
+A client is a class with `receive`, `send` and `echo`; each is given the running event loop's time through `timed`, so that
+connecting and closing are not counted.
+"""
+
+import asyncio
+import ssl
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import picows
+import picows.websockets
+import websockets
+
+from resilient_ws import Outbox, WebSocketClient
+
+WARM = 200
+Tls = ssl.SSLContext | None
+
+
+class Timed:
+    """CPU and wall time between two moments."""
+
+    def __init__(self) -> None:
+        self.cpu = self.wall = 0.0
+
+    def start(self) -> None:
+        self._cpu, self._wall = time.process_time(), time.perf_counter()
+
+    def stop(self) -> None:
+        self.cpu = time.process_time() - self._cpu
+        self.wall = time.perf_counter() - self._wall
+
+
+class Client:
+    """`recv` waits for one message; `send` sends one."""
+
+    name = ""
+    reference = False
+
+    def open(self, url: str, tls: Tls, *, deflate: bool) -> Any:
+        raise NotImplementedError
+
+    async def receive(self, url: str, count: int, *, tls: Tls = None, deflate: bool = False) -> Timed:
+        timed = Timed()
+        async with self.open(url, tls, deflate=deflate) as connection:
+            await self.take(connection, WARM)
+            timed.start()
+            taken = await self.take(connection, count)
+            timed.stop()
+        timed.cpu *= count / taken
+        timed.wall *= count / taken
+        return timed
+
+    async def take(self, connection: Any, count: int) -> int:
+        """Takes at least so many; returns how many that were."""
+        recv = self.recv(connection)
+        for _ in range(count):
+            await recv()
+        return count
+
+    def recv(self, connection: Any) -> Callable[[], Awaitable[Any]]:
+        raise NotImplementedError
+
+    def sender(self, connection: Any) -> Callable[[Any], Awaitable[Any]]:
+        raise NotImplementedError
+
+    async def send(self, url: str, message: str, count: int) -> Timed:
+        timed = Timed()
+        async with self.open(url, None, deflate=False) as connection:
+            send = self.sender(connection)
+            timed.start()
+            for _ in range(count):
+                await send(message)
+            timed.stop()
+        return timed
+
+    async def echo(self, url: str, message: str, count: int, outstanding: int) -> tuple[Timed, list[float]]:
+        """Round trips; each takes one from those that are outstanding."""
+        timed = Timed()
+        took: list[float] = []
+        async with self.open(url, None, deflate=False) as connection:
+            send, recv = self.sender(connection), self.recv(connection)
+            sent: list[float] = []
+            for _ in range(outstanding):
+                sent.append(time.perf_counter())
+                await send(message)
+            timed.start()
+            for number in range(count):
+                await recv()
+                now = time.perf_counter()
+                took.append(now - sent[number])
+                sent.append(now)
+                await send(message)
+            timed.stop()
+        return timed, took
+
+
+class Aiohttp(Client):
+    name = "aiohttp receive()"
+    reference = True
+
+    @asynccontextmanager
+    async def open(self, url: str, tls: Tls, *, deflate: bool) -> AsyncIterator[Any]:
+        async with aiohttp.ClientSession() as session:
+            opened = await session.ws_connect(url, ssl=tls or True, compress=15 if deflate else 0)
+            yield opened
+            opened.get_extra_info("socket").shutdown(
+                2
+            )  # `close()` would wait for what the server still sends
+
+    def recv(self, connection: Any) -> Callable[[], Awaitable[Any]]:
+        return connection.receive  # type: ignore[no-any-return]
+
+    def sender(self, connection: Any) -> Callable[[Any], Awaitable[Any]]:
+        return connection.send_str  # type: ignore[no-any-return]
+
+
+class Ours(Client):
+    name = "resilient_ws"
+    transport = "aiohttp"
+    outbox = Outbox()
+
+    @asynccontextmanager
+    async def open(self, url: str, tls: Tls, *, deflate: bool) -> AsyncIterator[Any]:
+        if deflate and self.transport == "picows":
+            raise NotImplementedError
+        client = WebSocketClient(
+            url,
+            ssl=tls or True,
+            transport=self.transport,  # type: ignore[arg-type]
+            compression="deflate" if deflate else None,
+            outbox=self.outbox,
+            close_timeout=0.2,
+        )
+        async with client:
+            yield client
+
+    async def take(self, connection: Any, count: int) -> int:
+        taken = 0
+        async for _ in connection:
+            taken += 1
+            if taken == count:
+                break
+        return taken
+
+    def recv(self, connection: Any) -> Callable[[], Awaitable[Any]]:
+        return connection.__anext__  # type: ignore[no-any-return]
+
+    def sender(self, connection: Any) -> Callable[[Any], Awaitable[Any]]:
+        return connection.send  # type: ignore[no-any-return]
+
+
+class OursInBatches(Ours):
+    name = "resilient_ws, batches"
+
+    async def take(self, connection: Any, count: int) -> int:
+        taken = 0
+        async for batch in connection.batches():
+            taken += len(batch)
+            if taken >= count:
+                break
+        return taken
+
+
+class OursByCallback(Ours):
+    name = "resilient_ws, on_message"
+
+    async def take(self, connection: Any, count: int) -> int:
+        enough = asyncio.get_running_loop().create_future()
+        taken = 0
+
+        def message(_: Any) -> None:
+            nonlocal taken
+            taken += 1
+            if taken >= count and not enough.done():
+                enough.set_result(None)
+
+        handle = connection.on_message(message)
+        await enough
+        handle.remove()
+        return taken
+
+
+class OursUnconfirmed(Ours):
+    name = "resilient_ws, confirm=False"
+    outbox = Outbox(confirm=False)
+
+
+class OursOnPicows(Ours):
+    name = "resilient_ws on picows"
+    transport = "picows"
+
+
+class OursOnPicowsInBatches(OursInBatches):
+    name = "resilient_ws on picows, batches"
+    transport = "picows"
+
+
+class Websockets(Client):
+    name = "websockets"
+
+    @asynccontextmanager
+    async def open(self, url: str, tls: Tls, *, deflate: bool) -> AsyncIterator[Any]:
+        connection = await websockets.connect(
+            url, ssl=tls, compression="deflate" if deflate else None, close_timeout=0.2, proxy=None
+        )
+        yield connection
+        connection.transport.abort()
+
+    def recv(self, connection: Any) -> Callable[[], Awaitable[Any]]:
+        return connection.recv  # type: ignore[no-any-return]
+
+    def sender(self, connection: Any) -> Callable[[Any], Awaitable[Any]]:
+        return connection.send  # type: ignore[no-any-return]
+
+
+class WebsocketsReconnecting(Websockets):
+    name = "websockets, reconnecting"
+
+    @asynccontextmanager
+    async def open(self, url: str, tls: Tls, *, deflate: bool) -> AsyncIterator[Any]:
+        async for connection in websockets.connect(
+            url, ssl=tls, compression="deflate" if deflate else None, close_timeout=0.2, proxy=None
+        ):
+            yield connection
+            connection.transport.abort()
+            break
+
+    async def take(self, connection: Any, count: int) -> int:
+        taken = 0
+        async for _ in connection:
+            taken += 1
+            if taken == count:
+                break
+        return taken
+
+
+class PicowsWebsockets(Websockets):
+    name = "picows, websockets API"
+
+    @asynccontextmanager
+    async def open(self, url: str, tls: Tls, *, deflate: bool) -> AsyncIterator[Any]:
+        connection = await picows.websockets.connect(
+            url, ssl=tls, compression="deflate" if deflate else None, close_timeout=0.2
+        )
+        yield connection
+        await connection.close()
+
+
+class _Counting(picows.WSListener):  # type: ignore[misc]
+    def __init__(self) -> None:
+        super().__init__()
+        self.arrived = self.wanted = 0
+        self.enough: asyncio.Future[None] | None = None
+
+    def on_ws_frame(self, transport: picows.WSTransport, frame: picows.WSFrame) -> None:  # noqa: ARG002
+        frame.get_payload_as_bytes()
+        self.arrived += 1
+        if self.arrived == self.wanted and self.enough is not None:
+            self.enough.set_result(None)
+            self.enough = None
+
+    async def take(self, count: int) -> None:
+        """Waits until so many more have arrived than were taken before."""
+        self.wanted += count
+        if self.arrived < self.wanted:
+            self.enough = asyncio.get_running_loop().create_future()
+            await self.enough
+
+
+class PicowsCore(Client):
+    name = "picows core"
+
+    @asynccontextmanager
+    async def open(self, url: str, tls: Tls, *, deflate: bool) -> AsyncIterator[Any]:
+        if deflate:
+            raise NotImplementedError
+        listener = _Counting()
+        transport, _ = await picows.ws_connect(lambda: listener, url, ssl_context=tls)
+        yield transport, listener
+        transport.disconnect(graceful=False)
+
+    async def take(self, connection: Any, count: int) -> int:
+        _, listener = connection
+        await listener.take(count)
+        return count
+
+    def recv(self, connection: Any) -> Callable[[], Awaitable[Any]]:
+        return lambda: connection[1].take(1)
+
+    def sender(self, connection: Any) -> Callable[[Any], Awaitable[Any]]:
+        transport, _ = connection
+
+        async def send(message: str) -> None:
+            transport.send(picows.WSMsgType.TEXT, message.encode())
+
+        return send
+
+
+CLIENTS: tuple[type[Client], ...] = (
+    Aiohttp,
+    Ours,
+    OursInBatches,
+    OursByCallback,
+    OursUnconfirmed,
+    OursOnPicows,
+    OursOnPicowsInBatches,
+    PicowsCore,
+    PicowsWebsockets,
+    Websockets,
+    WebsocketsReconnecting,
+)

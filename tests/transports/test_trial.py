@@ -1,0 +1,77 @@
+"""Whatever looks different in aiohttp turns the direct way off, and says so once; nothing breaks."""
+
+import logging
+
+import pytest
+from aiohttp.http_websocket import WebSocketReader, WebSocketWriter
+
+from resilient_ws.transports import aiohttp_outlet, aiohttp_queue, aiohttp_trial
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch):
+    monkeypatch.delenv("RESILIENT_WS_PLAIN", raising=False)
+    aiohttp_trial.is_supported.cache_clear()
+    yield
+    aiohttp_trial.is_supported.cache_clear()
+
+
+class Renamed(WebSocketReader):
+    """A parser that no longer takes these arguments."""
+
+    def __init__(self, queue, *, limit):
+        super().__init__(queue, limit, compress=False, decode_text=True)
+
+
+class Buffering:
+    """A parser that keeps what it reads to itself."""
+
+    def __init__(self, *args, **options):
+        pass
+
+    def feed_data(self, data):
+        return False, b""
+
+
+class Elsewhere(WebSocketWriter):
+    """A writer that keeps the transport that it began with."""
+
+    def __init__(self, protocol, transport, **options):
+        super().__init__(protocol, transport, **options)
+        self.began_with = transport
+
+    def _write_websocket_frame(self, message, opcode, rsv):
+        self.began_with.write(message)
+
+
+async def test_this_aiohttp_is_supported():
+    assert aiohttp_trial.is_supported()
+
+
+async def test_the_environment_turns_it_off(monkeypatch):
+    monkeypatch.setenv("RESILIENT_WS_PLAIN", "1")
+    assert not aiohttp_trial.is_supported()
+
+
+@pytest.mark.parametrize(
+    "module, name, value",
+    [
+        (aiohttp_outlet, "mask", None),
+        (aiohttp_outlet, "mask", lambda key, data: None),
+        (aiohttp_outlet, "WebSocketWriter", Elsewhere),
+        (aiohttp_outlet, "ClientWebSocketResponse", object),
+        (aiohttp_trial, "WebSocketReader", Renamed),
+        (aiohttp_trial, "WebSocketReader", Buffering),
+        (aiohttp_trial, "ClientWebSocketResponse", object),
+        (aiohttp_trial, "DirectQueue", object),
+        (aiohttp_queue.DirectQueue, "is_full", False),
+    ],
+)
+async def test_what_looks_different_turns_it_off(monkeypatch, caplog, module, name, value):
+    monkeypatch.setattr(module, name, value)
+    with caplog.at_level(logging.INFO, "resilient_ws"):
+        assert not aiohttp_trial.is_supported()
+        assert not aiohttp_trial.is_supported()
+    told = [record for record in caplog.records if record.levelno == logging.INFO]
+    assert len(told) == 1
+    assert "public API" in told[0].message
