@@ -125,8 +125,11 @@ class Network:
         self._set_link(side, "up")
 
     def limit_rate(self, rate: int, direction: Literal["to_server", "to_client"]) -> None:
-        """Let only so many bytes per second pass in one direction: a slow line, with the short queue of one."""
-        shape = ("root", "tbf", "rate", f"{rate * 8}bit", "burst", "5kb", "limit", "30kb")
+        """Let only so many bytes per second pass in one direction: a slow line, with a queue so long that none get lost.
+
+        Where they do, TCP itself may fall silent for longer than the short timeouts of tests.
+        """
+        shape = ("root", "tbf", "rate", f"{rate * 8}bit", "burst", "5kb", "limit", "2mb")
         if direction == "to_server":
             run_tool("tc", "qdisc", "add", "dev", self.client_link, *shape)
         else:

@@ -130,7 +130,8 @@ class Watch:
 
     async def recv(self) -> str | bytes:
         """Take the next message."""
-        message = await self.client.recv()
+        async with asyncio.timeout(3 * PATIENCE):
+            message = await self.client.recv()
         self.heard_at = time.monotonic()
         return message
 
