@@ -96,8 +96,8 @@ class Inbox:
         if self._gaps or self._claimed:
             self.floor = math.inf
         else:
-            # Down there, `_relax` is asked with each message.
-            self.floor = self._messages_bound // 2 if self.paused else 0
+            # The take that leaves half of the bound asks `_relax`, and each one below.
+            self.floor = self._messages_bound // 2 + 1 if self.paused else 0
 
     def __len__(self) -> int:
         return len(self.items) - self._gaps

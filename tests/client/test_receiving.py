@@ -184,6 +184,22 @@ async def test_a_full_inbox_stops_the_reading_until_half_of_it_is_free(bounds):
         ]
 
 
+@pytest.mark.promise("P6")
+@pytest.mark.parametrize("room", [1, 2, 3, 4, 5])
+async def test_a_small_inbox_that_was_full_reads_on_once_the_program_has_taken_all(room):
+    async with stage(inbox=Inbox(max_messages=room)) as played:
+        sent = [str(number) for number in range(4 * room)]
+        played.peer.send(*sent)
+        await settle()
+        seen = []
+        async with asyncio.timeout(1):
+            async for message in played.client:
+                seen.append(message)
+                if len(seen) == len(sent):
+                    break
+        assert seen == sent
+
+
 async def test_one_message_larger_than_the_bound_passes():
     async with stage(inbox=Inbox(max_bytes=10)) as played:
         played.peer.send("x" * 100, "y")
