@@ -813,8 +813,11 @@ def test_a_program_that_ends_without_close_leaves_the_file_complete(path):
         threading.Timer(0.2, Gate(the_file(client)).open).start()  # a disk that is slow just then
 
     asyncio.run(main())
-    assert not [thread for thread in threading.enumerate() if thread.name == "resilient_ws:outbox"]
     assert asyncio.run(left_in(path)) == (["1"], [])
+    for thread in threading.enumerate():
+        if thread.name == "resilient_ws:outbox":
+            thread.join(5)
+            assert not thread.is_alive()
 
 
 def test_events_are_told_in_order_with_a_file(path):
