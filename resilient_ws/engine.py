@@ -244,7 +244,7 @@ class Engine:
             if owner.finished.done():
                 return
             log.error("the owner task did not end in time: code of the program swallows cancellation")  # noqa: TRY400
-            owner.terminate()
+            owner.farewell.terminate()
 
     def ended_error(self) -> ClientClosed:
         """Returns the exception for a call that comes too late."""

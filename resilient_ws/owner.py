@@ -1,7 +1,7 @@
-"""The one task that owns a client's connections: connect, wait for the end, decide, wait, connect again; and the end.
+"""The one task that owns a client's connections: connect, wait for the end, decide, wait, connect again.
 
 Every other task of the client is a child of this one. User code is awaited only through it and through the two lanes
-of `resilient_ws.dispatch`.
+of `resilient_ws.dispatch`. What is done when nothing follows is in `resilient_ws.farewell`.
 """
 
 from __future__ import annotations
@@ -13,39 +13,30 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from resilient_ws.closing import CloseCode, CloseOrigin
 from resilient_ws.dispatch import is_being_cancelled
-from resilient_ws.ending import Ending, close_event, describe_end, failed_attempt, final_event
-from resilient_ws.errors import ClientClosed, ClientStopped, OutboxFileError, RetriesExhausted, SetupFailed
+from resilient_ws.ending import Ending, close_event, describe_end, failed_attempt
+from resilient_ws.errors import ClientStopped, OutboxFileError, SetupFailed
 from resilient_ws.events import (
     Attempt,
-    CloseEvent,
     Failure,
     Fate,
     Gap,
     OpenEvent,
     ReconnectEvent,
     RetryEvent,
-    State,
     Stop,
 )
+from resilient_ws.farewell import FILE_TIMEOUT, Farewell, finish
 from resilient_ws.lifecycle import Fact
 from resilient_ws.live import Live
 from resilient_ws.opening import AttemptFailed, Interrupted, Opener
 from resilient_ws.retry import Decision
-from resilient_ws.transports.base import End
 
 if TYPE_CHECKING:
     from resilient_ws.engine import Engine
 
 DECIDE_TIMEOUT: Final = 10.0
 """Seconds that an async `decide` may take before the default is used."""
-
-LAST_TURNS: Final = 0.1
-"""Seconds that a cancelled callback has for its own clean-up."""
-
-FILE_TIMEOUT: Final = 1.0
-"""Seconds for closing the outbox file when the owner task was cancelled."""
 
 log = logging.getLogger("resilient_ws")
 
@@ -54,7 +45,6 @@ class Owner:
     """The task, and what only it knows."""
 
     def __init__(self, engine: Engine, opener: Opener) -> None:
-        loop = asyncio.get_running_loop()
         self._engine = engine
         self._opener = opener
         self._task: asyncio.Task[None] | None = None
@@ -64,10 +54,9 @@ class Owner:
         self._last_failure: Failure | None = None
         self._dials_since_loss = 0
         self._resent = 0
-        self.closed: asyncio.Future[None] = loop.create_future()
-        """Done when the state is CLOSED."""
-        self.finished: asyncio.Future[None] = loop.create_future()
-        """Done when the callbacks have run, too."""
+        self.farewell = Farewell(engine, opener)
+        self.closed = self.farewell.closed
+        self.finished = self.farewell.finished
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Creates the task."""
@@ -81,7 +70,7 @@ class Owner:
     def wake(self) -> None:
         """Something has happened: look again."""
         if self._waker is not None:
-            _finish(self._waker)
+            finish(self._waker)
         if self._scope is not None and self._engine.interrupted and not self._scope.expired():
             self._scope.reschedule(self._engine.now())
 
@@ -106,16 +95,13 @@ class Owner:
                 except Exception as error:
                     # A defect of ours must end the client aloud, not silently.
                     log.exception("the owner task failed")
-                    self._engine.step(Fact.CLOSE_ASKED)
-                    self._cut_line()
-                    stopped = ClientStopped(f"a defect of resilient_ws: {type(error).__name__}")
-                    self._stop(stopped, error, ending=self._engine.ending)
-                await self._serve_callbacks()
+                    self.farewell.defect(error)
+                await self.farewell.serve_callbacks()
                 self._group = None
         finally:
             self._group = None
-            self.terminate()
-            await self._close_file(FILE_TIMEOUT)
+            self.farewell.terminate()
+            await self.farewell.close_file(FILE_TIMEOUT)
 
     async def _live_on(self) -> None:
         engine = self._engine
@@ -131,16 +117,16 @@ class Owner:
             if failure is not None and not engine.interrupted:
                 decision = await self._decide(failure, ending)
                 if decision.stop and not engine.interrupted:
-                    self._give_up(failure, decision, ending)
+                    self.farewell.give_up(failure, decision, ending)
                     return
                 if not engine.interrupted:
                     self._tell_retry(failure, decision, ending)
                     await self._back_off(decision.delay)
                     continue
             if ending is not None:
-                self._end_as_asked(ending)
+                self.farewell.as_asked(ending)
                 return
-        await self._say_goodbye()
+        await self.farewell.say_goodbye(self._sleep, self.wake)
 
     async def _load(self) -> bool:
         """Takes over what an earlier client left in the outbox file; `False` = it cannot be used, which is the end."""
@@ -155,9 +141,8 @@ class Owner:
             if engine.closing is not None:
                 engine.failed("outbox", error)
             engine.step(Fact.FAILED)
-            self._stop(
-                ClientStopped(f"the client has ended: {error}"), error, "the outbox file cannot be used"
-            )
+            stopped = ClientStopped(f"the client has ended: {error}")
+            self.farewell.stop(stopped, error, "the outbox file cannot be used")
             return False
         finally:
             self._scope = None
@@ -279,7 +264,7 @@ class Owner:
         loop = asyncio.get_running_loop()
         while not done() and (until is None or loop.time() < until):
             self._waker = waker = loop.create_future()
-            timer = loop.call_at(until, _finish, waker) if until is not None else None
+            timer = loop.call_at(until, finish, waker) if until is not None else None
             try:
                 await waker
             finally:
@@ -308,142 +293,6 @@ class Owner:
         )
         engine.teller.tell(retry, logged=ending is None)  # the close has said it already
 
-    # ------------------------------------------------------------------------------------------ ends
-
-    async def _say_goodbye(self) -> None:
-        """`close()` was called: the closing handshake on a connection that is open, and the end."""
-        engine = self._engine
-        closing, live = engine.closing, engine.live
-        assert closing is not None
-        if live is not None:
-            assert live.link is not None
-            assert live.pinger is not None
-            engine.sender.watch(self.wake)
-            await self._sleep(
-                closing.handshake_until, lambda: live.end is not None or engine.sender.is_written
-            )
-            engine.sender.watch(None)
-            if live.end is None:
-                live.pinger.farewell()
-                live.discard()
-                live.link.close(closing.code, closing.reason)
-                await self._sleep(closing.handshake_until, lambda: live.end is not None)
-            live.ended(End(code=None, origin=CloseOrigin.LOCAL, sent_code=closing.code))
-        self._end_as_asked(engine.ending)
-
-    def _end_as_asked(self, ending: Ending | None) -> None:
-        """The end that `close()` asked for."""
-        if ending is None:
-            final = CloseEvent(code=CloseCode.ABNORMAL_CLOSURE, synthesized=True, origin=CloseOrigin.LOCAL)
-        else:
-            final = attrs.evolve(close_event(ending), origin=CloseOrigin.LOCAL)
-        self._end(attrs.evolve(final, rule="close() was called"), ending)
-
-    def _give_up(self, failure: Failure, decision: Decision, ending: Ending | None) -> None:
-        """A rule said stop, of a connection that has ended or of an attempt that has failed."""
-        retry = self._engine.retry
-        text = f"the client has ended: {decision.rule}"
-        if decision.exhausted:
-            elapsed = retry.elapsed(self._engine.now())
-            stopped: ClientClosed = RetriesExhausted(text, attempts=retry.attempt, elapsed=elapsed)
-        else:
-            stopped = ClientStopped(text)
-        error = failure.error if failure.error is not None else describe_end(failure.close)
-        self._stop(stopped, error, decision.rule, ending, failure)
-
-    def _stop(
-        self,
-        stopped: ClientClosed,
-        cause: BaseException,
-        rule: str = "a defect",
-        ending: Ending | None = None,
-        failure: Failure | None = None,
-    ) -> None:
-        engine = self._engine
-        stopped.__cause__ = cause
-        if engine.closing is None:
-            engine.cause = stopped
-        if ending is not None and ending.hint is not None:
-            rule = f"{rule}; {ending.hint}"
-        self._end(attrs.evolve(final_event(ending, failure, cause), rule=rule), ending)
-
-    def _end(self, final: CloseEvent, ending: Ending | None) -> None:
-        """Nothing follows: tells the fate of what is left, and ends with the final event."""
-        engine = self._engine
-        if engine.state is State.CLOSED:
-            return  # `terminate` did not wait for code of the program that has come back now
-        engine.ending = None
-        waiting = engine.sender.queue.waiting
-        abandoned, uncertain = engine.sender.close()
-        for entry in (*(ending.uncertain if ending is not None else ()), *uncertain):
-            engine.teller.tell_fate(entry, Fate.UNCERTAIN, at_the_end=True)
-        for entry in abandoned:
-            engine.teller.tell_fate(entry, Fate.ABANDONED, at_the_end=True)
-        engine.sender.fates_told()
-        engine.last_close = attrs.evolve(
-            final,
-            unsent=waiting - len(uncertain) if ending is None else final.unsent,
-            uncertain=len(uncertain) if ending is None else final.uncertain,
-            unread=len(engine.inbox),
-            final=True,
-        )
-        engine.quiet()
-        engine.lifecycle.apply(Fact.ENDED)
-        engine.tell(engine.last_close)
-        engine.dispatcher.end()
-        engine.inbox.end()
-        engine.answer_ready(is_open=False)
-        _finish(self.closed)
-
-    async def _serve_callbacks(self) -> None:
-        """Gives the callbacks their time, then ends them."""
-        engine = self._engine
-        limit = engine.config.close_timeout
-        until = engine.closing.callbacks_until if engine.closing is not None else None
-        if until is None and limit is not None:
-            until = engine.now() + limit
-        while engine.dispatcher.lanes:  # the end of one may set the other going again
-            left = None if until is None else until - engine.now()
-            if left is not None and left <= 0:
-                break
-            await asyncio.wait(engine.dispatcher.lanes, timeout=left)
-        late = engine.dispatcher.lanes
-        for lane in late:
-            lane.cancel()
-        if late:
-            _, deaf = await asyncio.wait(late, timeout=LAST_TURNS)
-            if deaf:
-                log.error("a callback swallows cancellation and is left behind")
-        await self._close_file(None if until is None else max(LAST_TURNS, until - engine.now()))
-        _finish(self.finished)
-
-    async def _close_file(self, limit: float | None) -> None:
-        """Waits until the outbox file, if there is one, is free for others."""
-        try:
-            async with asyncio.timeout(limit):
-                await self._engine.sender.close_file()
-        except TimeoutError:
-            log.error("the outbox file could not be closed in time")  # noqa: TRY400 - that it was late says it all
-
-    def _cut_line(self) -> None:
-        """Ends the connection that is open, if one is, without a word to the peer."""
-        if self._engine.live is not None:
-            self._engine.live.ended(End(code=None, origin=CloseOrigin.LOCAL))
-
-    def terminate(self) -> None:
-        """The last resort: whatever is still there ends now, without waiting."""
-        engine = self._engine
-        if engine.state is not State.CLOSED:
-            if engine.closing is None:
-                engine.cause = ClientStopped("the owner task was cancelled, and close() was not called")
-            engine.step(Fact.CLOSE_ASKED)
-            self._cut_line()
-            self._opener.abandon()
-            self._end_as_asked(engine.ending)
-        engine.sender.end_file()
-        _finish(self.closed)
-        _finish(self.finished)
-
 
 async def _guarded(name: str, function: Callable[[], Awaitable[None]]) -> None:
     """Runs a child; a defect in it must be seen, and must not take the other children along."""
@@ -451,8 +300,3 @@ async def _guarded(name: str, function: Callable[[], Awaitable[None]]) -> None:
         await function()
     except Exception:
         log.exception("the %s task failed", name)
-
-
-def _finish(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)

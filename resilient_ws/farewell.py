@@ -1,0 +1,199 @@
+"""The end of a client: the closing handshake, the fate of what is left, the final event, the last of the callbacks.
+
+It decides nothing: `close()`, a rule or a defect has said that this is the end, and the owner task acts it out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Final
+
+import attrs
+
+from resilient_ws.closing import CloseCode, CloseOrigin
+from resilient_ws.ending import Ending, close_event, describe_end, final_event
+from resilient_ws.errors import ClientClosed, ClientStopped, RetriesExhausted
+from resilient_ws.events import CloseEvent, Failure, Fate, State
+from resilient_ws.lifecycle import Fact
+from resilient_ws.opening import Opener
+from resilient_ws.retry import Decision
+from resilient_ws.transports.base import End
+
+if TYPE_CHECKING:
+    from resilient_ws.engine import Engine
+
+LAST_TURNS: Final = 0.1
+"""Seconds that a cancelled callback has for its own clean-up."""
+
+FILE_TIMEOUT: Final = 1.0
+"""Seconds for closing the outbox file when the owner task was cancelled."""
+
+Sleep = Callable[[float | None, Callable[[], bool]], Awaitable[None]]
+"""Waits until a time on the loop's clock (`None` = any), or until what is asked on each waking is true."""
+
+log = logging.getLogger("resilient_ws")
+
+
+class Farewell:
+    """Ends one client, once."""
+
+    def __init__(self, engine: Engine, opener: Opener) -> None:
+        loop = asyncio.get_running_loop()
+        self._engine = engine
+        self._opener = opener
+        self.closed: asyncio.Future[None] = loop.create_future()
+        """Done when the state is CLOSED."""
+        self.finished: asyncio.Future[None] = loop.create_future()
+        """Done when the callbacks have run, too."""
+
+    # ------------------------------------------------------------------------------------------ what ends it
+
+    async def say_goodbye(self, sleep: Sleep, wake: Callable[[], None]) -> None:
+        """`close()` was called: the closing handshake on a connection that is open, and the end."""
+        engine = self._engine
+        closing, live = engine.closing, engine.live
+        assert closing is not None
+        if live is not None:
+            assert live.link is not None
+            assert live.pinger is not None
+            engine.sender.watch(wake)
+            await sleep(closing.handshake_until, lambda: live.end is not None or engine.sender.is_written)
+            engine.sender.watch(None)
+            if live.end is None:
+                live.pinger.farewell()
+                live.discard()
+                live.link.close(closing.code, closing.reason)
+                await sleep(closing.handshake_until, lambda: live.end is not None)
+            live.ended(End(code=None, origin=CloseOrigin.LOCAL, sent_code=closing.code))
+        self.as_asked(engine.ending)
+
+    def as_asked(self, ending: Ending | None) -> None:
+        """The end that `close()` asked for."""
+        if ending is None:
+            final = CloseEvent(code=CloseCode.ABNORMAL_CLOSURE, synthesized=True, origin=CloseOrigin.LOCAL)
+        else:
+            final = attrs.evolve(close_event(ending), origin=CloseOrigin.LOCAL)
+        self._end(attrs.evolve(final, rule="close() was called"), ending)
+
+    def give_up(self, failure: Failure, decision: Decision, ending: Ending | None) -> None:
+        """A rule said stop, of a connection that has ended or of an attempt that has failed."""
+        retry = self._engine.retry
+        text = f"the client has ended: {decision.rule}"
+        if decision.exhausted:
+            elapsed = retry.elapsed(self._engine.now())
+            stopped: ClientClosed = RetriesExhausted(text, attempts=retry.attempt, elapsed=elapsed)
+        else:
+            stopped = ClientStopped(text)
+        error = failure.error if failure.error is not None else describe_end(failure.close)
+        self.stop(stopped, error, decision.rule, ending, failure)
+
+    def defect(self, error: Exception) -> None:
+        """The owner task has failed, which is our fault: the client ends aloud, and its connection with it."""
+        self._engine.step(Fact.CLOSE_ASKED)
+        self._cut_line()
+        stopped = ClientStopped(f"a defect of resilient_ws: {type(error).__name__}")
+        self.stop(stopped, error, "a defect", self._engine.ending)
+
+    def stop(
+        self,
+        stopped: ClientClosed,
+        cause: BaseException,
+        rule: str,
+        ending: Ending | None = None,
+        failure: Failure | None = None,
+    ) -> None:
+        """The client ends by itself: `stopped` is raised where the program waits, unless `close()` came first."""
+        engine = self._engine
+        stopped.__cause__ = cause
+        if engine.closing is None:
+            engine.cause = stopped
+        if ending is not None and ending.hint is not None:
+            rule = f"{rule}; {ending.hint}"
+        self._end(attrs.evolve(final_event(ending, failure, cause), rule=rule), ending)
+
+    def terminate(self) -> None:
+        """The last resort: whatever is still there ends now, without waiting."""
+        engine = self._engine
+        if engine.state is not State.CLOSED:
+            if engine.closing is None:
+                engine.cause = ClientStopped("the owner task was cancelled, and close() was not called")
+            engine.step(Fact.CLOSE_ASKED)
+            self._cut_line()
+            self._opener.abandon()
+            self.as_asked(engine.ending)
+        engine.sender.end_file()
+        finish(self.closed)
+        finish(self.finished)
+
+    # ------------------------------------------------------------------------------------------ how it ends
+
+    def _cut_line(self) -> None:
+        """Ends the connection that is open, if one is, without a word to the peer."""
+        if self._engine.live is not None:
+            self._engine.live.ended(End(code=None, origin=CloseOrigin.LOCAL))
+
+    def _end(self, final: CloseEvent, ending: Ending | None) -> None:
+        """Nothing follows: tells the fate of what is left, and ends with the final event."""
+        engine = self._engine
+        if engine.state is State.CLOSED:
+            return  # `terminate` did not wait for code of the program that has come back now
+        engine.ending = None
+        waiting = engine.sender.queue.waiting
+        abandoned, uncertain = engine.sender.close()
+        for entry in (*(ending.uncertain if ending is not None else ()), *uncertain):
+            engine.teller.tell_fate(entry, Fate.UNCERTAIN, at_the_end=True)
+        for entry in abandoned:
+            engine.teller.tell_fate(entry, Fate.ABANDONED, at_the_end=True)
+        engine.sender.fates_told()
+        engine.last_close = attrs.evolve(
+            final,
+            unsent=waiting - len(uncertain) if ending is None else final.unsent,
+            uncertain=len(uncertain) if ending is None else final.uncertain,
+            unread=len(engine.inbox),
+            final=True,
+        )
+        engine.quiet()
+        engine.lifecycle.apply(Fact.ENDED)
+        engine.tell(engine.last_close)
+        engine.dispatcher.end()
+        engine.inbox.end()
+        engine.answer_ready(is_open=False)
+        finish(self.closed)
+
+    async def serve_callbacks(self) -> None:
+        """Gives the callbacks their time, then ends them."""
+        engine = self._engine
+        limit = engine.config.close_timeout
+        until = engine.closing.callbacks_until if engine.closing is not None else None
+        if until is None and limit is not None:
+            until = engine.now() + limit
+        while engine.dispatcher.lanes:  # the end of one may set the other going again
+            left = None if until is None else until - engine.now()
+            if left is not None and left <= 0:
+                break
+            await asyncio.wait(engine.dispatcher.lanes, timeout=left)
+        late = engine.dispatcher.lanes
+        for lane in late:
+            lane.cancel()
+        if late:
+            _, deaf = await asyncio.wait(late, timeout=LAST_TURNS)
+            if deaf:
+                log.error("a callback swallows cancellation and is left behind")
+        await self.close_file(None if until is None else max(LAST_TURNS, until - engine.now()))
+        finish(self.finished)
+
+    async def close_file(self, limit: float | None) -> None:
+        """Waits until the outbox file, if there is one, is free for others."""
+        try:
+            async with asyncio.timeout(limit):
+                await self._engine.sender.close_file()
+        except TimeoutError:
+            log.error("the outbox file could not be closed in time")  # noqa: TRY400 - that it was late says it all
+
+
+def finish(future: asyncio.Future[None]) -> None:
+    """Makes `future` done, unless it is."""
+    if not future.done():
+        future.set_result(None)
