@@ -28,6 +28,9 @@ _NEVER_ON_THE_WIRE: Final = frozenset({1004, 1005, 1006, 1015})
 FAREWELL: Final = 1.0
 """Seconds that our CLOSE, in answer to the peer's or to a breach, may take to leave before the end is told anyway."""
 
+LAST_ANSWERS: Final = 0.01
+"""Seconds between the moment the peer breaks the protocol and our CLOSE: the program may answer what came before."""
+
 MAX_PONGS_HELD: Final = 64
 """PONGs that may stand in our buffer while the peer does not read; of further PINGs the last one is answered."""
 
