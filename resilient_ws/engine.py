@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from random import Random
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
@@ -31,6 +30,7 @@ from resilient_ws.pinger import Watcher
 from resilient_ws.retry import RetryState
 from resilient_ws.sender import Sender
 from resilient_ws.stats import Stats
+from resilient_ws.tally import Tally
 from resilient_ws.telling import Teller
 from resilient_ws.transports.base import End
 
@@ -86,8 +86,7 @@ class Engine:
             endpoints=config.addresses.count,
             provider=config.addresses.is_provided,
         )
-        self.totals: Counter[str] = Counter()
-        self.closes: Counter[CloseOrigin] = Counter()
+        self.tally = Tally(self.sender.queue, self.inbox, self.dispatcher)
         self.loop: asyncio.AbstractEventLoop | None = None
         self.opener: Opener | None = None
         self.owner: Owner | None = None
@@ -161,7 +160,7 @@ class Engine:
             finally:
                 self._ready.discard(waiter)
         error = self.first_error
-        if self.config.fail_fast and isinstance(error, ConnectError) and not self.totals["opens"]:
+        if self.config.fail_fast and isinstance(error, ConnectError) and not self.tally.opens:
             raise error
         raise self.ended_error()
 
@@ -326,34 +325,7 @@ class Engine:
 
     def stats(self) -> Stats:
         """The numbers as of now."""
-        queue, totals, live = self.sender.queue, self.totals, self.live
-        confirmation: Literal["on", "off", "none"] = "none"
-        if live is not None:
-            confirmation = "on" if queue.confirming else "off"
-        moved = Counter(totals)
-        if live is not None:
-            moved.update(live.counts())
-        return Stats(
-            attempts=totals["attempts"],
-            opens=totals["opens"],
-            closes=dict(self.closes),
-            sent=moved["sent"],
-            received=moved["received"],
-            bytes_sent=moved["bytes_sent"],
-            bytes_received=moved["bytes_received"] + self.inbox.bytes_received,
-            confirmed=queue.confirmed,
-            uncertain=queue.uncertain,
-            expired=queue.expired,
-            evicted=queue.evicted,
-            abandoned=queue.abandoned,
-            unverified=queue.unverified,
-            discarded=moved["discarded"] + self.inbox.dropped,
-            waiting=queue.waiting,
-            unconfirmed=queue.unconfirmed,
-            unread=len(self.inbox),
-            confirmation=confirmation,
-            events_dropped=self.dispatcher.dropped.total(),
-        )
+        return self.tally.stats(self.live)
 
     # ------------------------------------------------------------------------------------------ what connections tell
 
@@ -370,8 +342,8 @@ class Engine:
         queue = self.sender.queue
         unsent, unconfirmed = queue.waiting, queue.unconfirmed
         loss = self.sender.detach(poison=is_poison(end))
-        self.closes[CloseOrigin.LOCAL if self.interrupted else end.origin] += 1
-        self.totals.update(live.counts())
+        self.tally.closes[CloseOrigin.LOCAL if self.interrupted else end.origin] += 1
+        self.tally.add(live)
         self.ending = Ending(
             end=end,
             endpoint=live.link.endpoint if live.link is not None else None,
@@ -390,7 +362,7 @@ class Engine:
 
     def gave_up(self, live: Live, /) -> None:
         """A connection is over before it was open."""
-        self.totals.update(live.counts())
+        self.tally.add(live)
 
     def failed(self, where: str, error: BaseException, /) -> None:
         """Code of the program raised, beside any call of its own."""

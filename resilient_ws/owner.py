@@ -153,7 +153,7 @@ class Owner:
         """Makes one attempt; returns why it failed, or `None` when the connection is open (or `close()` came)."""
         engine = self._engine
         number = engine.retry.dialing(engine.now())
-        engine.totals["attempts"] += 1
+        engine.tally.attempts += 1
         self._dials_since_loss += 1
         last = self._last_failure
         attempt = Attempt(
@@ -163,7 +163,7 @@ class Owner:
             last_close=engine.last_close,
         )
         try:
-            live = await self._opener.open(engine.retry.endpoint, attempt, first=not engine.totals["opens"])
+            live = await self._opener.open(engine.retry.endpoint, attempt, first=not engine.tally.opens)
         except Interrupted:
             return None
         except AttemptFailed as failed:
@@ -184,8 +184,8 @@ class Owner:
         assert link is not None
         assert writer is not None
         assert pinger is not None
-        first = not engine.totals["opens"]
-        engine.totals["opens"] += 1
+        first = not engine.tally.opens
+        engine.tally.opens += 1
         engine.live = live
         live.opened_at = engine.now()
         engine.retry.opened()
@@ -222,7 +222,7 @@ class Owner:
 
     async def _decide(self, failure: Failure, ending: Ending | None) -> Decision:
         engine = self._engine
-        if engine.config.fail_fast and not engine.totals["opens"] and not isinstance(failure.error, Stop):
+        if engine.config.fail_fast and not engine.tally.opens and not isinstance(failure.error, Stop):
             return Decision(stop=True, rule="fail_fast: the first attempt failed")
         decide = engine.config.reconnect.decide if engine.config.reconnect is not None else None
         verdict: object = None
