@@ -32,7 +32,7 @@ def bare(path: Path, message: str, group: int, seconds: float, *, whole_life: bo
     done = 0
     begun = time.perf_counter()
     while (passed := time.perf_counter() - begun) < seconds:
-        rows = [(done + n, message, 1.0, None, 0, None, False, False) for n in range(1, group + 1)]
+        rows = [(done + n, message, 1.0, None, 0, None, 0, 0) for n in range(1, group + 1)]
         connection.execute("BEGIN IMMEDIATE")
         if whole_life:
             connection.execute("DELETE FROM message WHERE record <= ?", (done,))

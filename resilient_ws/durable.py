@@ -23,11 +23,17 @@ from typing import Self
 
 from resilient_ws.errors import OutboxFileError
 from resilient_ws.options import Durability
-from resilient_ws.outbox_file import Changes, OutboxFile
-from resilient_ws.waiting import Entry
+from resilient_ws.outbox_file import Changes, OutboxFile, Rest
+from resilient_ws.waiting import PLAIN, Entry
 
 _RETRY = 1.0  # seconds until what could not be saved is tried again
 _STORABLE = range(-(2**63), 2**63)  # priorities that SQLite can hold
+_PLAIN: tuple[
+    tuple[Rest, Rest], tuple[Rest, Rest]
+] = (  # by whether to send it again, and whether it is flagged
+    ((None, PLAIN, None, 0, 0), (None, PLAIN, None, 0, 1)),
+    ((None, PLAIN, None, 1, 0), (None, PLAIN, None, 1, 1)),
+)
 
 
 class DurableOutbox:
@@ -114,22 +120,22 @@ class DurableOutbox:
         if self._closed is not None or self.failure is not None:
             self._check_open()
             self._check_saved()
-        if entry.priority and entry.priority not in _STORABLE:
+        if entry.expires_at == math.inf and entry.key is None and not entry.priority:
+            rest = _PLAIN[entry.resend][written]
+        else:
+            rest = self._rest(entry, written)
+        self._last = entry.record = record = self._last + 1
+        self._batch.changes.added[record] = (record, entry.message, entry.accepted_at + self._offset, rest)
+        if self._timer is None:
+            self._wake()
+
+    def _rest(self, entry: Entry, written: bool) -> Rest:
+        if entry.priority not in _STORABLE:
             raise ValueError(f"priority must be an int of 64 bits with an outbox file, got {entry.priority}")
         if entry.key is not None:
             entry.key.encode()
-        self._last = entry.record = record = self._last + 1
-        self._batch.changes.added[record] = (
-            record,
-            entry.message,
-            entry.accepted_at + self._offset,
-            None if entry.expires_at == math.inf else entry.expires_at + self._offset,
-            entry.priority,
-            entry.key,
-            entry.resend,
-            written,
-        )
-        self._wake()
+        expires_at = None if entry.expires_at == math.inf else entry.expires_at + self._offset
+        return expires_at, entry.priority, entry.key, int(entry.resend), int(written)
 
     async def append(self, entry: Entry, *, written: bool = False) -> None:
         """Stores `entry`: with `accepted` it returns after the commit, with `eventual` at once.
@@ -180,10 +186,12 @@ class DurableOutbox:
 
     def remove(self, entries: Iterable[Entry]) -> None:
         """Forgets stored entries soon: their fate is known. After `end` nothing happens."""
+        remove = self._batch.changes.remove
         for entry in entries:
             if entry.record is not None:
-                self._batch.changes.remove(entry.record)
-        self._wake()
+                remove(entry.record)
+        if self._timer is None:
+            self._wake()
 
     def committed(self) -> asyncio.Future[None]:
         """Returns a future that is done when everything asked for before is on the disk.
@@ -322,8 +330,13 @@ class _Batch:
     def settle(self, error: OutboxFileError | None) -> None:
         """Tells those who wait what became of it; of what is unsaved only that remains for which nobody waits."""
         changes = self.changes
-        for record, waiter in self.appends.items():
-            _settle(waiter, error if changes.added.pop(record, None) is not None else None)
+        if not changes.added:
+            for waiter in self.appends.values():
+                if not waiter.done():
+                    waiter.set_result(None)
+        else:
+            for record, waiter in self.appends.items():
+                _settle(waiter, error if changes.added.pop(record, None) is not None else None)
         for waiter in self.waiters:
             _settle(waiter, error if changes.removed or changes.marked else None)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import operator
 import os
 import sqlite3
 import subprocess
@@ -111,10 +112,29 @@ async def test_what_lies_between_those_that_are_settled_stays(path):
 
 def test_what_is_settled_before_it_was_stored_costs_nothing():
     changes = Changes()
-    changes.added[1] = (1, "m", 1.0, None, 0, None, False, False)
+    changes.added[1] = (1, "m", 1.0, (None, 0, None, 0, 0))
     assert changes
     changes.remove(1)
     assert not changes
+
+
+@pytest.mark.parametrize("count", [1, 49, 50, 51, 130])
+@pytest.mark.parametrize("unlike", [0, 1, 40], ids="one in {}".format)
+async def test_what_messages_of_one_commit_have_in_common_is_stored_for_each(path, count, unlike):
+    plain = {"resend": False}
+    others = [{"resend": True}, {"at": 5.0, "expires_at": 9.5}, {"key": "k"}, {"priority": -2}]
+    entries = []
+    for n in range(count):
+        options = others[n // unlike % 4] if unlike and n % unlike == 0 else plain
+        entries.append(entry(f"{n}" if n % 2 else b"%d" % n, **options))
+    outbox = await DurableOutbox.open(path)
+    for n, each in enumerate(entries):
+        outbox.add(each, written=n % 60 > 50)
+    await outbox.close()
+    fields = operator.attrgetter("message", "accepted_at", "expires_at", "priority", "key", "resend", "size")
+    back = await restored(path)
+    assert [fields(e) for e in back] == [fields(e) for e in entries]
+    assert [e.written for e in back] == [n % 60 > 50 for n in range(count)]
 
 
 async def test_records_go_on_after_those_that_were_left(path):
@@ -308,7 +328,7 @@ def stored(path, count=200):
     file = OutboxFile(path, power_safe=False)
     changes = Changes()
     for n in range(1, count + 1):
-        changes.added[n] = (n, f"message {n} " * 20, 1.0, None, 0, None, False, False)
+        changes.added[n] = (n, f"message {n} " * 20, 1.0, (None, 0, None, 0, 0))
     file.apply(changes)
     file.close()
 
@@ -704,7 +724,7 @@ def test_changes_joined_and_committed_in_any_way_come_to_the_same(shared_file, s
             case "add", count, written:
                 for _ in range(count):
                     last += 1
-                    changes.added[last] = (last, f"m{last}", 1.0, None, 0, None, False, written)
+                    changes.added[last] = (last, f"m{last}", 1.0, (None, 0, None, 0, written))
                     model[last] = written
             case "mark", record, written:
                 if record <= last:  # a record exists before it is marked or settled
