@@ -10,8 +10,16 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from resilient_ws.closing import CloseCode, CloseOrigin
-from resilient_ws.errors import ConnectError, ConnectionLost, SetupFailed, SetupTimeout
-from resilient_ws.events import CloseEvent, Endpoint, Failure
+from resilient_ws.errors import (
+    ClientClosed,
+    ClientStopped,
+    ConnectError,
+    ConnectionLost,
+    RetriesExhausted,
+    SetupFailed,
+    SetupTimeout,
+)
+from resilient_ws.events import CloseEvent, Endpoint, Failure, UndeliveredEvent
 from resilient_ws.outbox import Entry
 
 if TYPE_CHECKING:
@@ -135,6 +143,39 @@ def describe_end(close: CloseEvent | None) -> BaseException:
     if close is not None and close.cause is not None:
         return close.cause
     return ConnectionLost(str(close) if close is not None else "the connection ended")
+
+
+def ended_error(
+    cause: ClientClosed | None,
+    *,
+    is_closed: bool,
+    last_close: CloseEvent | None,
+    undelivered: list[UndeliveredEvent],
+) -> ClientClosed:
+    """Returns the exception for a call that comes too late.
+
+    Args:
+        cause: What ended the client; `None` = `close()` did.
+        is_closed: Whether the end has come, or only begun.
+        last_close: The last event of a connection.
+        undelivered: What became of the messages that were left, as far as it is known.
+    """
+    event = last_close if last_close is not None and last_close.final else None
+    if cause is None:
+        doing = "is closed" if is_closed else "is closing"
+        return ClientClosed(f"the client {doing}", event=event, undelivered=undelivered)
+    if isinstance(cause, RetriesExhausted):
+        error: ClientClosed = RetriesExhausted(
+            str(cause),
+            event=event,
+            undelivered=undelivered,
+            attempts=cause.attempts,
+            elapsed=cause.elapsed,
+        )
+    else:
+        error = ClientStopped(str(cause), event=event, undelivered=undelivered)
+    error.__cause__ = cause.__cause__
+    return error
 
 
 def is_poison(end: End) -> bool:

@@ -17,12 +17,12 @@ import attrs
 from resilient_ws.closing import CloseCode, CloseOrigin
 from resilient_ws.config import Config
 from resilient_ws.dispatch import Dispatcher
-from resilient_ws.ending import Ending, is_poison
-from resilient_ws.errors import ClientClosed, ClientStopped, ConnectError, ConnectionLost, RetriesExhausted
-from resilient_ws.events import CloseEvent, Event, Message, State, StateEvent
+from resilient_ws.ending import Ending, ended_error, is_poison
+from resilient_ws.errors import ClientClosed, ConnectError, ConnectionLost
+from resilient_ws.events import CloseEvent, Event, State, StateEvent
 from resilient_ws.inbox import Inbox
 from resilient_ws.lifecycle import Fact, Lifecycle
-from resilient_ws.live import Live, Match
+from resilient_ws.live import Live
 from resilient_ws.opening import Opener, OpeningOptions, Subscription
 from resilient_ws.outbox import Entry
 from resilient_ws.owner import Owner
@@ -31,14 +31,12 @@ from resilient_ws.retry import RetryState
 from resilient_ws.sender import Sender
 from resilient_ws.stats import Stats
 from resilient_ws.tally import Tally
-from resilient_ws.telling import Teller
+from resilient_ws.telling import PauseNotice, Teller
 from resilient_ws.transports.base import End
+from resilient_ws.turns import Turns
 
 if TYPE_CHECKING:
     from resilient_ws.persistence import Persistence
-
-PAUSE_NOTICE: Final = 5.0
-"""Seconds that reading may be paused by a full inbox before the program is told."""
 
 SHARE_FOR_CALLBACKS: Final = 0.2
 """Part of `close_timeout`, one second at most, that is kept for the callbacks after the closing handshake."""
@@ -70,6 +68,7 @@ class Engine:
         )
         self.dispatcher = Dispatcher(self.inbox, self.spawn)
         self.teller = Teller(config.addresses.shown, self.dispatcher, self.now)
+        self._pause_notice = PauseNotice(self.teller, self.inbox)
         self.sender = Sender(
             config.outbox,
             self._store(),
@@ -89,6 +88,7 @@ class Engine:
         self.tally = Tally(self.sender.queue, self.inbox, self.dispatcher)
         self.loop: asyncio.AbstractEventLoop | None = None
         self.opener: Opener | None = None
+        self.turns: Turns | None = None
         self.owner: Owner | None = None
         self.live: Live | None = None
         self.ending: Ending | None = None  # of a connection, until the owner has told of it
@@ -102,7 +102,6 @@ class Engine:
         self._latency: float | None = None
         self._ready: set[asyncio.Future[bool]] = set()
         self._drain: asyncio.TimerHandle | None = None
-        self._pause_timer: asyncio.TimerHandle | None = None
 
     # ------------------------------------------------------------------------------------------ its life
 
@@ -124,6 +123,7 @@ class Engine:
     def _begin(self) -> None:
         self.loop = asyncio.get_running_loop()
         config = self.config
+        self.turns = Turns(config.governor, config.addresses, self.retry, self.teller.note)
         self.opener = Opener(
             OpeningOptions(
                 addresses=config.addresses,
@@ -135,6 +135,7 @@ class Engine:
                 open_timeout=config.open_timeout,
                 setup_timeout=config.setup_timeout,
             ),
+            self.turns,
             host=self,
             watcher=self._watch,
             queue=self.sender.queue,
@@ -179,6 +180,8 @@ class Engine:
         elif self.state is State.BACKOFF:
             self.hurried = True
             self._wake()
+        if self.turns is not None:
+            self.turns.hurry(next_one=self.state is State.BACKOFF)
 
     def request_close(self, code: int, reason: str, drain: float | None) -> None:
         """Begins to close, once; later calls change nothing."""
@@ -199,6 +202,8 @@ class Engine:
             self.live.fail_requests(self.ended_error())
         if drains and drain is not None:
             self._drain = self.loop.call_later(drain, self._interrupt)
+            if self.turns is not None:
+                self.turns.hurry(next_one=True)
             self.hurried = True
             self._wake()
             self.sender.watch(self._interrupt_when_settled)
@@ -247,24 +252,12 @@ class Engine:
 
     def ended_error(self) -> ClientClosed:
         """Returns the exception for a call that comes too late."""
-        event = self.last_close if self.last_close is not None and self.last_close.final else None
-        undelivered = self.teller.undelivered
-        cause = self.cause
-        if cause is None:
-            doing = "is closed" if self.state is State.CLOSED else "is closing"
-            return ClientClosed(f"the client {doing}", event=event, undelivered=undelivered)
-        if isinstance(cause, RetriesExhausted):
-            error: ClientClosed = RetriesExhausted(
-                str(cause),
-                event=event,
-                undelivered=undelivered,
-                attempts=cause.attempts,
-                elapsed=cause.elapsed,
-            )
-        else:
-            error = ClientStopped(str(cause), event=event, undelivered=undelivered)
-        error.__cause__ = cause.__cause__
-        return error
+        return ended_error(
+            self.cause,
+            is_closed=self.state is State.CLOSED,
+            last_close=self.last_close,
+            undelivered=self.teller.undelivered,
+        )
 
     def spawn(self, name: str, function: Callable[[], Awaitable[None]]) -> asyncio.Task[None] | None:
         """Starts a child of the owner task; `None` while there is none."""
@@ -279,42 +272,7 @@ class Engine:
         if self.owner is not None:
             self.owner.wake()
 
-    # ------------------------------------------------------------------------------------------ asked by the program
-
-    async def request(self, message: Message, size: int, match: Match) -> Message:
-        """Sends with `queue=False` and returns the first message that matches."""
-        await self.sender.admit_unqueued(size)
-        live = self.live
-        assert live is not None
-        answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-        with self.sender.patience.waiting(answer, asks=False):
-            if not answer.done():
-                self.sender.write_unqueued(message, size)
-            return await live.answer(answer, match)
-
-    def subscribe(self, key: Hashable, subscription: Subscription) -> None:
-        """Declares an intent."""
-        if self.lifecycle.is_over:
-            raise self.ended_error()
-        self.subscriptions[key] = subscription
-        live = self.live
-        if live is None or live.writer is None:
-            return
-        try:
-            message = subscription.render(self.config.outbox.max_bytes)
-        except Exception as error:  # noqa: BLE001 - as on a later connection, where nobody could catch it
-            self.failed("subscribe", error)
-            return
-        live.writer.post(message)
-
-    def unsubscribe(self, key: Hashable) -> None:
-        """Takes an intent back."""
-        if self.lifecycle.is_over:
-            raise self.ended_error()
-        gone = self.subscriptions.pop(key, None)
-        live = self.live
-        if gone is not None and gone.unsubscribe is not None and live is not None and live.writer is not None:
-            live.writer.post(gone.unsubscribe)
+    # ------------------------------------------------------------------------------------------ what is known
 
     @property
     def latency(self) -> float | None:
@@ -325,7 +283,13 @@ class Engine:
 
     def stats(self) -> Stats:
         """The numbers as of now."""
-        return self.tally.stats(self.live)
+        numbers, turns, address = self.tally.stats(self.live), self.turns, self.retry.endpoint
+        if turns is None:
+            return numbers
+        held = turns.held(address)
+        return attrs.evolve(
+            numbers, dials_waiting=turns.waiting(address), held_for=held[0] if held is not None else 0.0
+        )
 
     # ------------------------------------------------------------------------------------------ what connections tell
 
@@ -389,28 +353,22 @@ class Engine:
 
     def quiet(self) -> None:
         """The client has ended: no timer of its own stays."""
-        for timer in (self._pause_timer, self._drain):
-            if timer is not None:
-                timer.cancel()
+        self._pause_notice.end()
+        if self._drain is not None:
+            self._drain.cancel()
 
     def _inbox_full(self) -> None:
         loop = asyncio.get_running_loop()
         if self.live is not None and self.live.link is not None:
             self.live.link.pause()
         loop.call_soon(self.sender.pump)
-        if self._pause_timer is None and self.state is not State.CLOSED:
-            self._pause_timer = loop.call_later(PAUSE_NOTICE, self._notice_pause)
+        if self.state is not State.CLOSED:
+            self._pause_notice.begin(loop)
 
     def _inbox_relaxed(self) -> None:
-        if self._pause_timer is not None:
-            self._pause_timer.cancel()
-            self._pause_timer = None
+        self._pause_notice.end()
         if self.live is not None and self.live.link is not None:
             self.live.link.resume()
-
-    def _notice_pause(self) -> None:
-        self._pause_timer = None
-        self.teller.tell_pause(PAUSE_NOTICE, len(self.inbox))
 
     def _stuck(self) -> None:
         self.sender.patience.stuck()

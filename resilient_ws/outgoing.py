@@ -165,7 +165,15 @@ class Outgoing:
         plain, size = checked(message, self._max_bytes)
         self._check_loop()
         async with asyncio.timeout(seconds("timeout", timeout, zero=True, none=True)):
-            return await self._engine.request(plain, size, match)
+            sender = self._sender
+            await sender.admit_unqueued(size)
+            live = self._engine.live
+            assert live is not None
+            answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+            with sender.patience.waiting(answer, asks=False):
+                if not answer.done():
+                    sender.write_unqueued(plain, size)
+                return await live.answer(answer, match)
 
     def subscribe(
         self,
@@ -189,9 +197,18 @@ class Outgoing:
         if not callable(message):
             message = checked(message, self._max_bytes)[0]
         farewell = None if unsubscribe is None else checked(unsubscribe, self._max_bytes)[0]
-        if self._engine.loop is not None:
-            self._check_loop()
-        self._engine.subscribe(key, Subscription(message, farewell))
+        self._check_not_over()
+        engine = self._engine
+        engine.subscriptions[key] = subscription = Subscription(message, farewell)
+        live = engine.live
+        if live is None or live.writer is None:
+            return
+        try:
+            now = subscription.render(self._max_bytes)
+        except Exception as error:  # noqa: BLE001 - as on a later connection, where nobody could catch it
+            engine.failed("subscribe", error)
+            return
+        live.writer.post(now)
 
     def unsubscribe(self, key: Hashable) -> None:
         """Takes an intent back; an unknown key is of no consequence.
@@ -199,9 +216,16 @@ class Outgoing:
         Raises:
             ClientClosed: The client has ended.
         """
-        if self._engine.loop is not None:
-            self._check_loop()
-        self._engine.unsubscribe(key)
+        self._check_not_over()
+        live = self._engine.live
+        gone = self._engine.subscriptions.pop(key, None)
+        if gone is not None and gone.unsubscribe is not None and live is not None and live.writer is not None:
+            live.writer.post(gone.unsubscribe)
+
+    def _check_not_over(self) -> None:
+        self._check_loop()
+        if self._engine.lifecycle.is_over:
+            raise self._engine.ended_error()
 
     def _check_loop(self) -> None:
         loop = self._engine.loop

@@ -5,6 +5,7 @@ It decides nothing; each event is made elsewhere and passes here once, in order.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -14,8 +15,12 @@ from resilient_ws.closing import CloseOrigin
 from resilient_ws.dispatch import Dispatcher
 from resilient_ws.errors import InboxFull
 from resilient_ws.events import CloseEvent, ErrorEvent, Event, Fate, OpenEvent, RetryEvent, UndeliveredEvent
+from resilient_ws.inbox import Inbox
 from resilient_ws.outbox import Entry
 from resilient_ws.stats import Timeline, told
+
+PAUSE_NOTICE: Final = 5.0
+"""Seconds that reading may be paused by a full inbox before the program is told."""
 
 PAUSE_NOTICE_EVERY: Final = 60.0
 """Seconds between two notices that the inbox stands full."""
@@ -49,6 +54,11 @@ class Teller:
             log.log(level, "%s: %s", self._name, told(event))
         self._dispatcher.emit(event)
 
+    def note(self, text: str) -> None:
+        """Says why nothing happens for a while; no event."""
+        self.timeline.say(text)
+        log.info("%s: %s", self._name, text)
+
     def tell_fate(self, entry: Entry, fate: Fate, *, at_the_end: bool = False) -> None:
         """Says what became of a message; at the end it is also kept for the exception that ends the client."""
         age = max(0.0, self._clock() - entry.accepted_at)
@@ -74,3 +84,32 @@ class Teller:
         )
         log.warning("%s: %s", self._name, error)
         self.tell(ErrorEvent(where="inbox", exception=error))
+
+
+class PauseNotice:
+    """Lets the teller know when reading has been paused for long.
+
+    Args:
+        teller: Says it.
+        inbox: Holds the messages that the program does not take.
+    """
+
+    def __init__(self, teller: Teller, inbox: Inbox) -> None:
+        self._teller = teller
+        self._inbox = inbox
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Reading is paused."""
+        if self._timer is None:
+            self._timer = loop.call_later(PAUSE_NOTICE, self._due)
+
+    def end(self) -> None:
+        """It is paused no more, or nobody is to be told."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _due(self) -> None:
+        self._timer = None
+        self._teller.tell_pause(PAUSE_NOTICE, len(self._inbox))
