@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Sequence
 from typing import Any, Final, cast
 
 from aiohttp import ClientResponse, WebSocketError, WSMsgType
-from aiohttp.http_websocket import WebSocketReader
 
 from resilient_ws.closing import CloseCode, CloseOrigin
 from resilient_ws.errors import ConnectionLost
@@ -21,23 +20,20 @@ from resilient_ws.transports.aiohttp_link import LOST, AiohttpLink
 from resilient_ws.transports.aiohttp_outlet import Outlet
 from resilient_ws.transports.aiohttp_queue import DirectResponse
 from resilient_ws.transports.base import End, Receiver
+from resilient_ws.transports.socket_link import LAST_ANSWERS
 
 _TEXT: Final = WSMsgType.TEXT
 _BINARY: Final = WSMsgType.BINARY
 
 
-LAST_ANSWERS: Final = 0.01
-"""Seconds between the moment the peer breaks the protocol and our CLOSE: the program may answer what came before."""
-
-
 class _Wire(asyncio.Protocol):
     """Stands between the socket and aiohttp's protocol, to know where a read begins and ends, and how it all ends."""
 
-    def __init__(self, link: DirectLink, http: Any, parser: WebSocketReader, outlet: Outlet) -> None:
+    def __init__(self, link: DirectLink, socket: DirectResponse, outlet: Outlet) -> None:
         self._link = link
         self._outlet = outlet
-        self._http = http
-        self._feed = parser.feed_data
+        self._http = socket.http
+        self._feed = socket.feed
         self._began, self._ended = link.read_begins, link.tell_batch
 
     def data_received(self, data: bytes) -> None:
@@ -75,14 +71,13 @@ class DirectLink(AiohttpLink):
         max_message_size: int,
     ) -> None:
         super().__init__(socket, response, transport, receiver, endpoint, max_message_size)
-        assert socket.parser is not None
         self._queue = socket.queue
         self._paused = False
         self._stopped = False  # the transport does not read
         self._pending: End | None = None
         self._compresses = bool(socket.compress)
         self._outlet = Outlet(transport, socket.frame_writer)
-        transport.set_protocol(_Wire(self, socket.http, socket.parser, self._outlet))
+        transport.set_protocol(_Wire(self, socket, self._outlet))
 
     # --- out ---
 

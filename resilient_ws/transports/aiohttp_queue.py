@@ -8,10 +8,13 @@ does to stay within bounds is kept: it stops when its queue is full, which is al
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from aiohttp import ClientResponse, ClientWebSocketResponse, WSMsgType
 from aiohttp.http_websocket import WebSocketReader, WebSocketWriter
+
+from resilient_ws.transports.whole_frames import Cutter
 
 if TYPE_CHECKING:
     from aiohttp._websocket.reader_py import WebSocketDataQueue
@@ -135,11 +138,28 @@ class DeflateQueue(DirectQueue):
             self.link.tell_batch()
 
 
+class Front:
+    """What aiohttp believes to be its parser: it gets all bytes, so that none are missed that came with the handshake."""
+
+    def __init__(self, parser: WebSocketReader, feed: Callable[[bytes], object]) -> None:
+        self._feed = feed
+        self.feed_eof = parser.feed_eof
+
+    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
+        """Called by aiohttp, until there is a link that reads."""
+        self._feed(data)
+        return False, b""
+
+
 class DirectResponse(ClientWebSocketResponse):
-    """A response whose parser has a `DirectQueue`; aiohttp asks for the parser before the first frame is parsed."""
+    """A response whose parser has a `DirectQueue`; aiohttp asks for the parser before the first frame is parsed.
+
+    Attributes:
+        feed: Takes what is read from the socket.
+    """
 
     def __init__(self, max_message_size: int, *args: Any, **kwargs: Any) -> None:
-        self.parser: WebSocketReader | None = None
+        self._front: Front | None = None
         super().__init__(*args, **kwargs)
         response: ClientResponse = args[3]
         assert response.connection is not None
@@ -148,14 +168,18 @@ class DirectResponse(ClientWebSocketResponse):
         make = DeflateQueue if self.compress else DirectQueue
         self.queue = make(self.http, asyncio.get_running_loop(), max_message_size)
         # aiohttp refuses a message of exactly its limit; ours is inclusive.
-        self.parser = WebSocketReader(
+        parser = WebSocketReader(
             self.queue, max_message_size + 1, compress=bool(self.compress), decode_text=True
         )
+        self.feed: Callable[[bytes], object] = parser.feed_data
+        if not self.compress:
+            self.feed = Cutter(self.queue, lambda data: parser.feed_data(data)[0], max_message_size).feed
+        self._front = Front(parser, self.feed)
 
     # That aiohttp's attribute is overridden is the point.
     @property
     def _parser(self) -> Any:
-        return self.parser
+        return self._front
 
     @_parser.setter
     def _parser(self, parser: Any) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]

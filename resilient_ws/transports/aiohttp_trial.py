@@ -14,10 +14,12 @@ import os
 from typing import Any, cast
 
 from aiohttp import ClientWebSocketResponse
+from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_websocket import WebSocketReader
 
 from resilient_ws.transports import aiohttp_outlet
-from resilient_ws.transports.aiohttp_queue import DirectQueue
+from resilient_ws.transports.aiohttp_queue import DirectQueue, Front
+from resilient_ws.transports.whole_frames import Cutter
 
 log = logging.getLogger("resilient_ws")
 
@@ -84,5 +86,19 @@ def _try_parser() -> bool:
         and stalled
         and taken == 1000
         and isinstance(inspect.getattr_static(ClientWebSocketResponse, "compress"), property)
+        and _try_front()
         and aiohttp_outlet.is_supported()
     )
+
+
+def _try_front() -> bool:
+    """Whether aiohttp gives all that is read to what it takes for its parser, and whether the parser says when it fails."""
+    queue = DirectQueue(_Nobody(), asyncio.get_running_loop(), 1000)
+    queue.direct = True
+    parser = WebSocketReader(queue, 1001, compress=False, decode_text=True)
+    cutter = Cutter(queue, lambda data: parser.feed_data(data)[0], 1000)
+    protocol = ResponseHandler(asyncio.get_running_loop())
+    protocol.set_parser(Front(parser, cutter.feed), queue)
+    protocol.data_received(b"\x81\x03one\x01\x01t\x80\x02wo\x81\x05th")
+    protocol.data_received(b"ree\x83\x00\x81\x04none")
+    return queue.batch == ["one", "two", "three"] and queue.ended is not None

@@ -64,6 +64,7 @@ async def test_the_environment_turns_it_off(monkeypatch):
         (aiohttp_trial, "WebSocketReader", Buffering),
         (aiohttp_trial, "ClientWebSocketResponse", object),
         (aiohttp_trial, "DirectQueue", object),
+        (aiohttp_trial, "ResponseHandler", object),
         (aiohttp_queue.DirectQueue, "is_full", False),
     ],
 )

@@ -1,0 +1,171 @@
+"""Whole messages cut out of what a socket gave, in one loop; everything else is for the parser of the library.
+
+Most messages are one final, plain frame that lies whole in one read. To cut those out here costs 0.14 us for 125 bytes;
+the compiled parser of aiohttp, which calls a function of ours for each message, takes 0.36 us, that of picows 0.6 us
+(Python 3.11; `docs/performance.md`). Control frames, fragments, frames that do not end in this read, and whatever a peer
+does wrong go to the library byte for byte, so no rule of the protocol is decided here (RFC 6455 section 5.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from resilient_ws.events import Message
+
+_FINAL_TEXT: Final = 0x81
+_FINAL_BINARY: Final = 0x82
+_FIN: Final = 0x80
+_OPCODE: Final = 0x0F
+_CONTROL: Final = 0x08
+_MASKED: Final = 0x80
+_ORDINARY: Final = frozenset((0x00, 0x80, 0x01, _FINAL_TEXT, 0x02, _FINAL_BINARY, 0x89, 0x8A))
+"""First bytes after whose frame another one may come: data, whole or in fragments, PING and PONG."""
+_LONGEST_CONTROL: Final = 125
+_TWO_BYTES: Final = 126
+"""In place of a length: it stands in the next two bytes."""
+_EIGHT_BYTES: Final = 127
+
+KEPT: Final = 4096
+"""Bytes up to which a frame that has not arrived whole is kept; the library gathers larger ones without copying."""
+
+
+class Taker(Protocol):
+    """Who gets the messages.
+
+    Attributes:
+        direct: Whether it takes them at the moment; else everything goes to the library.
+        bytes: The bytes of those it was given; added to here.
+        append: Gives it one.
+    """
+
+    direct: bool
+    bytes: int
+    append: Callable[[Message], None]
+
+
+class Cutter:
+    """Stands in front of a parser, from the first byte of a connection on.
+
+    Args:
+        taker: Who gets whole messages.
+        feed: The parser; returns whether it has found an error, after which it gets everything.
+        limit: Bytes of the largest message that is cut out; of a larger one the parser is to complain.
+    """
+
+    __slots__ = ("_feed", "_given_up", "_in_message", "_limit", "_owed", "_rest", "_taker")
+
+    def __init__(self, taker: Taker, feed: Callable[[bytes], bool], limit: int) -> None:
+        self._taker = taker
+        self._feed = feed
+        self._limit = limit
+        self._rest = b""  # the beginning of a frame
+        self._owed = 0  # bytes that the parser is to get before a new frame begins
+        self._in_message = False  # its last fragment has not come yet
+        self._given_up = limit < _TWO_BYTES  # the parser gets everything
+
+    def feed(self, data: bytes) -> None:
+        """Takes what one read of the socket gave."""
+        if self._rest:
+            data, self._rest = self._rest + data, b""
+        position, length = 0, len(data)
+        while position < length:
+            if self._taker.direct and not (self._owed or self._in_message or self._given_up):
+                position = self._cut(data, position, length)
+                if position == length:
+                    return
+            position = self._pass_on(data, position, length)
+
+    def _cut(self, data: bytes, position: int, length: int) -> int:
+        """Takes out messages up to the first thing that is none; returns where that is."""
+        taker = self._taker
+        append = taker.append
+        last, taken = length - 1, 0
+        while position < last:
+            size = data[position + 1]
+            start = position + 2
+            if size >= _TWO_BYTES:
+                if size == _TWO_BYTES and start + 2 <= length:
+                    size = data[start] << 8 | data[start + 1]  # half the time of `int.from_bytes`
+                    least = _TWO_BYTES
+                    start += 2
+                elif size == _EIGHT_BYTES and start + 8 <= length:
+                    size = int.from_bytes(data[start : start + 8])
+                    least = 65536
+                    start += 8
+                else:
+                    break
+                if not least <= size <= self._limit:
+                    break
+            stop = start + size
+            if stop > length:
+                break
+            kind = data[position]
+            if kind == _FINAL_TEXT:
+                try:
+                    append(data[start:stop].decode())
+                except UnicodeDecodeError:
+                    self._given_up = True
+                    break
+            elif kind == _FINAL_BINARY:
+                append(data[start:stop])
+            else:
+                break
+            taken += size
+            position = stop
+        taker.bytes += taken
+        return position
+
+    def _pass_on(self, data: bytes, position: int, length: int) -> int:
+        """Gives the parser one frame, or what has come of it, or keeps that; returns where the next one begins."""
+        if self._given_up:
+            self._give(data[position:] if position else data)
+            return length
+        if self._owed:
+            stop = min(position + self._owed, length)
+            self._owed -= stop - position
+            self._give(data[position:stop])
+            return stop
+        head = read_head(data, position, length)
+        if head is None:
+            self._rest = data[position:]
+            return length
+        kind, size, start = head
+        end = start + size
+        if kind & _CONTROL:
+            lasts = size <= _LONGEST_CONTROL
+            waits = end > length
+        else:
+            # RFC 6455 5.4: a continuation where a message has begun, and only there.
+            lasts = (kind & _OPCODE == 0) == self._in_message
+            waits = length < end <= position + KEPT and size <= self._limit and not self._in_message
+        if not lasts or kind not in _ORDINARY or data[position + 1] & _MASKED:
+            self._given_up = True
+            return position
+        if waits:
+            self._rest = data[position:]
+            return length
+        if not kind & _CONTROL:
+            self._in_message = not kind & _FIN
+        stop = min(end, length)
+        self._owed = end - stop
+        self._give(data[position:stop])
+        return stop
+
+    def _give(self, data: bytes) -> None:
+        if self._feed(data):
+            self._given_up = True
+
+
+def read_head(data: bytes, position: int, length: int) -> tuple[int, int, int] | None:
+    """Returns first byte, payload size and where the payload begins; `None` while the header is not whole."""
+    start = position + 2
+    if start > length:
+        return None
+    size = data[position + 1] & ~_MASKED
+    if size >= _TWO_BYTES:
+        stop = start + (2 if size == _TWO_BYTES else 8)
+        if stop > length:
+            return None
+        size, start = int.from_bytes(data[start:stop]), stop
+    return data[position], size, start

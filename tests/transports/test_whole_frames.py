@@ -1,0 +1,171 @@
+"""However a stream is cut into reads: the messages are those of the stream, and the parser gets whole frames in order."""
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from resilient_ws.testing import Opcode, encode_frame
+from resilient_ws.transports.whole_frames import KEPT, Cutter
+from tests.faults.fuzz_bytes import MAX_SIZE, bad_frames, good_frames, segments
+
+SIZES = (0, 1, 125, 126, 127, KEPT - 4, KEPT, 65535, 65536, 70_000)
+
+
+class Taker:
+    """Notes what it is given, in one list with what the parser gets."""
+
+    def __init__(self):
+        self.direct = True
+        self.bytes = 0
+        self.heard = []
+
+    def append(self, message):
+        self.heard.append(message)
+
+
+class Peer:
+    """A cutter with a taker and a parser that gathers frames and finds nothing wrong."""
+
+    def __init__(self, limit=100_000, breaks_at=None):
+        self.taker = Taker()
+        self.fed = b""
+        self.breaks_at = breaks_at
+        self.cutter = Cutter(self.taker, self.parse, limit)
+
+    def parse(self, data):
+        self.fed += data
+        self.taker.heard.append(bytearray(data))
+        return self.breaks_at is not None and len(self.fed) >= self.breaks_at
+
+    def read(self, *reads):
+        for data in reads:
+            self.cutter.feed(data)
+        return self
+
+    @property
+    def messages(self):
+        return [item for item in self.taker.heard if not isinstance(item, bytearray)]
+
+
+def text(size):
+    return "x" * size
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("opcode", [Opcode.TEXT, Opcode.BINARY])
+def test_whole_frames_of_every_length_class_are_cut_out(opcode, size):
+    payload = b"x" * size
+    peer = Peer().read(encode_frame(opcode, payload) * 3)
+    assert peer.messages == [payload.decode() if opcode is Opcode.TEXT else payload] * 3
+    assert (peer.taker.bytes, peer.fed) == (3 * size, b"")
+
+
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 200, 4000])
+def test_a_small_frame_may_come_byte_by_byte(size):
+    stream = encode_frame(Opcode.TEXT, b"x" * size) + encode_frame(Opcode.BINARY, b"end")
+    peer = Peer().read(*(stream[n : n + 1] for n in range(len(stream))))
+    assert peer.messages == ["x" * size, b"end"]
+    assert peer.fed == b""
+
+
+def test_a_large_frame_in_pieces_goes_to_the_parser_piece_by_piece():
+    frame = encode_frame(Opcode.BINARY, b"x" * 10_000)
+    peer = Peer().read(frame[:1000])
+    assert peer.fed == frame[:1000]
+    peer.read(frame[1000:2000], frame[2000:] + encode_frame(Opcode.TEXT, b"next"))
+    assert peer.fed == frame
+    assert peer.messages == ["next"]
+
+
+def test_control_frames_go_to_the_parser_in_order():
+    ping, pong = encode_frame(Opcode.PING, b"p"), encode_frame(Opcode.PONG)
+    before, after = encode_frame(Opcode.TEXT, b"before"), encode_frame(Opcode.TEXT, b"after")
+    peer = Peer().read(before + ping + pong + after)
+    assert peer.taker.heard == ["before", bytearray(ping), bytearray(pong), "after"]
+
+
+def test_a_control_frame_is_whole_when_the_parser_gets_it():
+    ping = encode_frame(Opcode.PING, b"12345")
+    peer = Peer().read(ping[:1], ping[1:4])
+    assert peer.fed == b""
+    assert peer.read(ping[4:]).fed == ping
+
+
+def test_fragments_go_to_the_parser_with_what_comes_between():
+    stream = (
+        encode_frame(Opcode.TEXT, b"a", fin=False)
+        + encode_frame(Opcode.PING)
+        + encode_frame(Opcode.CONTINUATION, b"b")
+    )
+    peer = Peer().read(stream + encode_frame(Opcode.TEXT, b"next"))
+    assert peer.fed == stream
+    assert peer.messages == ["next"]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        encode_frame(Opcode.CLOSE, b"\x03\xe8"),
+        encode_frame(Opcode.TEXT, b"\xff"),
+        encode_frame(Opcode.TEXT, b"masked", mask=b"abcd"),
+        encode_frame(Opcode.TEXT, b"reserved", rsv=4),
+        encode_frame(Opcode.TEXT, b"x" * 1001),
+        encode_frame(Opcode.CONTINUATION, b"of nothing"),
+        encode_frame(Opcode.PING, b"x" * 126),
+        encode_frame(Opcode.PING, b"", fin=False),
+        encode_frame(3, b"unknown"),
+        encode_frame(Opcode.TEXT, b"", fin=False) + encode_frame(Opcode.TEXT, b"within"),
+    ],
+)
+def test_from_whatever_ends_a_connection_on_the_parser_gets_everything(odd):
+    after = encode_frame(Opcode.TEXT, b"after")
+    peer = Peer(limit=1000, breaks_at=1003 if len(odd) > 1000 else None)
+    peer.read(encode_frame(Opcode.TEXT, b"before") + odd + after, after)
+    assert peer.messages == ["before"]
+    assert peer.fed == odd + after + after
+
+
+@pytest.mark.parametrize("header", [b"\x81\x7e\x00\x01x", b"\x82\x7f" + bytes(7) + b"\x01x"])
+def test_a_length_that_is_longer_than_it_need_be_is_for_the_parser_to_judge(header):
+    peer = Peer().read(header)
+    assert (peer.messages, peer.fed) == ([], header)
+
+
+def test_a_parser_that_found_an_error_gets_everything():
+    ping, after = encode_frame(Opcode.PING), encode_frame(Opcode.TEXT, b"after")
+    peer = Peer(breaks_at=len(ping)).read(ping + after)
+    assert (peer.messages, peer.fed) == ([], ping + after)
+
+
+def test_while_the_taker_takes_nothing_the_parser_gets_everything():
+    frame = encode_frame(Opcode.TEXT, b"one")
+    peer = Peer()
+    peer.taker.direct = False
+    peer.read(frame + frame[:2])
+    peer.taker.direct = True
+    peer.read(frame[2:] + frame)
+    assert peer.fed + b"" == frame
+    assert peer.messages == ["one", "one"]
+
+
+def test_where_only_tiny_messages_are_taken_the_parser_judges_each():
+    frame = encode_frame(Opcode.TEXT, b"x" * 11)
+    assert Peer(limit=10).read(frame).fed == frame
+
+
+@given(
+    frames=st.lists(good_frames(), max_size=6), more=st.one_of(st.just(b""), bad_frames()), sizes=segments()
+)
+@example(frames=[], more=b"\x03\x13tail", sizes=[3])
+def test_how_a_stream_is_cut_into_reads_changes_nothing(frames, more, sizes):
+    stream = b"".join(frames) + more
+    whole, cut = Peer(MAX_SIZE).read(stream), Peer(MAX_SIZE)
+    begin = 0
+    while begin < len(stream):
+        size = sizes[begin % len(sizes)]
+        cut.read(stream[begin : begin + size])
+        begin += size
+    assert (whole.messages, whole.fed) == (cut.messages, cut.fed)
+    assert whole.taker.bytes == sum(
+        len(message.encode() if isinstance(message, str) else message) for message in whole.messages
+    )
