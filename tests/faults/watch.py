@@ -74,11 +74,15 @@ class Watch:
         self._news.set()
 
     async def tick(self) -> None:
-        """Measure how long the loop stands still, until cancelled."""
+        """Measure how long the loop stands still, and see each PONG, until cancelled."""
         before = time.monotonic()
+        latency = self.client.latency
         while True:
             await asyncio.sleep(TICK)
             now = time.monotonic()
+            if self.client.latency is not latency:
+                latency = self.client.latency
+                self.heard_at = now
             if now - before - TICK > STOOD_STILL:
                 self._stalls.append((now, now - before - TICK))
             before = now
