@@ -46,6 +46,7 @@ from resilient_ws.events import (
     Stop,
     UndeliveredEvent,
 )
+from resilient_ws.governor import Governor
 from resilient_ws.options import Heartbeat, Inbox, Outbox, ReconnectPolicy
 from resilient_ws.snapshots import Delta, Snapshot, SnapshotOutdated, SnapshotThenDeltas
 from resilient_ws.stats import Stats
@@ -77,6 +78,7 @@ __all__ = [
     "Failure",
     "Fate",
     "Gap",
+    "Governor",
     "Handle",
     "HandshakeRejected",
     "Heartbeat",

@@ -33,6 +33,7 @@ from resilient_ws.events import (
     StateEvent,
     UndeliveredEvent,
 )
+from resilient_ws.governor import SHARED, Governor
 from resilient_ws.opening import Setup
 from resilient_ws.options import (
     Duration,
@@ -67,6 +68,8 @@ class WebSocketClient(Callbacks, Outgoing):
         subprotocols: Offered with the handshake, the preferred one first.
         heartbeat: A `Heartbeat`, or its interval in seconds; `None` = off.
         reconnect: A `ReconnectPolicy`; `False` = the first end is the end; `True` = the default policy.
+        governor: Paces the dials of many clients to one origin; `None` = nothing does. All clients of a process share
+            one by default, which a client alone does not notice.
         outbox: What is kept of accepted messages.
         inbox: What is kept of received messages.
         open_timeout: Seconds for provider, name look-up, TCP, TLS and handshake of one attempt; `None` = no limit.
@@ -97,6 +100,7 @@ class WebSocketClient(Callbacks, Outgoing):
         subprotocols: Sequence[str] = (),
         heartbeat: Heartbeat | Duration | None = Heartbeat(),  # noqa: B008 - frozen
         reconnect: ReconnectPolicy | bool = True,
+        governor: Governor | None = SHARED,
         outbox: Outbox = Outbox(),  # noqa: B008 - frozen
         inbox: Inbox = Inbox(),  # noqa: B008 - frozen
         open_timeout: Duration | None = 10,
@@ -125,6 +129,7 @@ class WebSocketClient(Callbacks, Outgoing):
             subprotocols=subprotocols,
             heartbeat=heartbeat,
             reconnect=reconnect,
+            governor=governor,
             outbox=outbox,
             inbox=inbox,
             open_timeout=open_timeout,

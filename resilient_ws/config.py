@@ -9,6 +9,7 @@ from typing import Any, cast
 import attrs
 
 from resilient_ws.dial import Addresses
+from resilient_ws.governor import Governor
 from resilient_ws.opening import Setup
 from resilient_ws.options import (
     Heartbeat,
@@ -34,6 +35,7 @@ class Config:
     setup: Setup | None
     heartbeat: Heartbeat | None
     reconnect: ReconnectPolicy | None
+    governor: Governor | None
     outbox: Outbox
     inbox: Inbox
     open_timeout: float | None
@@ -58,6 +60,7 @@ def make_config(
     subprotocols: Sequence[str],
     heartbeat: object,
     reconnect: object,
+    governor: object,
     outbox: object,
     inbox: object,
     open_timeout: object,
@@ -84,6 +87,8 @@ def make_config(
         heartbeat = Heartbeat(seconds("heartbeat", heartbeat))
     if not isinstance(reconnect, ReconnectPolicy | bool):
         raise TypeError(f"reconnect must be a ReconnectPolicy or a bool, got {type(reconnect).__name__}")
+    if governor is not None and not isinstance(governor, Governor):
+        raise TypeError(f"governor must be a Governor or None, got {type(governor).__name__}")
     if not isinstance(outbox, Outbox):
         raise TypeError(f"outbox must be an Outbox, got {type(outbox).__name__}")
     if not isinstance(inbox, Inbox):
@@ -109,6 +114,7 @@ def make_config(
         setup=setup,
         heartbeat=heartbeat,
         reconnect=None if reconnect is False else reconnect,
+        governor=governor,
         outbox=outbox,
         inbox=inbox,
         open_timeout=seconds("open_timeout", open_timeout, none=True),

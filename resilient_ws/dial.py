@@ -73,6 +73,10 @@ class Addresses:
         """For the names of tasks."""
         return self._static[0].url.host or "" if self._static else "provider"
 
+    def fixed(self, index: int) -> Endpoint | None:
+        """Returns address `index`; `None` where a provider has to be asked."""
+        return self._static[index] if self._static else None
+
     async def next(self, index: int, attempt: Attempt) -> Endpoint:
         """Returns where to dial.
 

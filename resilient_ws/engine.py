@@ -33,6 +33,7 @@ from resilient_ws.stats import Stats
 from resilient_ws.tally import Tally
 from resilient_ws.telling import PauseNotice, Teller
 from resilient_ws.transports.base import End
+from resilient_ws.turns import Turns
 
 if TYPE_CHECKING:
     from resilient_ws.persistence import Persistence
@@ -87,6 +88,7 @@ class Engine:
         self.tally = Tally(self.sender.queue, self.inbox, self.dispatcher)
         self.loop: asyncio.AbstractEventLoop | None = None
         self.opener: Opener | None = None
+        self.turns: Turns | None = None
         self.owner: Owner | None = None
         self.live: Live | None = None
         self.ending: Ending | None = None  # of a connection, until the owner has told of it
@@ -121,6 +123,7 @@ class Engine:
     def _begin(self) -> None:
         self.loop = asyncio.get_running_loop()
         config = self.config
+        self.turns = Turns(config.governor, config.addresses, self.retry, self.teller.note)
         self.opener = Opener(
             OpeningOptions(
                 addresses=config.addresses,
@@ -132,6 +135,7 @@ class Engine:
                 open_timeout=config.open_timeout,
                 setup_timeout=config.setup_timeout,
             ),
+            self.turns,
             host=self,
             watcher=self._watch,
             queue=self.sender.queue,
@@ -176,6 +180,8 @@ class Engine:
         elif self.state is State.BACKOFF:
             self.hurried = True
             self._wake()
+        if self.turns is not None:
+            self.turns.hurry(next_one=self.state is State.BACKOFF)
 
     def request_close(self, code: int, reason: str, drain: float | None) -> None:
         """Begins to close, once; later calls change nothing."""
@@ -196,6 +202,8 @@ class Engine:
             self.live.fail_requests(self.ended_error())
         if drains and drain is not None:
             self._drain = self.loop.call_later(drain, self._interrupt)
+            if self.turns is not None:
+                self.turns.hurry(next_one=True)
             self.hurried = True
             self._wake()
             self.sender.watch(self._interrupt_when_settled)
@@ -275,7 +283,13 @@ class Engine:
 
     def stats(self) -> Stats:
         """The numbers as of now."""
-        return self.tally.stats(self.live)
+        numbers, turns, address = self.tally.stats(self.live), self.turns, self.retry.endpoint
+        if turns is None:
+            return numbers
+        held = turns.held(address)
+        return attrs.evolve(
+            numbers, dials_waiting=turns.waiting(address), held_for=held[0] if held is not None else 0.0
+        )
 
     # ------------------------------------------------------------------------------------------ what connections tell
 

@@ -17,11 +17,13 @@ from resilient_ws.dial import Addresses
 from resilient_ws.dispatch import is_being_cancelled
 from resilient_ws.errors import ConnectError, OpenTimeout, SetupFailed, SetupTimeout
 from resilient_ws.events import Attempt, Endpoint, Message, Stop
+from resilient_ws.governor import Origin
 from resilient_ws.live import Host, Live
 from resilient_ws.options import Heartbeat, Inbox, Outbox
 from resilient_ws.outbox import DeliveryQueue
 from resilient_ws.pinger import Pinger, Watcher
 from resilient_ws.transports.base import End, Transport
+from resilient_ws.turns import Turns, origin_of
 from resilient_ws.writer import Writer
 
 Setup = Callable[[Connection], Awaitable[object] | object]
@@ -87,6 +89,7 @@ class Opener:
 
     Args:
         options: What each one is told.
+        turns: When it may dial.
         host: Whom a connection tells of its end.
         watcher: Whom its heartbeat tells; returns one for the connection.
         queue: Whose messages its PONGs confirm.
@@ -99,6 +102,7 @@ class Opener:
     def __init__(
         self,
         options: OpeningOptions,
+        turns: Turns,
         *,
         host: Host,
         watcher: Callable[[Live], Watcher],
@@ -109,6 +113,7 @@ class Opener:
         idle: Callable[[], None],
     ) -> None:
         self._options = options
+        self._turns = turns
         self._host = host
         self._watcher = watcher
         self._queue = queue
@@ -166,13 +171,23 @@ class Opener:
         return live
 
     async def _dial(self, live: Live, index: int, attempt: Attempt) -> Endpoint:
-        options = self._options
+        options, turns = self._options, self._turns
         endpoint: Endpoint | None = None
-        scope = self._begin(options.open_timeout)
+        opened = False
         try:
-            async with scope:
+            await self._take_turn(turns.expected(index))
+            limit = options.open_timeout
+            began = asyncio.get_running_loop().time()
+            async with self._begin(limit):
                 endpoint = await options.addresses.next(index, attempt)
+            if limit is not None:
+                limit = max(0.0, limit - (asyncio.get_running_loop().time() - began))
+            await self._take_turn(origin_of(endpoint))
+            async with self._begin(limit):
                 link = await options.transport.open(endpoint, live)
+            opened = True
+        except Interrupted:
+            raise
         except (ConnectError, Stop) as error:
             self._check()
             if endpoint is not None:
@@ -189,6 +204,7 @@ class Opener:
             raise AttemptFailed(failed, endpoint) from None
         finally:
             self._scope = None
+            turns.leave(opened=opened)
         writer = Writer(link, spawn=self._spawn, idle=self._idle)
         pinger = Pinger(
             link,
@@ -204,6 +220,17 @@ class Opener:
             live.watch_replies()
         self._spawn("reader", live.read)
         return endpoint
+
+    async def _take_turn(self, origin: Origin | None) -> None:
+        """Waits until the governor lets this client dial; what that takes is not part of `open_timeout`."""
+        try:
+            async with self._begin(self._turns.time_left):
+                await self._turns.take(origin)
+        except TimeoutError:
+            self._check()
+            raise ConnectError(
+                f"it was not this client's turn to dial {origin} in time (max_elapsed)"
+            ) from None
 
     async def _set_up(self, live: Live, endpoint: Endpoint, number: int, first: bool) -> None:
         options = self._options

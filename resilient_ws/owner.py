@@ -243,7 +243,10 @@ class Owner:
             finally:
                 self._scope = None
         lost_at = ending.at if ending is not None else None
-        decision = engine.retry.failed(failure, engine.now(), verdict, lost_at=lost_at)
+        turns = engine.turns
+        assert turns is not None
+        decision = engine.retry.failed(failure, engine.now(), verdict, lost_at=lost_at, held=turns.held)
+        turns.failed(failure, decision)
         for where, problem in decision.errors:
             engine.failed(where, problem)
         return decision

@@ -7,6 +7,7 @@ it asks only how long (`wait`) and whether that was enough (`stop`): its loops r
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Final, Protocol
 
 import attrs
@@ -133,6 +134,10 @@ class RetryState:
         self.attempt += 1
         return self.attempt
 
+    def dialed(self, now: float) -> None:
+        """The dial that began has only now been let through."""
+        self._dialed_at = now
+
     def opened(self) -> None:
         """The connection has become open: the server takes us, so a refusal later is no verdict on our request."""
         self._was_open = True
@@ -147,6 +152,15 @@ class RetryState:
         """
         return 0.0 if self._down_since is None else max(0.0, now - self._down_since)
 
+    def time_left(self, now: float) -> float | None:
+        """Returns the seconds for which an attempt may still begin (`max_elapsed`), 0 or more; `None` = no limit."""
+        limit = self._policy.max_elapsed
+        return None if limit is None else max(0.0, limit - self.elapsed(now))
+
+    def spread(self) -> float:
+        """Returns a delay, in seconds, drawn as for a retry of now: what keeps clients apart that waited together."""
+        return self._draw(*delay_range(self._policy, max(1, self.failures), slow=self._slow))
+
     def redial_in(self, now: float) -> float:
         """Returns the seconds until `reconnect_now()` may dial: `min_delay` after the last dial, 0 or more."""
         return max(0.0, self._dialed_at + self._policy.min_delay - now)
@@ -156,7 +170,13 @@ class RetryState:
         return 1 if self._is_stable(opened_for) else self.failures + 1
 
     def failed(
-        self, failure: Failure, now: float, verdict: object = None, *, lost_at: float | None = None
+        self,
+        failure: Failure,
+        now: float,
+        verdict: object = None,
+        *,
+        lost_at: float | None = None,
+        held: Callable[[int], tuple[float, str] | None] = lambda _: None,
     ) -> Decision:
         """A connection has ended or an attempt has failed; returns what follows.
 
@@ -165,6 +185,8 @@ class RetryState:
             now: Seconds of the clock that all calls use.
             verdict: What `decide` returned: `Retry`, `Stop`, or `None` for the default; anything else is reported.
             lost_at: When it happened, if earlier than `now`; `None` = `now`.
+            held: For how many seconds the address of that number is to be left alone since it asked another client
+                for time, and the words for it; `None` = it is not.
         """
         stable = self._is_stable(failure.opened_for)
         self._count(failure, now if lost_at is None else lost_at)
@@ -192,7 +214,7 @@ class RetryState:
             why = f"{why}: stop for address {address + 1} of {self._endpoints}, the next one is tried"
         else:
             self._said_stop.discard(address)
-        return self._paced(failure, now, verdict, attrs.evolve(default, why=why), errors)
+        return self._paced(failure, now, verdict, attrs.evolve(default, why=why), errors, held)
 
     def _is_stable(self, opened_for: float | None) -> bool:
         return opened_for is not None and opened_for >= self._policy.min_uptime
@@ -213,6 +235,7 @@ class RetryState:
         verdict: Retry | None,
         default: _Default,
         errors: list[tuple[str, BaseException]],
+        held: Callable[[int], tuple[float, str] | None],
     ) -> Decision:
         """A retry is due: returns when, or that a limit is reached."""
         asked = _is_replaced(failure.close)
@@ -225,9 +248,12 @@ class RetryState:
             delay, how = self._drawn(
                 state, slow=verdict is None and (default.slow or self._slow), errors=errors
             )
-            wished = _retry_after(failure)
+            wished, why = _retry_after(failure), "for Retry-After"
+            hold = held(self.endpoint)
+            if hold is not None and hold[0] > wished:
+                wished, why = hold[0], f"since {hold[1]}"
             if wished:
-                delay, how = wished + delay, f"after {wished:g} s for Retry-After and then {how}"
+                delay, how = wished + delay, f"after {wished:.4g} s {why} and then {how}"
             if verdict is not None:
                 how = f"{how}, as decide said"
         limit = None if asked else self._limit(state, now, delay, errors)
@@ -247,8 +273,10 @@ class RetryState:
             else:
                 return chosen, f"after {chosen:g} s, as wait said"
         low, high = delay_range(self._policy, self.failures, slow=slow)
-        drawn = min(high, max(low, self._random.uniform(low, high)))
-        return drawn, f"within {low:g} to {high:g} s"
+        return self._draw(low, high), f"within {low:g} to {high:g} s"
+
+    def _draw(self, low: float, high: float) -> float:
+        return min(high, max(low, self._random.uniform(low, high)))
 
     def _limit(
         self, state: RetryCallState, now: float, delay: float, errors: list[tuple[str, BaseException]]

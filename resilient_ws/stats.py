@@ -47,6 +47,8 @@ class Stats:
         unread: Messages received and not taken, now.
         confirmation: Whether the open connection confirms deliveries: `on`, `off`; `none` without a connection.
         events_dropped: Events that slow callbacks did not take in time.
+        dials_waiting: Clients that wait for their turn to dial where this one dials, now; itself included.
+        held_for: Seconds for which no client is to dial there, since one was asked for time; 0 = no such request.
     """
 
     attempts: int = 0
@@ -68,6 +70,8 @@ class Stats:
     unread: int = 0
     confirmation: Literal["on", "off", "none"] = "none"
     events_dropped: int = 0
+    dials_waiting: int = 0
+    held_for: float = 0.0
 
 
 class Timeline:
@@ -84,6 +88,10 @@ class Timeline:
     def note(self, event: Event) -> None:
         """Remembers an event."""
         self._past.append((self._wall(), told(event)))
+
+    def say(self, text: str) -> None:
+        """Remembers what is no event."""
+        self._past.append((self._wall(), text))
 
     def lines(self, clock: Callable[[float], str]) -> list[str]:
         """Returns one line for each, the oldest first; `clock` turns a time of day into text."""

@@ -54,6 +54,11 @@ class Teller:
             log.log(level, "%s: %s", self._name, told(event))
         self._dispatcher.emit(event)
 
+    def note(self, text: str) -> None:
+        """Says why nothing happens for a while; no event."""
+        self.timeline.say(text)
+        log.info("%s: %s", self._name, text)
+
     def tell_fate(self, entry: Entry, fate: Fate, *, at_the_end: bool = False) -> None:
         """Says what became of a message; at the end it is also kept for the exception that ends the client."""
         age = max(0.0, self._clock() - entry.accepted_at)
