@@ -1,8 +1,7 @@
 """The life of a client as a table: which fact leads from which state to which.
 
 Theory of operation. `TRANSITIONS` is all there is: a fact that is not listed for a state cannot happen in it, and
-`Lifecycle.apply` refuses it. `docs/architecture.md` shows the diagram that `mermaid()` makes of the same table. What
-a state allows is asked of the state itself (`may_send`, `is_over`), never spelled out at the place that wants to know.
+`Lifecycle.apply` refuses it. `docs/architecture.md` shows the diagram that `mermaid()` makes of the same table.
 """
 
 from __future__ import annotations
@@ -69,18 +68,9 @@ class Lifecycle:
         return self._state
 
     @property
-    def is_started(self) -> bool:
-        """Whether `start()` or `close()` has been called."""
-        return self._state is not State.IDLE
-
-    @property
     def is_over(self) -> bool:
         """Whether nothing more is accepted."""
         return self._state is State.CLOSING or self._state is State.CLOSED
-
-    def allows(self, fact: Fact) -> bool:
-        """Whether `fact` can happen in this state."""
-        return fact in TRANSITIONS[self._state]
 
     def apply(self, fact: Fact) -> State:
         """Takes the step that belongs to `fact` and returns the new state.
