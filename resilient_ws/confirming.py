@@ -77,5 +77,16 @@ def fail(entries: Iterable[Entry], error: Callable[[], ResilientWSError]) -> Non
 
 
 def off() -> DeliveryUncertain:
-    """Returns what is raised where nothing is confirmed."""
-    return DeliveryUncertain("confirmation is off on this connection, so the peer's receipt cannot be known")
+    """Returns what is raised for a message that is accepted, where nothing is confirmed."""
+    return DeliveryUncertain(
+        "confirmation is off on this connection: the message was accepted and is sent, but whether the peer has it "
+        "cannot be known"
+    )
+
+
+def refused() -> DeliveryUncertain:
+    """Returns what is raised instead of sending, where nothing is confirmed."""
+    return DeliveryUncertain(
+        "confirmation is off on this connection, so the message was not sent: send it without confirm=True, or use "
+        "request() to wait for an answer"
+    )

@@ -44,7 +44,8 @@ class Outgoing:
         Args:
             message: `str` is sent as TEXT, bytes-like as BINARY (copied unless it is `bytes`).
             ttl: Seconds or `timedelta` after which it is dropped unless written; `None` = that of the outbox.
-            confirm: Return only when the peer is known to have it. Cancelled then, the message stays accepted.
+            confirm: Return only when the peer is known to have it. Cancelled while it waits for that, or ended by an
+                exception, the message stays accepted.
             queue: `False` = only on a connection that is open now, and never sent again.
             on_uncertain: `"report"` or `"resend"`, for this message; `None` = that of the outbox.
             key: A waiting message with the same key is replaced by this one; `None` = replaces nothing.
@@ -56,7 +57,8 @@ class Outgoing:
             MessageTooBig: It is larger than `outbox.max_bytes`.
             NotConnected: With `queue=False`, no connection is open; or it would have to wait before `start()`.
             OutboxFileError: The outbox file could not take it: the disk is full or broken.
-            DeliveryUncertain: With `confirm`, it may or may not have arrived, or confirmation is off.
+            DeliveryUncertain: With `confirm`, it was accepted and may or may not have arrived. Or confirmation is off on
+                the connection of now: then it was not sent, as the text says.
             InboxFull: With `confirm`, the confirmation stands behind received messages that nobody takes.
             TypeError, ValueError: The message or an option has the wrong type or value.
         """

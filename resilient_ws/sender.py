@@ -9,7 +9,7 @@ import asyncio
 import math
 from typing import TYPE_CHECKING
 
-from resilient_ws.confirming import Token, fail, off
+from resilient_ws.confirming import Token, fail, refused
 from resilient_ws.errors import (
     ConnectionLost,
     MessageTooBig,
@@ -211,7 +211,7 @@ class Sender(Outflow):
         if not self._started:
             raise NotConnected("confirm=True waits, and the client has not been started")
         if self._writer is not None and not self.queue.confirming:
-            raise off()
+            raise refused()
         return asyncio.get_running_loop().create_future()
 
     # --- waiting for the end of messages ---
