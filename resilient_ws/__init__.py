@@ -6,6 +6,7 @@ from resilient_ws.client import WebSocketClient
 from resilient_ws.closing import CLOSE_CODES, CloseCode, CloseOrigin, CloseRule
 from resilient_ws.connection import Connection
 from resilient_ws.dispatch import EventsDropped, Handle
+from resilient_ws.endpoints import Endpoint
 from resilient_ws.errors import (
     CertificateRejected,
     ClientClosed,
@@ -30,7 +31,6 @@ from resilient_ws.errors import (
 from resilient_ws.events import (
     Attempt,
     CloseEvent,
-    Endpoint,
     ErrorEvent,
     Event,
     Failure,

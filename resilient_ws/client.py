@@ -17,11 +17,11 @@ from resilient_ws.config import make_config
 from resilient_ws.consumer import Consumer, WithGaps
 from resilient_ws.dial import Provider
 from resilient_ws.dispatch import CALLBACKS, Callback
+from resilient_ws.endpoints import Endpoint
 from resilient_ws.engine import Engine
 from resilient_ws.errors import NotConnected
 from resilient_ws.events import (
     CloseEvent,
-    Endpoint,
     ErrorEvent,
     Event,
     Gap,

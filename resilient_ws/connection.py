@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 
+from resilient_ws.endpoints import Endpoint
 from resilient_ws.errors import ConnectionLost, MessageTooBig, NotConnected
-from resilient_ws.events import Endpoint, Message
+from resilient_ws.events import Message
 from resilient_ws.inbox import Ended
 from resilient_ws.live import Live
 from resilient_ws.options import AppMessage, Heartbeat, function, seconds

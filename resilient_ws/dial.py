@@ -11,8 +11,9 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from resilient_ws.dispatch import is_being_cancelled
+from resilient_ws.endpoints import Endpoint
 from resilient_ws.errors import ConnectError
-from resilient_ws.events import Attempt, Endpoint, Stop
+from resilient_ws.events import Attempt, Stop
 
 Provider = Callable[[Attempt], Any]
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from resilient_ws.closing import CloseCode, CloseOrigin
+from resilient_ws.endpoints import Endpoint
 from resilient_ws.errors import (
     ClientClosed,
     ClientStopped,
@@ -19,7 +20,7 @@ from resilient_ws.errors import (
     SetupFailed,
     SetupTimeout,
 )
-from resilient_ws.events import CloseEvent, Endpoint, Failure, UndeliveredEvent
+from resilient_ws.events import CloseEvent, Failure, UndeliveredEvent
 from resilient_ws.outbox import Entry
 
 if TYPE_CHECKING:

@@ -15,8 +15,9 @@ from resilient_ws.closing import CloseCode
 from resilient_ws.connection import Connection, checked
 from resilient_ws.dial import Addresses
 from resilient_ws.dispatch import is_being_cancelled
+from resilient_ws.endpoints import Endpoint
 from resilient_ws.errors import ConnectError, OpenTimeout, SetupFailed, SetupTimeout
-from resilient_ws.events import Attempt, Endpoint, Message, Stop
+from resilient_ws.events import Attempt, Message, Stop
 from resilient_ws.governor import Origin
 from resilient_ws.live import Host, Live
 from resilient_ws.options import Heartbeat, Inbox, Outbox

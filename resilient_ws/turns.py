@@ -10,7 +10,8 @@ import math
 from collections.abc import Callable
 
 from resilient_ws.dial import Addresses
-from resilient_ws.events import Endpoint, Failure
+from resilient_ws.endpoints import Endpoint
+from resilient_ws.events import Failure
 from resilient_ws.governor import Governor, Hold, Origin, Ticket, request_for_time
 from resilient_ws.retry import Decision, RetryState
 

@@ -14,8 +14,9 @@ from typing import Final, Literal, Protocol
 import attrs
 
 from resilient_ws.closing import CloseCode, CloseOrigin
+from resilient_ws.endpoints import Endpoint
 from resilient_ws.errors import ConnectionLost
-from resilient_ws.events import Endpoint, Message
+from resilient_ws.events import Message
 from resilient_ws.heartbeat import Reading
 from resilient_ws.inbox import size_of
 from resilient_ws.transports.base import End, Receiver, all_of

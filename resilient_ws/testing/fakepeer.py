@@ -8,8 +8,9 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
+from resilient_ws.endpoints import Endpoint
 from resilient_ws.errors import ConnectionLost
-from resilient_ws.events import Endpoint, Message
+from resilient_ws.events import Message
 from resilient_ws.inbox import size_of
 from resilient_ws.testing.checks import check_range
 from resilient_ws.testing.fakelink import FRAME_HEAD, FakeLink, Frame, frame

@@ -19,8 +19,8 @@ from collections.abc import Callable, Mapping
 
 import attrs
 
+from resilient_ws.endpoints import Endpoint
 from resilient_ws.errors import ConnectError
-from resilient_ws.events import Endpoint
 from resilient_ws.testing.checks import check_range
 from resilient_ws.testing.fakepeer import RECORDS, FakePeer
 from resilient_ws.transports.base import Link, Receiver

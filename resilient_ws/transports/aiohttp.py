@@ -34,8 +34,8 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from propcache.api import under_cached_property
 from yarl import URL
 
+from resilient_ws.endpoints import Endpoint, is_handshake_header
 from resilient_ws.errors import ConnectError
-from resilient_ws.events import Endpoint, is_handshake_header
 from resilient_ws.transports.aiohttp_direct import DirectLink
 from resilient_ws.transports.aiohttp_errors import translate
 from resilient_ws.transports.aiohttp_link import AiohttpLink

@@ -13,8 +13,9 @@ from typing import Any, Final, cast
 from aiohttp import ClientResponse, WebSocketError, WSMsgType
 
 from resilient_ws.closing import CloseCode, CloseOrigin
+from resilient_ws.endpoints import Endpoint
 from resilient_ws.errors import ConnectionLost
-from resilient_ws.events import Endpoint, Message
+from resilient_ws.events import Message
 from resilient_ws.inbox import size_of
 from resilient_ws.transports.aiohttp_link import LOST, AiohttpLink
 from resilient_ws.transports.aiohttp_outlet import Outlet

@@ -13,7 +13,8 @@ from typing import Any, Protocol
 import attrs
 
 from resilient_ws.closing import CloseOrigin
-from resilient_ws.events import Endpoint, Message
+from resilient_ws.endpoints import Endpoint
+from resilient_ws.events import Message
 from resilient_ws.heartbeat import Reading
 
 

@@ -23,8 +23,8 @@ from multidict import CIMultiDict
 from picows import WSError, WSHandshakeError, WSTransport, WSUpgradeRequest, WSUpgradeResponse, ws_connect
 from yarl import URL
 
+from resilient_ws.endpoints import Endpoint
 from resilient_ws.errors import CertificateRejected, ConnectError, HandshakeRejected
-from resilient_ws.events import Endpoint
 from resilient_ws.transports import aiohttp_outlet
 from resilient_ws.transports.base import Link, Receiver
 from resilient_ws.transports.frames import Mask, is_mask

@@ -16,8 +16,9 @@ from typing import Final, cast
 from picows import WSFrame, WSListener, WSMsgType, WSTransport
 
 from resilient_ws.closing import CloseCode, CloseOrigin
+from resilient_ws.endpoints import Endpoint
 from resilient_ws.errors import ConnectionLost
-from resilient_ws.events import Endpoint, Message
+from resilient_ws.events import Message
 from resilient_ws.inbox import size_of
 from resilient_ws.transports.base import End, Receiver
 from resilient_ws.transports.frames import CLOSE, PING, PONG, TEXT, Mask, frame, message_frames

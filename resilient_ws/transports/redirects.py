@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable, Mapping
 import attrs
 from multidict import CIMultiDict
 
+from resilient_ws.endpoints import Endpoint
 from resilient_ws.errors import HandshakeRejected
-from resilient_ws.events import Endpoint
 from resilient_ws.transports.base import Link
 from resilient_ws.transports.handshake import MAX_REDIRECTS, redirect, same_origin
 

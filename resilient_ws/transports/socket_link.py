@@ -16,8 +16,8 @@ from typing import Final
 import attrs
 
 from resilient_ws.closing import CloseCode, CloseOrigin
+from resilient_ws.endpoints import Endpoint
 from resilient_ws.errors import ConnectionLost
-from resilient_ws.events import Endpoint
 from resilient_ws.heartbeat import Reading
 from resilient_ws.transports import kernel
 from resilient_ws.transports.base import End, Receiver
