@@ -30,7 +30,8 @@ from resilient_ws.transports.base import Link, Receiver
 from resilient_ws.transports.frames import Mask, is_mask
 from resilient_ws.transports.handshake import REDIRECTS, verify
 from resilient_ws.transports.options import TransportOptions
-from resilient_ws.transports.picows_link import PicowsLink, PicowsListener
+from resilient_ws.transports.picows_link import PicowsLink
+from resilient_ws.transports.picows_listener import PicowsListener
 from resilient_ws.transports.redirects import Redirected, follow
 from resilient_ws.transports.resolver import LookupResolver
 
@@ -91,7 +92,7 @@ class PicowsTransport:
         receiver: Receiver,
     ) -> Link:
         listener = PicowsListener()
-        connection, told = await ws_connect(
+        _, told = await ws_connect(
             lambda: listener,
             str(endpoint.url.with_user(None).with_fragment(None)),
             ssl_context=context,
@@ -104,9 +105,9 @@ class PicowsTransport:
             read_buffer_init_size=READ_BUFFER,
             socket_factory=lambda _: sock,
         )
-        if told is None:
+        if told is None or listener.connection is None:
             raise ConnectError("the server closed the connection during the handshake")
-        return self._link(connection, listener, endpoint, receiver)
+        return self._link(listener.connection, listener, endpoint, receiver)
 
     def _link(
         self, connection: WSTransport, listener: PicowsListener, endpoint: Endpoint, receiver: Receiver

@@ -1,7 +1,7 @@
 """One WebSocket connection on picows, which parses frames; messages, and what breaks the protocol, are our business.
 
-picows checks lengths, opcodes and the shape of control frames, and closes by itself where they are wrong. Reserved
-bits, fragments, text that is not UTF-8 and the size of a whole message it leaves to us.
+picows checks lengths, opcodes and the shape of control frames. Reserved bits, fragments, text that is not UTF-8 and the
+size of a whole message it leaves to us.
 """
 
 # The types that picows states are partial.
@@ -11,107 +11,27 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
-from typing import Final, cast
+from typing import Any, cast
 
-from picows import WSFrame, WSListener, WSMsgType, WSTransport
+from picows import WSMsgType, WSTransport
 
-from resilient_ws.closing import CloseCode, CloseOrigin
+from resilient_ws.closing import CloseCode
 from resilient_ws.endpoints import Endpoint
 from resilient_ws.errors import ConnectionLost
 from resilient_ws.events import Message
 from resilient_ws.inbox import size_of
+from resilient_ws.transports import frames
 from resilient_ws.transports.base import End, Receiver
-from resilient_ws.transports.frames import CLOSE, PING, PONG, TEXT, Mask, frame, message_frames
-from resilient_ws.transports.socket_link import SocketLink
-
-_TEXT: Final = WSMsgType.TEXT
-_BINARY: Final = WSMsgType.BINARY
-
-READ: Final = 128 * 1024
-"""Bytes that one read takes in at most."""
-
-
-class PicowsListener(WSListener):
-    """What picows tells: whole messages are gathered for the read of the moment, the rest is passed on."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.link: PicowsLink | None = None
-        self.batch: list[Message] = []  # of the read of the moment
-        self.append = self.batch.append
-        self.early: list[tuple[int, bytes, bool, bool]] = []
-        self.direct = False  # until there is a link that reads, and while a message is not whole
-
-    def on_ws_frame(self, _: WSTransport, frame: WSFrame) -> None:
-        """A frame has come."""
-        if self.direct and frame.fin and not (frame.rsv1 or frame.rsv2 or frame.rsv3):
-            kind = frame.msg_type
-            if kind is _TEXT:
-                try:
-                    self.append(frame.get_payload_as_utf8_text())
-                except UnicodeDecodeError:
-                    pass  # the slow way says what is wrong
-                else:
-                    return
-            elif kind is _BINARY:
-                self.append(frame.get_payload_as_bytes())
-                return
-        if self.link is not None:
-            self.link.take(*_copy(frame))
-        else:
-            self.early.append(_copy(frame))
-
-    def pause_writing(self) -> None:
-        """The send buffer is fuller than it should be."""
-        if self.link is not None:
-            self.link.fill()
-
-    def resume_writing(self) -> None:
-        """It has room again."""
-        if self.link is not None:
-            self.link.drain()
-
-
-class _Wire(asyncio.BufferedProtocol):
-    """Stands between the socket and picows, to know where a read begins and ends, and how it all ends."""
-
-    def __init__(self, link: PicowsLink, inner: asyncio.BufferedProtocol) -> None:
-        self._link = link
-        self._inner = inner
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        """Returns a piece of the buffer of picows, which would take in megabytes at once."""
-        return cast("memoryview", self._inner.get_buffer(sizehint))[:READ]
-
-    def buffer_updated(self, nbytes: int) -> None:
-        self._link.read_begins()
-        self._inner.buffer_updated(nbytes)
-        self._link.read_ends()
-
-    def pause_writing(self) -> None:
-        self._inner.pause_writing()
-
-    def resume_writing(self) -> None:
-        self._inner.resume_writing()
-
-    def eof_received(self) -> bool | None:
-        return self._inner.eof_received()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._inner.connection_lost(exc)
-        self._link.lost(exc)
-
-
-def _copy(frame: WSFrame) -> tuple[int, bytes, bool, bool]:
-    reserved = bool(frame.rsv1 or frame.rsv2 or frame.rsv3)
-    return int(cast("int", frame.msg_type)), frame.get_payload_as_bytes(), bool(frame.fin), reserved
+from resilient_ws.transports.frames import CLOSE, PING, PONG, Mask, frame, message_frames
+from resilient_ws.transports.picows_listener import BINARY, TEXT, PicowsListener
+from resilient_ws.transports.socket_link import LAST_ANSWERS, SocketLink
 
 
 class PicowsLink(SocketLink):
     """A `Link` that needs no reader task.
 
     Args:
-        connection: What picows opened.
+        connection: What picows opened; it writes to the socket.
         listener: Whom it tells.
         receiver: Whom we tell.
         endpoint: Where it leads.
@@ -151,17 +71,18 @@ class PicowsLink(SocketLink):
         self._full = False
         self._room: asyncio.Future[None] | None = None
         self._finishing = False
+        self.broken = False  # by the peer: nothing more is read
+        assert listener.parser is not None
+        self._parser = listener.parser
         _take_notice(connection)
-        self._transport.set_protocol(
-            _Wire(self, cast("asyncio.BufferedProtocol", self._transport.get_protocol()))
-        )
+        _take_notice(self._parser)
 
     # --- out ---
 
     def write(self, message: Message, /) -> Awaitable[None] | None:
         """Hands one message to the socket."""
         self._check_writable()
-        self._connection.send(_TEXT if isinstance(message, str) else _BINARY, message)
+        self._connection.send(TEXT if isinstance(message, str) else BINARY, message)
         self._written += len(message) + 6
         return self._wait()
 
@@ -178,7 +99,7 @@ class PicowsLink(SocketLink):
         return self._wait()
 
     def _control(self, payload: bytes, opcode: int) -> None:
-        if self._is_gone:
+        if self._transport.is_closing():
             return
         if self._mask is None:
             self._connection.send(WSMsgType(opcode), payload)
@@ -186,13 +107,9 @@ class PicowsLink(SocketLink):
             self._transport.write(frame(opcode, payload, self._mask))
         self._written += len(payload) + 6
 
-    @property
-    def _is_gone(self) -> bool:
-        return self._connection.is_disconnected or self._transport.is_closing()
-
     def _check_writable(self) -> None:
         self._check_open()
-        if self._is_gone or self._connection.is_close_frame_sent:
+        if self._transport.is_closing():
             raise ConnectionLost("the connection is gone")
 
     def _wait(self) -> Awaitable[None] | None:
@@ -219,11 +136,13 @@ class PicowsLink(SocketLink):
         listener = self._listener
         listener.link = self
         self.read_begins()
+        listener.direct = True
         for early in listener.early:
             self.take(*early)
         listener.early.clear()
-        listener.direct = self._fragments is None
         self.read_ends()
+        if listener.is_gone:
+            self.lost(listener.gone_with)
 
     def read_begins(self) -> None:
         """Bytes have come: one clock reading for all that is in them."""
@@ -235,31 +154,32 @@ class PicowsLink(SocketLink):
         if self._listener.link is None:
             return
         self._tell_batch()
-        if self._connection.is_close_frame_sent:  # not by us: the peer has broken the protocol
-            self._finish(self._breach())
+        if self._parser.is_close_frame_sent:  # to the stub: the peer has broken the protocol
+            handshake: Any = self._parser.close_handshake
+            self._break(int(handshake.sent.code), "the peer broke the protocol")
 
     def take(self, kind: int, payload: bytes, fin: bool, reserved: bool) -> None:
         """A frame that is more than a whole message."""
-        if self._over or self._finishing:
+        if self._over or self._finishing or self.broken:
             return
         if reserved:
-            self._finish(self._refuse(CloseCode.PROTOCOL_ERROR, "a frame has reserved bits (RFC 6455 5.2)"))
+            self._break(CloseCode.PROTOCOL_ERROR, "a frame has reserved bits (RFC 6455 5.2)")
         elif kind >= CLOSE:
             self._take_control(kind, payload)
         elif (kind == 0) != (self._fragments is not None):
-            self._finish(self._refuse(CloseCode.PROTOCOL_ERROR, "fragments are out of order (RFC 6455 5.4)"))
+            self._break(CloseCode.PROTOCOL_ERROR, "fragments are out of order (RFC 6455 5.4)")
         else:
             self._take_data(kind, payload, fin=fin)
 
     def _take_data(self, kind: int, payload: bytes, *, fin: bool) -> None:
         """A frame of a message that may consist of several."""
         if self._fragments is None:
-            self._fragments, self._fragments_size, self._is_text = [], 0, kind == TEXT
+            self._fragments, self._fragments_size, self._is_text = [], 0, kind == frames.TEXT
             self._listener.direct = False
         self._fragments.append(payload)
         self._fragments_size += len(payload)
         if self._fragments_size > self._max_message_size:
-            self._finish(self._too_big())
+            self._break(CloseCode.MESSAGE_TOO_BIG, f"a message is larger than {self._max_message_size} bytes")
         elif fin:
             whole = b"".join(self._fragments)
             self._fragments = None
@@ -267,10 +187,7 @@ class PicowsLink(SocketLink):
             try:
                 self._listener.append(whole.decode() if self._is_text else whole)
             except UnicodeDecodeError:
-                self._finish(self._invalid_text())
-
-    def _invalid_text(self) -> End:
-        return self._refuse(CloseCode.INVALID_DATA, "a text message is not UTF-8 (RFC 6455 8.1)")
+                self._break(CloseCode.INVALID_DATA, "a text message is not UTF-8 (RFC 6455 8.1)")
 
     def _take_control(self, kind: int, payload: bytes) -> None:
         self._tell_batch()
@@ -284,27 +201,28 @@ class PicowsLink(SocketLink):
     def _take_close(self, payload: bytes) -> None:
         code = int.from_bytes(payload[:2]) if payload else 0
         if payload and code == 0:
-            self._finish(self._refuse(CloseCode.PROTOCOL_ERROR, "the peer sent the code 0 (RFC 6455 7.4.2)"))
+            self._break(CloseCode.PROTOCOL_ERROR, "the peer sent the code 0 (RFC 6455 7.4.2)")
             return
         # picows has checked that the reason is UTF-8.
         self._finish(self._closed(code, payload[2:].decode()))
 
-    def _breach(self) -> End:
-        """Returns how it ends when picows has closed because the peer broke the protocol."""
-        handshake = self._connection.close_handshake
-        if self._sent_code is None and handshake is not None and handshake.sent is not None:
-            self._sent_code = int(cast("int", handshake.sent.code))
-        return End(
-            code=None,
-            origin=CloseOrigin.PROTOCOL,
-            sent_code=self._sent_code,
-            cause=ConnectionLost("the peer broke the protocol"),
-        )
+    def _break(self, code: int, why: str) -> None:
+        """Reads no more, and tells the end when the program has had a moment to answer what came before."""
+        if self._over or self._finishing or self.broken:
+            return
+        self._tell_batch()
+        self.broken = True
+        self._listener.direct = False
+        self._leaving = self._loop.call_later(LAST_ANSWERS, self._give_up, code, why)
+
+    def _give_up(self, code: int, why: str) -> None:
+        self._leaving = None
+        self._finish(self._refuse(CloseCode(code), why))
 
     def _tell_batch(self) -> None:
         """Tells all messages that have come since the last call."""
         batch = self._listener.batch
-        if not batch or self._over or self._finishing:
+        if not batch or self._over or self._finishing or self.broken:
             batch.clear()
             return
         self._messages += len(batch)
@@ -314,7 +232,7 @@ class PicowsLink(SocketLink):
 
     def pause(self) -> None:
         """Stops reading; what has been read already is told."""
-        if not self._paused and not self._is_gone:
+        if not self._paused and not self._transport.is_closing():
             self._paused = True
             self._transport.pause_reading()
 
@@ -323,12 +241,14 @@ class PicowsLink(SocketLink):
         if self._paused:
             self._paused = False
             self._resumed_at = self._loop.time()
-            if not self._is_gone:
+            if not self._transport.is_closing():
                 self._transport.resume_reading()
 
     def lost(self, error: Exception | None) -> None:
         """The socket is gone."""
         self.drain()
+        if self.broken:
+            return  # which is how it ended, whatever becomes of the socket
         why = (
             "no CLOSE frame" if error is None else str(error.args[-1] if error.args else type(error).__name__)
         )

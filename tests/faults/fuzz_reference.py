@@ -1,7 +1,8 @@
 """What a stream of bytes from a server means, read as a whole: the yardstick for the real client.
 
 Slow and simple, after RFC 6455 section 5 and RFC 7692. Where the frame parser of aiohttp is known to take more than
-the standard allows, the outcome is `LENIENT`: from there on nothing is said.
+the standard allows, the outcome is `LENIENT`: from there on nothing is said. The one of picows hands frames over when
+they are whole, so what is wrong with reserved bits or with the size of a message in parts shows later, or not any more.
 """
 
 import enum
@@ -54,9 +55,9 @@ class _Head:
     size: int
 
 
-def read_stream(stream: bytes, *, deflate: bool, max_size: int) -> Outcome:
-    """Return what a client that takes messages of up to `max_size` bytes makes of `stream`."""
-    reading = _Reading(stream, deflate=deflate, max_size=max_size)
+def read_stream(stream: bytes, *, deflate: bool, max_size: int, whole: bool = False) -> Outcome:
+    """Return what a client that takes messages of up to `max_size` bytes makes of `stream`; `whole` is for picows."""
+    reading = _Reading(stream, deflate=deflate, max_size=max_size, whole=whole)
     try:
         while True:
             reading.frame()
@@ -65,8 +66,10 @@ def read_stream(stream: bytes, *, deflate: bool, max_size: int) -> Outcome:
 
 
 class _Reading:
-    def __init__(self, stream: bytes, *, deflate: bool, max_size: int) -> None:
+    def __init__(self, stream: bytes, *, deflate: bool, max_size: int, whole: bool) -> None:
         self.stream = stream
+        self.whole = whole
+        self.wrong: _End | None = None  # with the frame of the moment, and told when that is whole
         self.deflate = deflate
         self.max_size = max_size
         self.messages: list[Message] = []
@@ -83,6 +86,8 @@ class _Reading:
     def frame(self) -> None:
         head = self.head()
         payload = self.take(head.size)
+        if self.wrong is not None:
+            raise self.wrong
         if head.opcode == 8:
             self.close(payload)
         elif head.opcode < 8:
@@ -93,22 +98,32 @@ class _Reading:
         fin, rsv1, opcode, size = bool(first & 0x80), bool(first & 0x40), first & 0x0F, second & 0x7F
         is_control = opcode >= 8
         broken = _End(Ending.BROKEN, (1002,))
-        if first & 0x30 or (rsv1 and not self.deflate) or opcode not in (0, 1, 2, 8, 9, 10):
+        if opcode not in (0, 1, 2, 8, 9, 10):
             raise broken
+        if first & 0x30 or (rsv1 and not self.deflate):
+            self.breach(broken)
         if is_control and (not fin or size > 125):
             raise broken
         if rsv1 and not is_control and self.begun is not None:
             raise broken
-        if second & 0x80 or (rsv1 and is_control):
+        if second & 0x80 or (rsv1 and is_control and not self.wrong):
             raise _End(Ending.LENIENT)  # a server's frame must not be masked, a control frame not compressed
         if size >= 126:
             short = size
             size = int.from_bytes(self.take(2 if short == 126 else 8), "big")
             if size < (126 if short == 126 else 65536):
                 raise _End(Ending.LENIENT)  # longer than it need be
+        too_big = _End(Ending.BROKEN, (1009, 1002))
+        if not is_control and size > self.max_size:
+            raise too_big
         if not is_control and size + len(self.parts) > self.max_size:
-            raise _End(Ending.BROKEN, (1009, 1002))
+            self.breach(too_big)
         return _Head(fin, rsv1, opcode, size)
+
+    def breach(self, end: _End) -> None:
+        if not self.whole:
+            raise end
+        self.wrong = self.wrong or end
 
     def close(self, payload: bytes) -> None:
         if len(payload) == 1:

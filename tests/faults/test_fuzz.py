@@ -25,10 +25,12 @@ from resilient_ws import (
     ResilientWSError,
     State,
     WebSocketClient,
+    config,
 )
 from resilient_ws.testing import Opcode, encode_frame
 from resilient_ws.testing.wire import RSV1
 from resilient_ws.transports import aiohttp as transport
+from resilient_ws.transports import make_transport
 from resilient_ws.transports.handshake import accept_for
 from tests.conftest import left_tasks, left_timers, until
 from tests.faults.fuzz_bytes import LAST, MAX_SIZE, deflated, handshake_fields, segments, streams
@@ -43,7 +45,11 @@ ANSWER = (
     "Sec-WebSocket-Accept: {accept}\r\n{more}\r\n"
 )
 DEFLATE = "Sec-WebSocket-Extensions: permessage-deflate\r\n"
-WAYS = pytest.mark.parametrize("way", ["direct", "public"])
+WAYS = pytest.mark.parametrize("way", ["direct", "public", "picows"])
+COMPRESSING = pytest.mark.parametrize("way", ["direct", "public"])
+TRANSPORTS = pytest.mark.parametrize(
+    "way", ["direct", "picows"]
+)  # the handshake of aiohttp is one and the same
 
 Script = Callable[[str], Iterator[bytes]]
 """What the server sends, from the key of the handshake: what is handed to TCP at once, one after the other."""
@@ -62,10 +68,18 @@ def run(example: Coroutine[Any, Any, None], way: str = "direct") -> None:
         assert left_tasks() == []
         assert left_timers(loop) == []
 
-    plain = patch.object(transport, "is_supported", lambda: False)
-    with plain if way == "public" else contextlib.nullcontext():
+    with taken(way):
         asyncio.run(main())
     assert reported == []
+
+
+def taken(way: str) -> contextlib.AbstractContextManager[object]:
+    """Return the time in which clients are connected this way."""
+    if way == "picows":
+        return patch.object(config, "make_transport", lambda _, options: make_transport("picows", options))
+    if way == "public":
+        return patch.object(transport, "is_supported", lambda: False)
+    return contextlib.nullcontext()
 
 
 @contextlib.asynccontextmanager
@@ -176,7 +190,7 @@ def check_stream(
 ) -> Outcome:
     """A client makes of the stream what the reference makes of it."""
     deflate = options.get("compression") == "deflate"
-    outcome = read_stream(stream, deflate=deflate, max_size=MAX_SIZE)
+    outcome = read_stream(stream, deflate=deflate, max_size=MAX_SIZE, whole=way == "picows")
 
     def script(key: str) -> Iterator[bytes]:
         answer = ANSWER.format(accept=accept_for(key), more=DEFLATE if deflate else "").encode()
@@ -202,13 +216,13 @@ def test_frames(way: str, stream: bytes, sizes: list[int], deflate: bool, room: 
         way,
         stream,
         sizes,
-        compression="deflate" if deflate else None,
+        compression="deflate" if deflate and way != "picows" else None,
         inbox=Inbox(max_messages=room),
         paced=room < 4096,
     )
 
 
-@WAYS
+@COMPRESSING
 @pytest.mark.parametrize("data", [b"\xff" * 20, b"\x07", b"\x00\x01"])
 def test_what_cannot_be_unpacked_ends_the_connection_at_once(way: str, data: bytes) -> None:
     """Also where the peer keeps the socket open: the parser hears nothing any more."""
@@ -230,7 +244,7 @@ def test_a_close_that_waits_is_not_undone_by_the_loss_of_the_socket(way: str) ->
     assert check_stream(way, stream, [64], inbox=Inbox(max_messages=1), paced=True).ending is Ending.CLOSE
 
 
-def check_handshake(answer: bytes, sizes: list[int], *, opens: bool | None, hangs: bool) -> None:
+def check_handshake(way: str, answer: bytes, sizes: list[int], *, opens: bool | None, hangs: bool) -> None:
     """A client opens, or says in our words why it does not."""
 
     def script(key: str) -> Iterator[bytes]:
@@ -252,19 +266,22 @@ def check_handshake(answer: bytes, sizes: list[int], *, opens: bool | None, hang
         assert opens is None or bool(opened) is opens
         assert client.explain()
 
-    run(example())
+    run(example(), way)
 
 
+@TRANSPORTS
 @given(answer=handshake_fields(), sizes=segments())
-def test_handshakes(answer: tuple[bytes, bool | None], sizes: list[int]) -> None:
-    check_handshake(answer[0], sizes, opens=answer[1], hangs=False)
+def test_handshakes(way: str, answer: tuple[bytes, bool | None], sizes: list[int]) -> None:
+    check_handshake(way, answer[0], sizes, opens=answer[1], hangs=False)
 
 
+@TRANSPORTS
 @given(answer=st.binary(max_size=400), sizes=segments(), http=st.booleans())
-def test_random_answers(answer: bytes, sizes: list[int], http: bool) -> None:
-    check_handshake((b"HTTP/1.1 " if http else b"") + answer, sizes, opens=False, hangs=False)
+def test_random_answers(way: str, answer: bytes, sizes: list[int], http: bool) -> None:
+    check_handshake(way, (b"HTTP/1.1 " if http else b"") + answer, sizes, opens=False, hangs=False)
 
 
+@TRANSPORTS
 @pytest.mark.parametrize(
     "answer",
     [
@@ -276,8 +293,8 @@ def test_random_answers(answer: bytes, sizes: list[int], http: bool) -> None:
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffff\r\nx",
     ],
 )
-def test_answers_that_do_not_end(answer: bytes) -> None:
-    check_handshake(answer, [1_000], opens=False, hangs=True)
+def test_answers_that_do_not_end(way: str, answer: bytes) -> None:
+    check_handshake(way, answer, [1_000], opens=False, hangs=True)
 
 
 def peak_of(run_it: Callable[[], None]) -> int:
@@ -297,7 +314,7 @@ BOMB = zlib.compressobj(9, wbits=-15)
 BOMB_BYTES = BOMB.compress(bytes(64 * MEBIBYTE)) + BOMB.flush(zlib.Z_SYNC_FLUSH)
 
 
-@WAYS
+@COMPRESSING
 def test_a_bomb_is_not_unpacked(way: str) -> None:
     frame = encode_frame(Opcode.BINARY, BOMB_BYTES[: MAX_SIZE - 1], rsv=RSV1)
     check_bomb(way, frame)  # what is imported on the way does not count
@@ -310,7 +327,7 @@ def check_bomb(way: str, frame: bytes) -> None:
     assert check_stream(way, frame, compression="deflate").codes == (1009,)
 
 
-@WAYS
+@COMPRESSING
 def test_many_small_bombs_wait_for_a_slow_program(way: str) -> None:
     frames = encode_frame(Opcode.BINARY, deflated(bytes(MAX_SIZE)), rsv=RSV1) * 10_000
     options: dict[str, Any] = {"compression": "deflate", "inbox": Inbox(max_bytes=MEBIBYTE)}
@@ -331,7 +348,7 @@ def test_many_small_bombs_wait_for_a_slow_program(way: str) -> None:
 
 
 @pytest.mark.promise("P6")
-@WAYS
+@COMPRESSING
 def test_closing_does_not_unpack_all_that_a_full_inbox_has_held_back(way: str) -> None:
     frames = encode_frame(Opcode.BINARY, deflated(bytes(MEBIBYTE)), rsv=RSV1) * 200
 
@@ -356,6 +373,7 @@ def test_closing_does_not_unpack_all_that_a_full_inbox_has_held_back(way: str) -
     assert peak_of(lambda: run(example(), way)) < 12 * MEBIBYTE
 
 
+@TRANSPORTS
 @pytest.mark.parametrize(
     "head, part",
     [
@@ -368,7 +386,7 @@ def test_closing_does_not_unpack_all_that_a_full_inbox_has_held_back(way: str) -
     ],
     ids=["fields", "field", "status", "informational", "body", "redirect"],
 )
-def test_a_huge_answer_is_not_held(head: bytes, part: bytes) -> None:
+def test_a_huge_answer_is_not_held(way: str, head: bytes, part: bytes) -> None:
     answer = head + part * (10 * MEBIBYTE // len(part))
-    peak = peak_of(lambda: check_handshake(answer, [65536], opens=False, hangs=False))
+    peak = peak_of(lambda: check_handshake(way, answer, [65536], opens=False, hangs=False))
     assert peak < 2 * len(answer), peak

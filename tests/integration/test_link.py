@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import pytest
 
-from resilient_ws import CloseOrigin, Heartbeat, Inbox, Outbox, State, WebSocketClient, config
+from resilient_ws import ClientStopped, CloseOrigin, Heartbeat, Inbox, Outbox, State, WebSocketClient, config
 from resilient_ws.testing import Accept, Deflate, FaultServer, Opcode, encode_frame
 from resilient_ws.transports import aiohttp as transport
 from resilient_ws.transports import kernel, make_transport
@@ -228,6 +228,41 @@ class TestBrokenFrames:
             await pair.peer.wait_ended()
             assert pair.peer.close_code == sent
             await pair.goes_on()
+
+    @pytest.mark.parametrize("what", BROKEN)
+    async def test_the_program_can_still_answer_what_came_before(self, what, way):
+        if way == "public":
+            pytest.skip("through its public API aiohttp closes by itself, at once")
+        breach, sent = self.BROKEN[what]
+
+        def then(peer):  # right behind the answer to the handshake
+            peer.raw(encode_frame(Opcode.TEXT, b"a question"))
+            breach(peer)
+
+        async with FaultServer(default=Accept(echo=False, then=then)) as server:
+            client = WebSocketClient(server.url, reconnect=False)
+            with pytest.raises(ClientStopped):
+                async with client:
+                    async for message in client:
+                        await client.send(f"the answer to {message}")
+            peer = server.connections[0]
+            await peer.wait_ended()
+            assert server.received == [(1, "the answer to a question")]
+            assert (peer.close_code, client.close_event.sent_code) == (sent, sent)
+        assert server.violations == []
+
+    async def test_a_second_close_is_not_answered(self):
+        def then(peer):
+            peer.raw(encode_frame(Opcode.CLOSE, b"\x03\xe8") * 2)
+
+        async with FaultServer(default=Accept(echo=False, then=then)) as server:
+            client = WebSocketClient(server.url, reconnect=False)
+            told = Told(client)
+            client.start()
+            assert (await told.close()).code == 1000
+            await server.connections[0].wait_ended()
+            assert server.connections[0].close_code == 1000
+        assert server.violations == []
 
     @pytest.mark.promise("P10")
     async def test_the_third_in_a_row_ends_the_client(self):
