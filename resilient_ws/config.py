@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Any, cast
+from random import Random
+from typing import Any, Final, cast
 
 import attrs
 
@@ -24,6 +26,14 @@ from resilient_ws.options import (
 from resilient_ws.transports import make_transport
 from resilient_ws.transports.base import Transport
 from resilient_ws.transports.options import TransportOptions
+
+RANDOM: Final = Random()
+"""Draws the delays of all clients, since it has 2,500 bytes; ours alone, since programs may seed theirs alike."""
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        after_in_child=RANDOM.seed
+    )  # else all processes that are forked from one draw the same
 
 
 @attrs.frozen(kw_only=True)

@@ -140,11 +140,9 @@ class Dispatcher:
     ) -> None:
         self._inbox = inbox
         self._spawn = spawn
-        self._callbacks: dict[str, list[Handle[Any]]] = {name: [] for name in CALLBACKS}
-        self._subscriptions: weakref.WeakSet[Subscription] = (
-            weakref.WeakSet()
-        )  # one nobody iterates over goes
-        self._waiting: deque[tuple[Event | Callable[[], None], tuple[Handle[Any], ...]]] = deque()
+        self._callbacks: dict[str, list[Handle[Any]]] = {}
+        self._subscriptions: weakref.WeakSet[Subscription] | None = None  # one nobody iterates over goes
+        self._waiting: list[tuple[Event | Callable[[], None], tuple[Handle[Any], ...]]] = []
         self._awaited: set[object] = set()  # what callbacks returned: a task of theirs counts as inside, too
         self._event_lane: asyncio.Task[None] | None = None
         self._message_lane: asyncio.Task[None] | None = None
@@ -160,16 +158,17 @@ class Dispatcher:
                 "a recv() or iteration is waiting for a message, so on_message cannot take over"
             )
         handle: Handle[Any] = Handle(lambda made: self._remove(name, made), function)
-        self._callbacks[name].append(handle)
+        self._callbacks.setdefault(name, []).append(handle)
         if name == "on_message":
             self._inbox.claim(claimed=True)
             self.serve_messages()
         return handle
 
     def _remove(self, name: str, handle: Handle[Any]) -> None:
-        if handle in self._callbacks[name]:
-            self._callbacks[name].remove(handle)
-        if name != "on_message" or self._callbacks[name]:
+        handles = self._callbacks.get(name, [])
+        if handle in handles:
+            handles.remove(handle)
+        if name != "on_message" or handles:
             return
         self._inbox.claim(claimed=False)
         self._inbox.dismiss()  # the lane, if it waits; a callback that runs is not disturbed
@@ -177,20 +176,22 @@ class Dispatcher:
     @property
     def consumes_messages(self) -> bool:
         """Whether callbacks are the consumer of the inbox."""
-        return bool(self._callbacks["on_message"])
+        return bool(self._callbacks.get("on_message"))
 
     def subscribe(self) -> Subscription:
         """Returns an iterator over the events from now on."""
         subscription = Subscription(self._over)
         if not self._over:
+            if self._subscriptions is None:
+                self._subscriptions = weakref.WeakSet()
             self._subscriptions.add(subscription)
         return subscription
 
     def emit(self, event: Event) -> None:
         """Hands `event` to every subscriber and queues it for the callbacks."""
-        for subscription in self._subscriptions:
+        for subscription in self._subscriptions or ():
             subscription.push(event)
-        handles = tuple(self._callbacks[_CALLBACK_OF[type(event)]])
+        handles = tuple(self._callbacks.get(_CALLBACK_OF[type(event)], ()))
         if not handles:
             return
         if len(self._waiting) >= MAX_EVENTS_WAITING and not self._make_room(event):
@@ -247,13 +248,13 @@ class Dispatcher:
     def end(self) -> None:
         """No event comes any more: the iterators end after what they hold."""
         self._over = True
-        for subscription in self._subscriptions:
+        for subscription in self._subscriptions or ():
             subscription.end()
-        self._subscriptions.clear()
+        self._subscriptions = None
 
     async def _serve_events(self) -> None:
         while self._waiting:
-            event, handles = self._waiting.popleft()
+            event, handles = self._waiting.pop(0)
             if not isinstance(event, Event):
                 event()
                 continue

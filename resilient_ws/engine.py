@@ -9,13 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Hashable, Sequence
-from random import Random
 from typing import TYPE_CHECKING, Final
 
 import attrs
 
 from resilient_ws.closing import CloseCode, CloseOrigin
-from resilient_ws.config import Config
+from resilient_ws.config import RANDOM, Config
 from resilient_ws.dispatch import Dispatcher
 from resilient_ws.ending import Ending, ended_error, is_poison
 from resilient_ws.errors import ClientClosed, ConnectError, ConnectionLost
@@ -81,7 +80,7 @@ class Engine:
         self.lifecycle = Lifecycle(lambda old, new: self.tell(StateEvent(old=old, new=new)))
         self.retry = RetryState(
             config.reconnect,
-            Random(),
+            RANDOM,
             endpoints=config.addresses.count,
             provider=config.addresses.is_provided,
         )

@@ -6,7 +6,6 @@ Pure, like `heartbeat`, which judges by it. It knows no verdict.
 from __future__ import annotations
 
 import math
-from collections import deque
 from typing import Final
 
 import attrs
@@ -130,7 +129,7 @@ class Answers:
         self.gap = min(interval, limit / 2)
         self._limit = limit
         self._counted = 0.0
-        self._pings: deque[Ping] = deque()
+        self._pings: list[Ping] = []
 
     @property
     def awaited(self) -> bool:
@@ -161,7 +160,7 @@ class Answers:
         self.answered = True
         trip = None
         while pings and pings[0].number <= number:
-            ping = pings.popleft()
+            ping = pings.pop(0)
             if ping.number == number:
                 trip = now - ping.sent_at
         return trip

@@ -6,7 +6,6 @@ Knows nothing of what they wait for.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 
 from resilient_ws.errors import ResilientWSError
@@ -16,7 +15,7 @@ class Line:
     """A queue of waiting calls."""
 
     def __init__(self) -> None:
-        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._waiters: list[asyncio.Future[None]] = []
 
     def __bool__(self) -> bool:
         return bool(self._waiters)

@@ -10,7 +10,6 @@ import asyncio
 import os
 import struct
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
@@ -92,7 +91,7 @@ class Pinger:
         )
         self._prefix = os.urandom(4)
         self._number = 0
-        self._outstanding: deque[tuple[int, int]] = deque()  # number, mark
+        self._outstanding: list[tuple[int, int]] = []  # number, mark
         self._first: _FirstPing | None = None  # while it is not answered
         self._last_ping = now
         self._confirm_at: float | None = None
@@ -173,7 +172,7 @@ class Pinger:
             return
         mark = 0
         while self._outstanding and self._outstanding[0][0] <= number:
-            mark = self._outstanding.popleft()[1]
+            mark = self._outstanding.pop(0)[1]
         self._answered = True
         self._first = None
         if self._monitor is not None and self._is_pinging:
@@ -219,7 +218,7 @@ class Pinger:
         mark = self._queue.mark() if self._queue.confirming else 0
         self._outstanding.append((self._number, mark))
         if len(self._outstanding) > MAX_OUTSTANDING:
-            self._outstanding.popleft()  # a later PONG covers what it covered
+            del self._outstanding[0]  # a later PONG covers what it covered
         self._last_ping = now
         self._confirm_at = None
         self._link.ping(_TAG.pack(self._prefix, self._number))

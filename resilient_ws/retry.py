@@ -27,6 +27,9 @@ BROKEN_IN_A_ROW: Final = 3
 REFUSED_IN_A_ROW: Final = 10
 """How many attempts in a row a once reachable server may refuse, the last one included that ends the client."""
 
+_RETRYING: Final = Retrying()
+"""tenacity's strategies may look at it; it never runs."""
+
 
 class Random(Protocol):
     """What draws the delays; `random.Random` does."""
@@ -112,7 +115,6 @@ class RetryState:
         self._random = random
         self._endpoints = whole("endpoints", endpoints)
         self._provider = provider
-        self._retrying = Retrying()  # tenacity's strategies may look at it; it never runs
         self._was_open = False
         self._down_since: float | None = None
         self._dialed_at = -math.inf
@@ -301,7 +303,7 @@ class RetryState:
         """Returns what tenacity's strategies look at, on our clock instead of its own."""
         close = failure.close
         error = failure.error or (close.cause if close is not None else None) or ConnectionLost(str(close))
-        state = RetryCallState(self._retrying, None, (), {})
+        state = RetryCallState(_RETRYING, None, (), {})
         state.attempt_number = self.failures
         state.outcome = Future.construct(self.failures, error, has_exception=True)
         state.start_time, state.outcome_timestamp = now - self.elapsed(now), now

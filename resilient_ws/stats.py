@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Final, Literal
 
@@ -83,15 +82,17 @@ class Timeline:
 
     def __init__(self, wall: Callable[[], float]) -> None:
         self._wall = wall
-        self._past: deque[tuple[float, str]] = deque(maxlen=TIMELINE)
+        self._past: list[tuple[float, str]] = []
 
     def note(self, event: Event) -> None:
         """Remembers an event."""
-        self._past.append((self._wall(), told(event)))
+        self.say(told(event))
 
     def say(self, text: str) -> None:
         """Remembers what is no event."""
         self._past.append((self._wall(), text))
+        if len(self._past) > TIMELINE:
+            del self._past[0]
 
     def lines(self, clock: Callable[[float], str]) -> list[str]:
         """Returns one line for each, the oldest first; `clock` turns a time of day into text."""

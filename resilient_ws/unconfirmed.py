@@ -10,8 +10,8 @@ decides how fast messages can be sent.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Iterator, MutableSequence
+from typing import Final, Protocol
 
 from resilient_ws.events import Message
 from resilient_ws.waiting import Entry
@@ -41,8 +41,9 @@ class Segment:
         self.size = 0
         self.gone = 0
         self.items: deque[Message | Entry] = deque()
-        self.stamps: deque[tuple[int, float]] = deque()
-        self.watched: deque[Entry] = deque()
+        # Lists: an empty deque has 760 bytes, and nearly always these hold little.
+        self.stamps: list[tuple[int, float]] = []
+        self.watched: list[Entry] = []
 
     def entries(self, resend: bool) -> Iterator[Entry]:
         """Yields each message as an entry; `resend` is that of the plain ones."""
@@ -67,9 +68,9 @@ class Segment:
         self.items.popleft()
         self.gone += 1
         while len(self.stamps) > 1 and self.stamps[1][0] <= self.gone:
-            self.stamps.popleft()
+            del self.stamps[0]
         if entry.watched:
-            self.watched.popleft()
+            del self.watched[0]
         return entry
 
 
@@ -78,11 +79,14 @@ class Counted(Protocol):
 
     Attributes:
         size: The bytes of all messages in it.
-        items: The messages.
     """
 
     size: int
-    items: deque[Message | Entry]
+
+    @property
+    def items(self) -> MutableSequence[Message | Entry]:
+        """The messages."""
+        ...
 
 
 class Unkept:
@@ -91,13 +95,17 @@ class Unkept:
     __slots__ = ("items", "size")
 
     def __init__(self) -> None:
-        self.items: deque[Message | Entry] = deque()
+        self.items: list[Message | Entry] = []
         self.size = 0
 
     def clear(self) -> None:
         """It has been counted."""
         self.items.clear()
         self.size = 0
+
+
+_NOWHERE: Final = Unkept()
+"""Where a lane counts that was never open: nothing goes there."""
 
 
 class Lane:
@@ -118,7 +126,7 @@ class Lane:
     def __init__(self, left: int = 0) -> None:
         self.limit = -1
         self.left = left
-        self.counted: Counted = Unkept()
+        self.counted: Counted = _NOWHERE
         self.held: list[Message] = []
         self.extra = 0
 
@@ -137,7 +145,7 @@ class Unconfirmed:
 
     def __init__(self, resend: bool) -> None:
         self._resend = resend
-        self._closed: deque[Segment] = deque()
+        self._closed: list[Segment] = []  # one for each ping that is not answered
         self._closed_count = 0
         self._low = 0
         self.size = 0
@@ -201,7 +209,7 @@ class Unconfirmed:
         before = self._closed_count
         watched: list[Entry] = []
         while self._closed and self._closed[0].number <= mark:
-            segment = self._closed.popleft()
+            segment = self._closed.pop(0)
             self._closed_count -= len(segment.items)
             self.size -= segment.size
             watched += segment.watched
@@ -227,7 +235,7 @@ class Unconfirmed:
         self._closed_count -= 1
         self.limit += 1
         if not segment.items:
-            self._closed.popleft()
+            del self._closed[0]
         return entry
 
     def watched(self) -> list[Entry]:

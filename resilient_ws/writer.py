@@ -6,7 +6,6 @@ Knows nothing of accounting: it writes, says whether the link is busy, and tells
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable
 
 from resilient_ws.errors import ConnectionLost
@@ -35,8 +34,8 @@ class Writer:
         self._link = link
         self._spawn = spawn
         self._idle = idle
-        self._first: deque[tuple[Message, Callable[[], None] | None]] = deque()
-        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._first: list[tuple[Message, Callable[[], None] | None]] = []
+        self._waiters: list[asyncio.Future[None]] = []
         self._task: asyncio.Task[None] | None = None
         self._sent = 0
         self._bytes_sent = 0
@@ -168,7 +167,7 @@ class Writer:
             return
         self.busy = False
         while self._first and not self.busy:
-            self._write_first(*self._first.popleft())
+            self._write_first(*self._first.pop(0))
         if not self.busy:
             self._wake()
             self._idle()

@@ -9,7 +9,6 @@ import asyncio
 import math
 import struct
 from abc import abstractmethod
-from collections import deque
 from collections.abc import Mapping
 from typing import Final
 
@@ -75,7 +74,7 @@ class SocketLink:
         self._messages: int = 0
         self._written: int = 0
         # Of the PONGs that may still be in our buffer: what had been written by then.
-        self._pongs: deque[int] = deque()
+        self._pongs: list[int] = []
         self._owed: bytes | None = None  # the last PING that could not be answered yet
         self._owing: asyncio.TimerHandle | None = None
         self._leaving: asyncio.TimerHandle | None = None
@@ -152,7 +151,7 @@ class SocketLink:
         """Answers as soon as is practical (RFC 6455 5.5.2); where the answers pile up, only the last one (5.5.3)."""
         unsent = self._unsent()
         while self._pongs and (not unsent or self._pongs[0] <= self._written - unsent):
-            self._pongs.popleft()
+            del self._pongs[0]
         if len(self._pongs) < MAX_PONGS_HELD:
             self._owed = None
             self._control(payload, PONG)

@@ -1,8 +1,11 @@
 """No storm: whatever happens, the delays stay in their ranges and the dials within what the policy allows."""
 
 import math
+import os
 import random
 import statistics
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given, settings
@@ -323,3 +326,26 @@ def test_an_hour_of_any_server_is_no_storm(worst_luck, opened_for, min_delay, se
     # One dial per min_delay, and one at once at the start and after each connection that lasted min_uptime.
     assert dials <= 2 + stable + 3600 / min_delay
     assert stable <= 3600 / policy.min_uptime + 1
+
+
+FORKED = """
+import os
+from resilient_ws.config import RANDOM
+RANDOM.seed(1)
+drawn = []
+for _ in range(2):
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(writer, repr(RANDOM.uniform(0, 1)).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    drawn.append(os.read(reader, 100).decode())
+assert drawn[0] != drawn[1], drawn
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+@pytest.mark.promise("P10")
+def test_processes_that_are_forked_from_one_do_not_draw_the_same():
+    subprocess.run([sys.executable, "-c", FORKED], check=True, timeout=30)
