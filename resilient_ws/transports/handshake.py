@@ -51,7 +51,7 @@ def verify(
     status: int,
     headers: Mapping[str, str],
     *,
-    key: str,
+    key: str | None,
     offered: Sequence[str],
     extensions: bool,
     version: tuple[int, int] = (1, 1),
@@ -61,7 +61,7 @@ def verify(
     Args:
         status: Of the answer.
         headers: Of the answer; a mapping that ignores case. Repeated fields are joined with commas.
-        key: The `Sec-WebSocket-Key` that we sent.
+        key: The `Sec-WebSocket-Key` that we sent; `None` = what belongs to it is not looked at.
         offered: The subprotocols that we offered.
         extensions: Whether we offered permessage-deflate.
         version: Of the HTTP that the server answered with.
@@ -89,7 +89,7 @@ def verify(
         raise wrong("its Upgrade header is not websocket (RFC 6455 4.1)")
     if not says_upgrade(headers):
         raise wrong("its Connection header does not say Upgrade (RFC 6455 4.1)")
-    if headers.get("Sec-WebSocket-Accept", "").strip() != accept_for(key):
+    if key is not None and headers.get("Sec-WebSocket-Accept", "").strip() != accept_for(key):
         raise wrong("its Sec-WebSocket-Accept does not belong to our key (RFC 6455 4.1)")
     used = [name.partition(";")[0].strip().lower() for name in _listed(headers, "Sec-WebSocket-Extensions")]
     if used not in ([], ["permessage-deflate"] if extensions else []):

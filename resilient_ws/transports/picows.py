@@ -20,16 +20,17 @@ from typing import Any, Final, cast
 
 import aiohappyeyeballs
 from multidict import CIMultiDict
-from picows import WSError, WSHandshakeError, WSTransport, WSUpgradeRequest, WSUpgradeResponse, ws_connect
+from picows import WSError, WSTransport, WSUpgradeRequest, WSUpgradeResponse, ws_connect
 from yarl import URL
 
 from resilient_ws.endpoints import Endpoint
-from resilient_ws.errors import CertificateRejected, ConnectError, HandshakeRejected
+from resilient_ws.errors import ConnectError
 from resilient_ws.transports import aiohttp_outlet
 from resilient_ws.transports.base import Link, Receiver
 from resilient_ws.transports.frames import Mask, is_mask
-from resilient_ws.transports.handshake import REDIRECTS, verify
+from resilient_ws.transports.handshake import verify
 from resilient_ws.transports.options import TransportOptions
+from resilient_ws.transports.picows_errors import translate
 from resilient_ws.transports.picows_link import PicowsLink
 from resilient_ws.transports.picows_listener import PicowsListener
 from resilient_ws.transports.redirects import Redirected, follow
@@ -68,20 +69,15 @@ class PicowsTransport:
         url = endpoint.url
         context = await self._context() if url.scheme == "wss" else None
         sock = await self._connect(url)
-        failure: ConnectError | Redirected
         try:
             return await self._shake_hands(sock, context, endpoint, headers, receiver)
-        except (ConnectError, Redirected) as error:
-            failure = error
-        except WSHandshakeError as error:
-            failure = _rejected(error)
-        except (WSError, OSError, EOFError) as error:
-            failure = _failed(url, error)
+        except (ConnectError, Redirected, WSError, OSError, EOFError) as error:
+            caught = error
         except BaseException:
             _free(sock)
             raise
         _free(sock)
-        raise failure
+        raise translate(url, caught)  # out of the handler, so that nothing foreign is its context
 
     async def _shake_hands(
         self,
@@ -104,6 +100,8 @@ class PicowsTransport:
             max_redirects=0,
             read_buffer_init_size=READ_BUFFER,
             socket_factory=lambda _: sock,
+            # Given up in the TLS handshake, aiofastnet leaves a timer for a minute; asyncio leaves nothing.
+            use_aiofastnet=None if context is None else False,
         )
         if told is None or listener.connection is None:
             raise ConnectError("the server closed the connection during the handshake")
@@ -208,39 +206,6 @@ def _joined(response: WSUpgradeResponse) -> Mapping[str, str]:
     for name in dict.fromkeys(name.lower() for name in response.headers):
         joined[name] = ", ".join(response.headers.getall(name))
     return joined
-
-
-def _rejected(error: WSHandshakeError) -> ConnectError | Redirected:
-    response = error.response
-    if response is None or response.headers is None:
-        return ConnectError("the answer to the handshake is not HTTP/1.1", foreign=type(error).__name__)
-    status, headers = int(response.status), _joined(response)
-    location = headers.get("Location")
-    if status in REDIRECTS and location is not None:
-        return Redirected(location, status, headers)
-    try:
-        verify(status, headers, key="", offered=(), extensions=False)
-    except HandshakeRejected as rejected:
-        return rejected
-    return HandshakeRejected(
-        "the server's handshake is invalid", status=status, headers=headers, retryable=False
-    )
-
-
-def _failed(url: URL, error: Exception) -> ConnectError:
-    host = url.raw_host
-    failure: ConnectError
-    if isinstance(error, ssl.SSLCertVerificationError):
-        failure = CertificateRejected(f"the certificate of {host} was refused: {error}", retryable=False)
-    elif isinstance(error, ssl.SSLError):
-        failure = ConnectError(f"the TLS handshake with {host} failed: {error}")
-    elif isinstance(error, OSError):
-        failure = ConnectError(f"the connection failed: {error.strerror or type(error).__name__}")
-    else:
-        name = type(error).__name__
-        return ConnectError(f"the connection failed during the handshake ({name})", foreign=name)
-    failure.__cause__ = error
-    return failure
 
 
 def _free(sock: socket.socket) -> None:

@@ -1,14 +1,15 @@
 """The servers of other libraries as fixtures.
 
 ``server`` runs a test against each of them, and through nginx. A test may stop, kill or freeze it: it is made to run
-again for the next one. ``start_server`` and ``start_nginx`` start one more, for this test alone.
+again for the next one. ``start_server`` and ``start_nginx`` start one more, for this test alone. ``transport`` runs a
+test on aiohttp and on picows.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
+from aiohttp import Fingerprint
 
 from resilient_ws import config
 from resilient_ws.transports import make_transport
@@ -20,20 +21,24 @@ from tests.integration.servers import KINDS, Server, nginx_before
 PROXY_READ_TIMEOUT = 60.0
 
 
-@pytest.fixture(autouse=True)
-def chosen_transport(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With ``TEST_TRANSPORT=picows`` in the environment clients use picows unless they ask for what it has not."""
-    chosen = os.environ.get("TEST_TRANSPORT")
-    if chosen is None:
-        return
+@pytest.fixture
+def on_picows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients are made with picows; a test that asks for what picows has not is skipped."""
 
-    def make(name: str, options: TransportOptions) -> Transport:
-        try:
-            return make_transport(chosen, options)
-        except (TypeError, ValueError):
-            return make_transport(name, options)
+    def make(_: str, options: TransportOptions) -> Transport:
+        if options.session or options.proxy or options.compression or isinstance(options.ssl, Fingerprint):
+            pytest.skip("picows has no session, proxy, compression or fingerprint")
+        return make_transport("picows", options)
 
     monkeypatch.setattr(config, "make_transport", make)
+
+
+@pytest.fixture(params=["aiohttp", "picows"])
+def transport(request: pytest.FixtureRequest) -> str:
+    """Each transport in turn; `pytest.mark.usefixtures` with it runs a file on both."""
+    if request.param == "picows":
+        request.getfixturevalue("on_picows")
+    return str(request.param)
 
 
 @pytest.fixture(scope="session", params=[*KINDS, "nginx"])

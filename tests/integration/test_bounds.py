@@ -7,6 +7,8 @@ import pytest
 from resilient_ws import Inbox, Outbox, WebSocketClient
 from resilient_ws.testing import Accept, FaultServer
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 COUNT = 50_000
 
 

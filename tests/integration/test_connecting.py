@@ -39,6 +39,14 @@ from tests.conftest import open_sockets
 from tests.integration import tls
 from tests.integration.listening import SOON, Told, until_freed
 
+pytestmark = pytest.mark.usefixtures("transport")
+
+PICOWS_REFUSES = {
+    "options": "the Connection header of the server's handshake",
+    "options after": "the Connection header of the server's handshake",
+    "two fields before": "the Connection header of the server's handshake",
+    "early hints": "an answer before the handshake's own (HTTP 103)",
+}
 THREE = ReconnectPolicy(first_delay=0, min_delay=0, max_delay=0, max_attempts=3)
 
 
@@ -417,7 +425,14 @@ class TestValidHandshakes:
             "in pieces",
         ],
     )
-    async def test_are_taken(self, behaviour):
+    async def test_are_taken(self, behaviour, transport, request):
+        if transport == "picows" and (unfit := PICOWS_REFUSES.get(request.node.callspec.id.split("-")[-1])):
+            async with FaultServer(default=behaviour) as server:
+                error = await failure_of(server)
+            assert isinstance(error, HandshakeRejected)
+            assert not error.retryable
+            assert str(error) == f"picows does not take {unfit}; transport='aiohttp' does"
+            return
         async with FaultServer(default=behaviour) as server:
             async with WebSocketClient(server.url) as client:
                 await client.send("x")

@@ -20,6 +20,8 @@ from resilient_ws import (
 from resilient_ws.testing import FaultServer, NeverAnswer, Refuse
 from tests.integration.contract_servers import echo, websockets_server
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 QUICK = ReconnectPolicy(first_delay=0.02, min_delay=0.01, max_delay=0.05, min_uptime=0.2)
 NOWHERE = "ws://127.0.0.1:9/"
 

@@ -24,6 +24,8 @@ from resilient_ws import (
 from resilient_ws.testing import Accept, FaultServer, Refuse
 from tests.integration.contract_servers import aiohttp_echo, aiohttp_server, echo, websockets_server
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 QUICK = ReconnectPolicy(first_delay=0.02, min_delay=0.01, max_delay=0.05, min_uptime=0.2)
 STATS_FIELDS = """
     attempts opens closes sent received bytes_sent bytes_received confirmed uncertain expired evicted abandoned

@@ -5,6 +5,8 @@ import pytest
 from resilient_ws import ClientStopped, CloseOrigin, ReconnectPolicy, WebSocketClient
 from resilient_ws.testing import FaultServer
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 QUICK = ReconnectPolicy(first_delay=0.01, min_delay=0.01, max_delay=0.05)
 
 

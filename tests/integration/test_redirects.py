@@ -10,6 +10,8 @@ from resilient_ws.testing import Accept, FaultServer, Redirect, Refuse
 from tests.integration import tls
 from tests.integration.listening import SOON, Told
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 SECRETS = {
     "X-Api-Key": "sesame",
     "Authorization": "Bearer sesame",

@@ -37,6 +37,8 @@ from tests.integration import tls
 from tests.integration.forwarding import ForwardProxy
 from tests.integration.listening import Told
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 TOKEN = "s3same"
 HEADERS = {
     "Authorization": f"Bearer {TOKEN}",
