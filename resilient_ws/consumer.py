@@ -19,35 +19,28 @@ class Consumer:
 
     async def recv(self) -> Message:
         """Returns the next message; raises at the end whatever ended the client."""
-        self._check()
+        self.check()
         try:
             return await self._engine.inbox.get()
         except Ended:
             error = self._engine.ended_error()
         raise error  # out of the handler, so that it keeps its own cause
 
-    async def step(self) -> Message:
-        """Returns the next message of an iteration, which ends quietly only when we closed."""
-        self._check()
-        try:
-            return await self._engine.inbox.get()
-        except Ended:
-            error = self._end_of_iteration()
-        raise error
-
     async def step_with_gaps(self) -> Message | Gap:
-        """As `step`, gaps included."""
-        self._check()
+        """Returns the next message or gap of an iteration, which ends quietly only when we closed."""
+        self.check()
         try:
             return await self._engine.inbox.get_with_gaps()
         except Ended:
-            error = self._end_of_iteration()
+            error = self.end_of_iteration()
         raise error
 
-    def _end_of_iteration(self) -> Exception:
+    def end_of_iteration(self) -> Exception:
+        """Returns what ends an iteration."""
         return StopAsyncIteration() if self._engine.cause is None else self._engine.ended_error()
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raises where nobody may receive now."""
         engine = self._engine
         if engine.dispatcher.consumes_messages:
             raise ConcurrencyError("on_message callbacks are the consumer of this client")

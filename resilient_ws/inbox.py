@@ -38,8 +38,8 @@ class Inbox:
     """The queue between the reader of a connection and the program.
 
     The bytes are a sum since the queue was last empty, which costs one addition for each message; only when that sum
-    reaches a bound are they counted. `items` and `floor` are for the one caller that cannot afford a call for each
-    message: while there are more items than `floor`, the first of them may simply be taken.
+    reaches a bound are they counted. `messages` and `floor` are for the one caller that cannot afford a call for each
+    message: while there are more of them than `floor`, the first one may simply be taken.
 
     Args:
         bounds: How much may wait, and what happens beyond.
@@ -61,6 +61,9 @@ class Inbox:
         self._resume = resume
         self._stuck = stuck
         self.items: deque[Message | Gap] = deque()
+        self.messages = cast(
+            "deque[Message]", self.items
+        )  # the same, for the caller who knows that none is a gap
         self._gaps = 0  # how many of the items are gaps
         self._sum = 0  # bytes since it was last empty, at least those of what it holds
         self._settled = 0  # bytes that came before those
@@ -250,11 +253,8 @@ class Inbox:
             Ended: Nothing is held and nothing will come.
             ConcurrencyError: Somebody else waits already.
         """
-        items = self.items
         while True:
-            while not items:
-                await self._wait()
-            item = self._take()
+            item = await self.get_with_gaps()
             if not isinstance(item, Gap):
                 return item
 
@@ -262,7 +262,14 @@ class Inbox:
         """As `get`, gaps included."""
         items = self.items
         while not items:
-            await self._wait()
+            waiter = self._begin_to_wait()
+            try:
+                await waiter
+                if self._waiter is not waiter:
+                    raise Dismissed
+            finally:
+                if self._waiter is waiter:
+                    self._waiter = self._wake = None
         return self._take()
 
     def _take(self) -> Message | Gap:
@@ -298,19 +305,13 @@ class Inbox:
         self.take_all()
         return count
 
-    async def _wait(self) -> None:
+    def _begin_to_wait(self) -> asyncio.Future[None]:
         if self._over:
             raise Ended
         if self._waiter is not None:
             raise ConcurrencyError("another recv() or iteration is waiting for a message")
         self._waiter = self._wake = waiter = asyncio.get_running_loop().create_future()
-        try:
-            await waiter
-            if self._waiter is not waiter:
-                raise Dismissed
-        finally:
-            if self._waiter is waiter:
-                self._waiter = self._wake = None
+        return waiter
 
     def dismiss(self) -> None:
         """Whoever waits for a message gets none, and another one may wait at once."""
