@@ -1,7 +1,7 @@
 """The clients that are compared: each moves messages its own fastest documented way, in the same process and loop.
 
-A client is a class with `receive`, `send` and `echo`; each is given the running event loop's time through `timed`, so that
-connecting and closing are not counted.
+A client is a class with `receive`, `send` and `echo`; `Timed` counts only what lies between connecting and closing.
+Here are what they have in common, raw aiohttp, and ours; the others are in `benchmarks.others`.
 """
 
 import asyncio
@@ -12,9 +12,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
-import picows
-import picows.websockets
-import websockets
 
 from resilient_ws import Outbox, WebSocketClient
 
@@ -37,10 +34,18 @@ class Timed:
 
 
 class Client:
-    """`recv` waits for one message; `send` sends one."""
+    """`recv` waits for one message; `send` sends one.
+
+    Attributes:
+        slowness: About how many times the time of raw aiohttp it takes: it is given so many messages fewer.
+        uvloop: Whether it runs on uvloop.
+        zlib_ng: Whether aiohttp is given zlib-ng meanwhile.
+    """
 
     name = ""
-    reference = False
+    slowness = 1
+    uvloop = False
+    zlib_ng = False
 
     def open(self, url: str, tls: Tls, *, deflate: bool) -> Any:
         raise NotImplementedError
@@ -102,16 +107,14 @@ class Client:
 
 class Aiohttp(Client):
     name = "aiohttp receive()"
-    reference = True
 
     @asynccontextmanager
     async def open(self, url: str, tls: Tls, *, deflate: bool) -> AsyncIterator[Any]:
         async with aiohttp.ClientSession() as session:
             opened = await session.ws_connect(url, ssl=tls or True, compress=15 if deflate else 0)
             yield opened
-            opened.get_extra_info("socket").shutdown(
-                2
-            )  # `close()` would wait for what the server still sends
+            # `close()` would wait for what the server still sends.
+            opened._response.connection.transport.abort()
 
     def recv(self, connection: Any) -> Callable[[], Awaitable[Any]]:
         return connection.receive  # type: ignore[no-any-return]
@@ -201,117 +204,11 @@ class OursOnPicowsInBatches(OursInBatches):
     transport = "picows"
 
 
-class Websockets(Client):
-    name = "websockets"
-
-    @asynccontextmanager
-    async def open(self, url: str, tls: Tls, *, deflate: bool) -> AsyncIterator[Any]:
-        connection = await websockets.connect(
-            url, ssl=tls, compression="deflate" if deflate else None, close_timeout=0.2, proxy=None
-        )
-        yield connection
-        connection.transport.abort()
-
-    def recv(self, connection: Any) -> Callable[[], Awaitable[Any]]:
-        return connection.recv  # type: ignore[no-any-return]
-
-    def sender(self, connection: Any) -> Callable[[Any], Awaitable[Any]]:
-        return connection.send  # type: ignore[no-any-return]
+def on_uvloop(client: type[Client]) -> type[Client]:
+    """The same client in the other event loop."""
+    return type(f"{client.__name__}OnUvloop", (client,), {"name": f"{client.name}, uvloop", "uvloop": True})
 
 
-class WebsocketsReconnecting(Websockets):
-    name = "websockets, reconnecting"
-
-    @asynccontextmanager
-    async def open(self, url: str, tls: Tls, *, deflate: bool) -> AsyncIterator[Any]:
-        async for connection in websockets.connect(
-            url, ssl=tls, compression="deflate" if deflate else None, close_timeout=0.2, proxy=None
-        ):
-            yield connection
-            connection.transport.abort()
-            break
-
-    async def take(self, connection: Any, count: int) -> int:
-        taken = 0
-        async for _ in connection:
-            taken += 1
-            if taken == count:
-                break
-        return taken
-
-
-class PicowsWebsockets(Websockets):
-    name = "picows, websockets API"
-
-    @asynccontextmanager
-    async def open(self, url: str, tls: Tls, *, deflate: bool) -> AsyncIterator[Any]:
-        connection = await picows.websockets.connect(
-            url, ssl=tls, compression="deflate" if deflate else None, close_timeout=0.2
-        )
-        yield connection
-        await connection.close()
-
-
-class _Counting(picows.WSListener):  # type: ignore[misc]
-    def __init__(self) -> None:
-        super().__init__()
-        self.arrived = self.wanted = 0
-        self.enough: asyncio.Future[None] | None = None
-
-    def on_ws_frame(self, transport: picows.WSTransport, frame: picows.WSFrame) -> None:  # noqa: ARG002
-        frame.get_payload_as_bytes()
-        self.arrived += 1
-        if self.arrived == self.wanted and self.enough is not None:
-            self.enough.set_result(None)
-            self.enough = None
-
-    async def take(self, count: int) -> None:
-        """Waits until so many more have arrived than were taken before."""
-        self.wanted += count
-        if self.arrived < self.wanted:
-            self.enough = asyncio.get_running_loop().create_future()
-            await self.enough
-
-
-class PicowsCore(Client):
-    name = "picows core"
-
-    @asynccontextmanager
-    async def open(self, url: str, tls: Tls, *, deflate: bool) -> AsyncIterator[Any]:
-        if deflate:
-            raise NotImplementedError
-        listener = _Counting()
-        transport, _ = await picows.ws_connect(lambda: listener, url, ssl_context=tls)
-        yield transport, listener
-        transport.disconnect(graceful=False)
-
-    async def take(self, connection: Any, count: int) -> int:
-        _, listener = connection
-        await listener.take(count)
-        return count
-
-    def recv(self, connection: Any) -> Callable[[], Awaitable[Any]]:
-        return lambda: connection[1].take(1)
-
-    def sender(self, connection: Any) -> Callable[[Any], Awaitable[Any]]:
-        transport, _ = connection
-
-        async def send(message: str) -> None:
-            transport.send(picows.WSMsgType.TEXT, message.encode())
-
-        return send
-
-
-CLIENTS: tuple[type[Client], ...] = (
-    Aiohttp,
-    Ours,
-    OursInBatches,
-    OursByCallback,
-    OursUnconfirmed,
-    OursOnPicows,
-    OursOnPicowsInBatches,
-    PicowsCore,
-    PicowsWebsockets,
-    Websockets,
-    WebsocketsReconnecting,
-)
+def with_zlib_ng(client: type[Client]) -> type[Client]:
+    """The same client with a faster zlib."""
+    return type(f"{client.__name__}Zlib", (client,), {"name": f"{client.name}, zlib-ng", "zlib_ng": True})

@@ -4,7 +4,7 @@
 
 It prints one line, its ports as JSON. What it sends was made before, so that it is never the bottleneck:
 
-    /blast?size=125&kind=text&deflate=0    messages as fast as they are taken
+    /blast?size=125&kind=text&deflate=0    messages as fast as they are taken; bursts=3 sends three bursts of 256 KiB
     /paced?size=125&interval=0.0001        one message after the other, by the clock
     /sink?size=125                         takes messages of this size, answers pings
     /echo                                  sends back what comes (picows)
@@ -102,7 +102,7 @@ async def serve_stream(reader: asyncio.StreamReader, writer: asyncio.StreamWrite
         data = burst(size, kind, deflate=deflate) if url.path == "/blast" else frame(payload(size), kind=kind)
         writer.write(accepted(head, deflate=deflate))
         if url.path == "/blast":
-            await blast(writer, data)
+            await blast(writer, data, float(options.get("bursts", "inf")))
         elif url.path == "/paced":
             await pace(writer, data, float(options.get("interval", "0.0001")))
         elif url.path == "/sink":
@@ -124,8 +124,13 @@ def reset(writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
 
 
-async def blast(writer: asyncio.StreamWriter, data: bytes) -> None:
-    while not writer.transport.is_closing():
+async def blast(writer: asyncio.StreamWriter, data: bytes, bursts: float) -> None:
+    for number in itertools.count():
+        if writer.transport.is_closing():
+            return
+        if number >= bursts:
+            await asyncio.sleep(0.01)
+            continue
         writer.write(data)
         await writer.drain()
         await asyncio.sleep(0)  # a write that is taken at once does not suspend
@@ -137,7 +142,9 @@ async def pace(writer: asyncio.StreamWriter, data: bytes, interval: float) -> No
     for number in itertools.count(1):
         if writer.transport.is_closing():
             return
-        due += interval
+        due = max(
+            due + interval, time.perf_counter()
+        )  # who was late does not catch up: that would be a burst
         while time.perf_counter() < due:
             pass
         writer.write(data)
