@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import logging
 import os
 import random
 import time
@@ -148,6 +149,12 @@ async def soak(seconds: float, journal: Path) -> str:
     assert attrs.evolve(end, rss=0) == attrs.evolve(start, rss=0), text
     assert end.rss - start.rss <= MARGIN, text
     return text
+
+
+@pytest.fixture(autouse=True)
+def nobody_keeps_what_is_logged(monkeypatch):
+    """pytest would keep each record of an hour, ten megabytes of them, and the client would look as if it grew."""
+    monkeypatch.setattr(logging.getLogger("resilient_ws"), "propagate", False)
 
 
 @pytest.mark.slow
