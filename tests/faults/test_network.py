@@ -147,7 +147,9 @@ async def test_a_changed_address_is_silence_and_the_next_dial_works(network, pee
 
 @pytest.mark.slow
 @pytest.mark.promise("P2")
-async def test_silence_while_sending(network, peer):
+@pytest.mark.parametrize("fault", ["both-directions", "to-server", "to-client", "cable-at-client"])
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_silence_while_sending(network, peer, fault, transport):
     accepted = 0
 
     async def send(watch: Watch) -> None:
@@ -157,14 +159,15 @@ async def test_silence_while_sending(network, peer):
             accepted += 1
             await asyncio.sleep(0.005)
 
-    client = client_of(peer.url, outbox=Outbox(max_messages=10_000, on_uncertain="resend"))
+    outbox = Outbox(max_messages=10_000, on_uncertain="resend")
+    client = client_of(peer.url, outbox=outbox, transport=transport)
     async with watching(client) as watch:
         sending = asyncio.create_task(send(watch))
         await watch.pong()
-        await aside(network.drop)
+        await aside(SILENCES[fault], network)
         assert_silence(watch, await watch.take_until_closed())
         before = accepted
-        await aside(network.undrop)
+        await aside(network.heal)
         await watch.opened(2)
         assert accepted > before, "sending went on without a connection"
         await ended(sending)
@@ -218,8 +221,9 @@ async def test_no_send_stays_blocked_on_a_dead_connection(request, network, trus
 @pytest.mark.slow
 @pytest.mark.promise("P2")
 @pytest.mark.parametrize("fault", ["both-directions", "to-client", "cable-at-server"])
-async def test_silence_while_receiving_a_stream(network, peer, fault):
-    client = client_of(peer.url)
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_silence_while_receiving_a_stream(network, peer, fault, transport):
+    client = client_of(peer.url, transport=transport)
     client.subscribe("stream", "!stream 0.005 200")
     got: list[int | Gap] = []
 
@@ -276,8 +280,9 @@ async def test_a_peer_that_talks_and_hears_nothing_is_dead_too(request, network,
 
 @pytest.mark.promise("P2")
 @pytest.mark.parametrize("talking", [False, True], ids=["idle", "sending"])
-async def test_a_firewall_that_forgot_us_is_met_with_the_next_packet(network, peer, talking):
-    async with watching(client_of(peer.url)) as watch:
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_a_firewall_that_forgot_us_is_met_with_the_next_packet(network, peer, talking, transport):
+    async with watching(client_of(peer.url, transport=transport)) as watch:
         await watch.pong()
         await aside(network.reject_with_rst)
         since = time.monotonic()
@@ -311,11 +316,13 @@ async def test_a_firewall_that_forgot_us_is_met_with_the_next_packet(network, pe
     ids=["SYN-dropped", "SYN-ACK-dropped", "request-dropped", "answer-dropped"],
 )
 @pytest.mark.parametrize("secure", [False, True], ids=["tcp", "tls"])
-async def test_a_handshake_that_nobody_answers(request, network, trusting, fault, secure):
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_a_handshake_that_nobody_answers(request, network, trusting, fault, secure, transport):
     url = request.getfixturevalue("tls_url") if secure else request.getfixturevalue("peer").url
+    client = client_of(url, ssl=trusting, transport=transport)  # which loads the transport
     fault(network)
     since = time.monotonic()
-    async with watching(client_of(url, ssl=trusting), ready=False) as watch:
+    async with watching(client, ready=False) as watch:
         for number in (1, 2):
             retried = await watch.retried(number)
             assert isinstance(retried.event.cause, OpenTimeout)
@@ -577,12 +584,14 @@ async def test_a_pong_behind_a_backlog(network, peer):
 
 
 @pytest.mark.promise("P7")
-@pytest.mark.parametrize("fault", ["both-directions", "to-server", "cable-at-server"])
+@pytest.mark.parametrize("fault", SILENCES)
 @pytest.mark.parametrize("secure", [False, True], ids=["tcp", "tls"])
-async def test_close_into_silence(request, network, trusting, fault, secure):
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_close_into_silence(request, network, trusting, fault, secure, transport):
     url = request.getfixturevalue("tls_url") if secure else request.getfixturevalue("peer").url
     before = open_sockets()
-    async with watching(client_of(url, ssl=trusting, close_timeout=0.6)) as watch:
+    client = client_of(url, ssl=trusting, close_timeout=0.6, transport=transport)
+    async with watching(client) as watch:
         await aside(SILENCES[fault], network)
         since = time.monotonic()
         await watch.client.close()
