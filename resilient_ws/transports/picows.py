@@ -87,7 +87,7 @@ class PicowsTransport:
         headers: CIMultiDict[str],
         receiver: Receiver,
     ) -> Link:
-        listener = PicowsListener()
+        listener = PicowsListener(self._options.max_message_size)
         _, told = await ws_connect(
             lambda: listener,
             str(endpoint.url.with_user(None).with_fragment(None)),

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 from picows import WSMsgType, WSTransport
 
@@ -19,7 +19,6 @@ from resilient_ws.closing import CloseCode
 from resilient_ws.endpoints import Endpoint
 from resilient_ws.errors import ConnectionLost
 from resilient_ws.events import Message
-from resilient_ws.inbox import size_of
 from resilient_ws.transports import frames
 from resilient_ws.transports.base import End, Receiver
 from resilient_ws.transports.frames import CLOSE, PING, PONG, Mask, frame, message_frames
@@ -184,6 +183,7 @@ class PicowsLink(SocketLink):
             whole = b"".join(self._fragments)
             self._fragments = None
             self._listener.direct = True
+            self._listener.bytes += len(whole)
             try:
                 self._listener.append(whole.decode() if self._is_text else whole)
             except UnicodeDecodeError:
@@ -227,7 +227,8 @@ class PicowsLink(SocketLink):
             return
         self._messages += len(batch)
         self._message_at = self._received_at
-        self._receiver.burst(batch, _size_of_all(batch))
+        size, self._listener.bytes = self._listener.bytes, 0
+        self._receiver.burst(batch, size)
         batch.clear()
 
     def pause(self) -> None:
@@ -267,15 +268,6 @@ class PicowsLink(SocketLink):
             self._tell_batch()
         super().abort()
         self.drain()
-
-
-def _size_of_all(messages: list[Message]) -> int:
-    """Returns their bytes on the wire; of many texts that are ASCII at hardly any cost."""
-    try:
-        joined = "".join(cast("list[str]", messages))
-    except TypeError:
-        return sum(map(size_of, messages))
-    return size_of(joined)
 
 
 def _take_notice(connection: WSTransport) -> None:

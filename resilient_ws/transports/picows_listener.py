@@ -1,5 +1,8 @@
 """What picows tells, and what it is kept from doing by itself.
 
+Small messages do not get that far: once it is known where a frame begins they are cut out of each read, in a third of the
+time (`resilient_ws.transports.whole_frames`), and picows is given the rest. Large ones are read into its buffer.
+
 Where a peer breaks the protocol, picows writes a CLOSE in the moment in which it parses, before the program has seen what
 came before. From the end of the handshake on it is therefore given a `Stub` for the transport of the socket: we read from
 there that it has closed, and write the CLOSE ourselves.
@@ -11,11 +14,13 @@ there that it has closed, and write the CLOSE ourselves.
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from picows import WSFrame, WSListener, WSMsgType, WSTransport
 
 from resilient_ws.events import Message
+from resilient_ws.transports.whole_frames import KEPT, Cutter
 
 if TYPE_CHECKING:
     from resilient_ws.transports.picows_link import PicowsLink
@@ -30,8 +35,9 @@ READ: Final = 128 * 1024
 class PicowsListener(WSListener):
     """What picows tells: whole messages are gathered for the read of the moment, the rest is passed on."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_message_size: int) -> None:
         super().__init__()
+        self.max_message_size = max_message_size
         self.connection: WSTransport | None = None  # writes to the socket
         self.parser: WSTransport | None = None  # writes to the stub
         self.is_gone = False  # the socket
@@ -39,6 +45,8 @@ class PicowsListener(WSListener):
         self.link: PicowsLink | None = None
         self.batch: list[Message] = []  # of the read of the moment
         self.append = self.batch.append
+        self.bytes = 0  # of the messages in it
+        self.tail = -1  # bytes behind the last frame of the read; -1 = there was none
         self.early: list[tuple[int, bytes, bool, bool]] = []
         self.direct = False  # until there is a link that reads, and while a message is not whole
 
@@ -58,6 +66,7 @@ class PicowsListener(WSListener):
 
     def on_ws_frame(self, _: WSTransport, frame: WSFrame) -> None:
         """A frame has come."""
+        self.tail = frame.tail_size
         if self.direct and frame.fin and not (frame.rsv1 or frame.rsv2 or frame.rsv3):
             kind = frame.msg_type
             if kind is TEXT:
@@ -66,9 +75,11 @@ class PicowsListener(WSListener):
                 except UnicodeDecodeError:
                     pass  # the slow way says what is wrong
                 else:
+                    self.bytes += frame.payload_size
                     return
             elif kind is BINARY:
                 self.append(frame.get_payload_as_bytes())
+                self.bytes += frame.payload_size
                 return
         if self.link is not None:
             self.link.take(*copy_of(frame))
@@ -86,6 +97,16 @@ class PicowsListener(WSListener):
             self.link.drain()
 
 
+class _Scratch(threading.local):
+    """What is read and looked at in one step: one buffer for all connections of a thread, not 128 KiB for each."""
+
+    def __init__(self) -> None:
+        self.buffer = memoryview(bytearray(READ))
+
+
+_scratch: Final = _Scratch()
+
+
 class Wire(asyncio.BufferedProtocol):
     """Stands between the socket and picows, to know where a read begins and ends, and how it all ends."""
 
@@ -93,22 +114,48 @@ class Wire(asyncio.BufferedProtocol):
         self._listener = listener
         self._inner = inner
         self._parser: WSTransport = inner.transport
+        self._cutter = Cutter(listener, self._parse, listener.max_message_size)
+        self._cuts = False  # reads go to the scratch buffer
+        self._buffer = self._scratch = _scratch.buffer
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Returns a piece of the buffer of picows, which would take in megabytes at once."""
-        return cast("memoryview", self._inner.get_buffer(sizehint))[:READ]
+        """Returns where to read to; picows would take in megabytes at once."""
+        self._buffer = self._scratch if self._cuts else self._inner.get_buffer(sizehint)[:READ]
+        return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         """Bytes have come; where the peer has broken the protocol, nothing that follows means anything."""
-        link = self._listener.link
+        listener = self._listener
+        link = listener.link
         if link is None:
             if not self._parser.is_close_frame_sent:
                 self._inner.buffer_updated(nbytes)
             return
         link.read_begins()
-        if not link.broken:
+        if link.broken:
+            return
+        cutter = self._cutter
+        if self._cuts:
+            cutter.feed(bytes(self._buffer[:nbytes]))
+            self._cuts = cutter.owed <= KEPT and not cutter.given_up
+        else:
+            last = bytes(self._buffer[max(0, nbytes - KEPT) : nbytes])
+            listener.tail = -1
             self._inner.buffer_updated(nbytes)
-            link.read_ends()
+            if listener.direct and 0 <= listener.tail <= len(last):
+                self._cuts = cutter.take_over(last[len(last) - listener.tail :])
+        link.read_ends()
+
+    def _parse(self, data: bytes) -> bool:
+        """Gives picows what it has not read itself; returns whether it found an error, or we did."""
+        while data:
+            buffer = self._inner.get_buffer(-1)
+            size = min(len(buffer), len(data))
+            buffer[:size] = data[:size]
+            self._inner.buffer_updated(size)
+            data = data[size:]
+        link = self._listener.link
+        return self._parser.is_close_frame_sent or link is None or link.broken
 
     def pause_writing(self) -> None:
         """The send buffer is fuller than it should be."""

@@ -19,8 +19,10 @@ _FIN: Final = 0x80
 _OPCODE: Final = 0x0F
 _CONTROL: Final = 0x08
 _MASKED: Final = 0x80
-_ORDINARY: Final = frozenset((0x00, 0x80, 0x01, _FINAL_TEXT, 0x02, _FINAL_BINARY, 0x89, 0x8A))
-"""First bytes after whose frame another one may come: data, whole or in fragments, PING and PONG."""
+_WHOLE: Final = frozenset((_FINAL_TEXT, _FINAL_BINARY, 0x89, 0x8A))
+"""First bytes of a frame after which a message may begin: a whole one, PING and PONG."""
+_ORDINARY: Final = _WHOLE | {0x00, 0x80, 0x01, 0x02}
+"""First bytes of a frame after which another one may come: those, and fragments."""
 _LONGEST_CONTROL: Final = 125
 _TWO_BYTES: Final = 126
 """In place of a length: it stands in the next two bytes."""
@@ -51,18 +53,34 @@ class Cutter:
         taker: Who gets whole messages.
         feed: The parser; returns whether it has found an error, after which it gets everything.
         limit: Bytes of the largest message that is cut out; of a larger one the parser is to complain.
+
+    Attributes:
+        given_up: Whether the parser gets everything from now on.
+        owed: Bytes that the parser is to get before a new frame begins.
     """
 
-    __slots__ = ("_feed", "_given_up", "_in_message", "_limit", "_owed", "_rest", "_taker")
+    __slots__ = ("_feed", "_in_message", "_limit", "_rest", "_taker", "given_up", "owed")
 
     def __init__(self, taker: Taker, feed: Callable[[bytes], bool], limit: int) -> None:
         self._taker = taker
         self._feed = feed
         self._limit = limit
         self._rest = b""  # the beginning of a frame
-        self._owed = 0  # bytes that the parser is to get before a new frame begins
+        self.owed = 0
         self._in_message = False  # its last fragment has not come yet
-        self._given_up = limit < _TWO_BYTES  # the parser gets everything
+        self.given_up = limit < _TWO_BYTES
+
+    def take_over(self, tail: bytes) -> bool:
+        """Begins amid a connection whose parser holds `tail`, the beginning of a frame; returns whether it can."""
+        if self.given_up:
+            return False
+        self._rest, self._in_message, self.owed = b"", False, 0
+        if tail:
+            head = read_head(tail, 0, len(tail))
+            if head is None or head[0] not in _WHOLE:
+                return False
+            self.owed = head[1] + head[2] - len(tail)
+        return self.owed <= KEPT
 
     def feed(self, data: bytes) -> None:
         """Takes what one read of the socket gave."""
@@ -70,7 +88,7 @@ class Cutter:
             data, self._rest = self._rest + data, b""
         position, length = 0, len(data)
         while position < length:
-            if self._taker.direct and not (self._owed or self._in_message or self._given_up):
+            if self._taker.direct and not (self.owed or self._in_message or self.given_up):
                 position = self._cut(data, position, length)
                 if position == length:
                     return
@@ -105,7 +123,7 @@ class Cutter:
                 try:
                     append(data[start:stop].decode())
                 except UnicodeDecodeError:
-                    self._given_up = True
+                    self.given_up = True
                     break
             elif kind == _FINAL_BINARY:
                 append(data[start:stop])
@@ -118,12 +136,12 @@ class Cutter:
 
     def _pass_on(self, data: bytes, position: int, length: int) -> int:
         """Gives the parser one frame, or what has come of it, or keeps that; returns where the next one begins."""
-        if self._given_up:
+        if self.given_up:
             self._give(data[position:] if position else data)
             return length
-        if self._owed:
-            stop = min(position + self._owed, length)
-            self._owed -= stop - position
+        if self.owed:
+            stop = min(position + self.owed, length)
+            self.owed -= stop - position
             self._give(data[position:stop])
             return stop
         head = read_head(data, position, length)
@@ -140,7 +158,7 @@ class Cutter:
             lasts = (kind & _OPCODE == 0) == self._in_message
             waits = length < end <= position + KEPT and size <= self._limit and not self._in_message
         if not lasts or kind not in _ORDINARY or data[position + 1] & _MASKED:
-            self._given_up = True
+            self.given_up = True
             return position
         if waits:
             self._rest = data[position:]
@@ -148,13 +166,13 @@ class Cutter:
         if not kind & _CONTROL:
             self._in_message = not kind & _FIN
         stop = min(end, length)
-        self._owed = end - stop
+        self.owed = end - stop
         self._give(data[position:stop])
         return stop
 
     def _give(self, data: bytes) -> None:
         if self._feed(data):
-            self._given_up = True
+            self.given_up = True
 
 
 def read_head(data: bytes, position: int, length: int) -> tuple[int, int, int] | None:
