@@ -11,8 +11,10 @@ import asyncio
 import contextlib
 import functools
 import socket
+from contextvars import ContextVar
 from ssl import SSLContext
 from typing import Any, Final, cast
+from weakref import WeakValueDictionary
 
 from aiohttp import (
     BaseConnector,
@@ -75,6 +77,10 @@ class _Answer(ClientResponse):
     def headers(self) -> CIMultiDictProxy[str]:
         """The header fields."""
         return _joined(super().headers)
+
+    def forget_session(self) -> None:
+        """Lets go of the session, which is of no use after the handshake; it would stay as long as the connection."""
+        self._session = None
 
     async def start(self, connection: Connection) -> ClientResponse:
         """Waits for the answer; if that fails, frees the socket at once.
@@ -157,11 +163,40 @@ class _Handshake:
                 one.shutdown(socket.SHUT_RDWR)
 
 
+_dialing: ContextVar[_Handshake] = ContextVar("_dialing")
+_connectors: WeakValueDictionary[asyncio.AbstractEventLoop, TCPConnector] = WeakValueDictionary()
+
+
+def _make_socket(info: tuple[Any, ...]) -> socket.socket:
+    """Makes a socket for the dial in whose context it is called."""
+    return _dialing.get().make_socket(info)
+
+
+def _shared_connector() -> TCPConnector:
+    """Returns the connector that all clients of this event loop share: it keeps no connection for another use.
+
+    It goes with the last client; one for each connection would be a third of the memory of an idle one.
+    """
+    loop = asyncio.get_running_loop()
+    connector = _connectors.get(loop)
+    if connector is None:
+        connector = _connectors[loop] = TCPConnector(
+            resolver=LookupResolver(),
+            use_dns_cache=False,
+            limit=0,
+            force_close=True,
+            ssl=True,
+            socket_factory=_make_socket,
+        )
+    return connector
+
+
 class AiohttpTransport:
     """The `Transport` that `transport="aiohttp"` names."""
 
     def __init__(self, options: TransportOptions) -> None:
         self._options = options
+        self._shared: TCPConnector | None = None  # held for as long as this client may dial
         check(options)
 
     async def open(self, endpoint: Endpoint, receiver: Receiver, /) -> Link:
@@ -188,6 +223,7 @@ class AiohttpTransport:
         jar: AbstractCookieJar = DummyCookieJar() if options.session is None else options.session.cookie_jar
         handshake = _Handshake(endpoint.subprotocols, extensions=options.compression is not None, jar=jar)
         session = self._session(handshake, jar, self._response_class())
+        dialing = _dialing.set(handshake)
         opened: ClientWebSocketResponse | None = None
         failure: ConnectError | None = None
         try:
@@ -209,6 +245,7 @@ class AiohttpTransport:
         except Exception as error:  # noqa: BLE001 - whatever it is, it fails this attempt and not the client
             failure = translate(error)
         finally:
+            _dialing.reset(dialing)
             # The connection belongs to the link from here on; a session left open would warn.
             session.detach()
             if opened is None:
@@ -218,6 +255,7 @@ class AiohttpTransport:
         assert opened is not None
         assert handshake.response is not None
         assert handshake.transport is not None
+        cast("_Answer", handshake.response).forget_session()
         link = DirectLink if isinstance(opened, DirectResponse) else AiohttpLink
         return link(
             cast("Any", opened),
@@ -239,7 +277,7 @@ class AiohttpTransport:
         self, handshake: _Handshake, jar: AbstractCookieJar, made: type[ClientWebSocketResponse]
     ) -> ClientSession:
         return ClientSession(
-            connector=self._connector(handshake),
+            connector=self._connector(),
             connector_owner=False,
             cookie_jar=jar,
             timeout=_NO_TIMEOUT,
@@ -248,17 +286,11 @@ class AiohttpTransport:
             ws_response_class=made,
         )
 
-    def _connector(self, handshake: _Handshake) -> BaseConnector:
+    def _connector(self) -> BaseConnector:
         lent: ClientSession | None = self._options.session
         if lent is None:
-            return TCPConnector(
-                resolver=LookupResolver(),
-                use_dns_cache=False,
-                limit=0,
-                force_close=True,
-                ssl=True,
-                socket_factory=handshake.make_socket,
-            )
+            self._shared = _shared_connector()
+            return self._shared
         if lent.closed or lent.connector is None:
             raise ConnectError("the session that was passed as session= is closed", retryable=False)
         # aiohttp itself would wait for ever; it has no public name for this.
