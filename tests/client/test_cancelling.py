@@ -35,10 +35,13 @@ CALLS = {
     "recv": lambda client: client.recv(),
     "iteration": lambda client: client.__anext__(),
     "with_gaps": lambda client: client.with_gaps().__anext__(),
+    "batches": lambda client: anext(client.batches()),
+    "events": lambda client: anext(client.events()),
     "request": lambda client: client.request("?1", lambda message: message == "!?1", 30),
     "ready": lambda client: client.ready(),
     "close": lambda client: client.close(),
     "close drain": lambda client: client.close(drain=5),
+    "close at the end of a block": lambda client: client.__aexit__(None, None, None),
     "run": lambda client: client.run(),
 }
 
@@ -163,7 +166,8 @@ def check_messages(played, name, task):
 
 async def check_stream(played, outcome):
     """What was received was taken, is still there, or is accounted for; in order."""
-    taken = [outcome] if isinstance(outcome, str) and outcome.isdigit() else []
+    taken = outcome if isinstance(outcome, list) else [outcome] if isinstance(outcome, str) else []
+    taken = [item for item in taken if item.isdigit()]
     try:
         while True:
             taken.append(await played.client.recv())
