@@ -21,6 +21,7 @@ from resilient_ws.options import Outbox
 from resilient_ws.outbox import DeliveryQueue, Entry
 
 WRITTEN_BOUND = 6
+PROBE = 3  # bytes
 
 
 @dataclass(eq=False)
@@ -52,8 +53,9 @@ class OutboxModel(RuleBasedStateMachine):
         on_uncertain=st.sampled_from(["report", "resend"]),
         max_messages=st.integers(1, 5),
         max_bytes=st.integers(8, 24),
+        connected=st.booleans(),
     )
-    def begin(self, overflow, on_uncertain, max_messages, max_bytes):
+    def begin(self, overflow, on_uncertain, max_messages, max_bytes, connected):
         self.options = Outbox(
             max_messages=max_messages, max_bytes=max_bytes, overflow=overflow, on_uncertain=on_uncertain
         )
@@ -74,6 +76,8 @@ class OutboxModel(RuleBasedStateMachine):
         self.connected = False
         self.confirming = False
         self.untaken = 0  # how far the bounds may be passed by what was put back
+        if connected:
+            self.connect(confirming=True, write=False)
 
     # -------------------------------------------------------------------------------------------- the model
 
@@ -223,6 +227,13 @@ class OutboxModel(RuleBasedStateMachine):
         if finish:
             self.finish_writing()
 
+    @precondition(lambda self: self.connected and self.hand is None)
+    @rule()
+    def write_all_that_fits(self):
+        while (item := self.next_item()) is not None and self.fits(item.size):
+            self.take(finish=True)
+        assert self.queue.take() is None
+
     @precondition(lambda self: self.hand is not None)
     @rule()
     def finish_writing(self):
@@ -248,6 +259,7 @@ class OutboxModel(RuleBasedStateMachine):
 
     # -------------------------------------------------------------------------------------------- confirming
 
+    @precondition(lambda self: self.written)
     @rule(target=marks)
     def mark(self):
         mark = self.queue.mark()
@@ -255,6 +267,12 @@ class OutboxModel(RuleBasedStateMachine):
         self.covered.setdefault(mark, list(self.written))
         return mark
 
+    @precondition(lambda self: self.covered)
+    @rule(which=st.sampled_from([-1, -1, -2]))
+    def confirm_what_is_new(self, which):
+        self.confirm(sorted(self.covered)[max(which, -len(self.covered))])
+
+    @precondition(lambda self: self.written)
     @rule(mark=marks)
     def confirm(self, mark):
         covered = [i for i in self.covered.get(mark, ()) if i in self.written]
@@ -290,12 +308,14 @@ class OutboxModel(RuleBasedStateMachine):
     # -------------------------------------------------------------------------------------------- connections
 
     @precondition(lambda self: not self.connected)
-    @rule(confirming=st.sampled_from([True, True, True, False]))
-    def connect(self, confirming):
+    @rule(confirming=st.sampled_from([True, True, True, False]), write=st.booleans())
+    def connect(self, confirming, write):
         self.queue.connected(confirming=confirming)
         self.connected = True
         self.confirming = confirming
         assert self.queue.confirming == confirming
+        if write:
+            self.write_all_that_fits()
 
     @precondition(lambda self: self.connected)
     @rule(poison=st.booleans())
@@ -355,6 +375,18 @@ class OutboxModel(RuleBasedStateMachine):
         assert len(self.lanes) <= options.max_messages + self.untaken
         assert len(kept) + len(self.resent) <= WRITTEN_BOUND
         assert sum(i.size for i in kept + self.resent) <= options.max_bytes
+
+    @invariant()
+    def what_is_new_overtakes_nothing(self):
+        free = not self.lanes and not self.resent and self.hand is None
+        total = sum(item.size for item in self.written) + PROBE
+        allowed = free and self.connected and total <= self.options.max_bytes
+        allowed = allowed and len(self.written) < WRITTEN_BOUND
+        confirmed = self.queue.confirmed
+        assert self.queue.write_through("?" * PROBE, PROBE, self.now) == allowed
+        if allowed:
+            self.queue.retract(PROBE)
+        assert self.queue.confirmed == confirmed
 
     def teardown(self):
         if not hasattr(self, "queue"):

@@ -122,6 +122,7 @@ class TestQueue:
         put(lane, "a", "b")
         assert q.take_back(["a", "b"], 2.0) == []
         assert (q.waiting, q.waiting_bytes) == (2, 2)
+        assert q.unconfirmed_bytes == (7 if confirming else 0)
         assert [entry.message for entry in q.lost().uncertain] == (["written"] if confirming else [])
         assert q.confirmed == (0 if confirming else 1)
         assert q.next_expiry == 7.0

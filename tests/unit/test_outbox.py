@@ -116,12 +116,76 @@ def test_what_is_sent_again_goes_in_front_of_everything_in_its_order():
     assert write(queue) == [b"2", "3", "urgent", "4", "5"]
 
 
+@pytest.mark.promise("P4")
+@pytest.mark.parametrize("back", ["lost", "untaken"])
+def test_nothing_overtakes_what_is_to_be_written_again_and_then_the_short_way_is_open(back):
+    queue = open_queue(on_uncertain="resend")
+    if back == "lost":
+        queue.write_through("first", 5, 0.0)
+        queue.lost()
+        queue.connected(confirming=True)
+    else:
+        accept(queue, "first")
+        queue.take()
+        assert not queue.write_through("second", 6, 0.0)
+        queue.untake()
+    assert not queue.write_through("second", 6, 0.0)
+    assert write(queue) == ["first"]
+    assert queue.write_through("second", 6, 0.0)
+
+
+def test_each_pong_gives_back_the_bytes_of_its_own_messages():
+    queue = open_queue()
+    marks = []
+    for size in (5, 3, 7):
+        queue.write_through("x" * size, size, 0.0)
+        marks.append(queue.mark())
+    left = []
+    for mark in marks:
+        queue.confirm(mark)
+        left.append(queue.unconfirmed_bytes)
+    assert left == [10, 7, 0]
+
+
+def test_what_was_dropped_for_others_stands_in_nobodys_way():
+    queue = open_queue(max_messages=1, overflow="drop_oldest")
+    accept(queue, "old")
+    assert texts(queue.accept(entry("new"))) == ["old"]
+    assert write(queue) == ["new"]
+    assert queue.write_through("next", 4, 0.0)
+
+
+def test_who_is_let_go_between_two_pings_gives_its_room_back_and_no_more(monkeypatch):
+    monkeypatch.setattr("resilient_ws.unconfirmed.UNCONFIRMED_MESSAGES", 4)
+    queue = open_queue()
+    for text in ("aaaaa", "bbb", "c"):
+        queue.write_through(text, len(text), 0.0)
+    mark = queue.mark()
+    queue.write_through("d", 1, 0.0)
+    assert not queue.fits(1)
+    assert queue.let_go(1) == []
+    assert (queue.fits(1), queue.unverified, queue.unconfirmed_bytes) == (True, 1, 5)
+    queue.confirm(mark)
+    assert (queue.confirmed, queue.unconfirmed, queue.unconfirmed_bytes) == (2, 1, 1)
+
+
+def test_what_takes_a_place_stays_there_whatever_becomes_of_it():
+    queue = open_queue()
+    accept(queue, "old", key="k")
+    accept(queue, "other")
+    assert texts(queue.accept(entry("newer", key="k", expires_at=5.0))) == ["old"]
+    assert texts(queue.accept(entry("newest", key="k", expires_at=7.0))) == ["newer"]
+    assert texts(queue.expire(7.0)) == ["newest"]
+    assert write(queue) == ["other"]
+
+
 @pytest.mark.parametrize("confirming", [True, False])
 def test_what_the_socket_did_not_take_is_taken_back(confirming):
     queue = open_queue(confirming=confirming)
     queue.write_through("kept", 4, 1.0)
     queue.write_through("not taken", 9, 2.0)
     queue.retract(9)
+    assert queue.unconfirmed_bytes == (4 if confirming else 0)
     assert queue.confirmed + queue.unconfirmed == 1
     queue.write_through("next", 4, 3.0)
     queue.confirm(queue.mark())
