@@ -594,9 +594,10 @@ async def test_a_ping_goes_out_when_the_last_one_is_confirm_interval_old_and_tak
         assert len(played.peer.pings) == 2
 
 
-async def test_never_two_confirmation_pings_in_flight():
-    async with stage() as played:
+async def test_never_two_confirmation_pings_in_flight_and_the_next_one_as_soon_as_that_is_answered():
+    async with stage(outbox=Outbox(confirm_interval=600), heartbeat=1000) as played:
         played.peer.pong_delay = 2
+        began = now()
         calls = []
         for number in range(10):
             calls.append(asyncio.ensure_future(played.client.send(str(number), confirm=True)))
@@ -604,6 +605,7 @@ async def test_never_two_confirmation_pings_in_flight():
         assert len(played.peer.pings) == 1
         await asyncio.gather(*calls)
         assert len(played.peer.pings) == 2
+        assert now() == pytest.approx(began + 4, abs=0.01)
 
 
 async def test_half_of_the_bounds_ask_at_once():
