@@ -11,6 +11,7 @@ second form lets real clients of this library lose a real server on this machine
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -141,22 +142,21 @@ def also(text: str) -> Formula:
 
 
 def report(options: argparse.Namespace) -> None:
-    """Prints the tables; with a page, writes them below the line that begins them, and the plots beside it."""
-    formulas = [ours(), *options.also, *OTHERS]
-    command = f"python -m benchmarks.herd {' '.join(sys.argv[1:])}"
-    parts = [f"Made by `{command.strip()}`."]
-    for down in options.down:
-        server = Server(down=down, capacity=options.capacity, backlog=options.backlog)
-        runs = compare(formulas, options.clients, server, seed=options.seed)
-        title = f"{options.clients:,} clients, down for {down:g} s, then {options.capacity:,.0f} a second"
+    """Prints the tables; with a page, writes them below the line that begins them, and plots for the first capacity."""
+    head = "" if options.page is None else options.page.read_text(encoding="utf-8").partition(BEGIN)[0]
+    parts = [f"Made by `python -m benchmarks.herd {' '.join(sys.argv[1:])}`."]
+    for capacity, down in itertools.product(options.capacity, options.down):
+        server = Server(down=down, capacity=capacity, backlog=options.backlog)
+        runs = compare([ours(), *options.also, *OTHERS], options.clients, server, seed=options.seed)
+        title = f"{options.clients:,} clients, down for {down:g} s, then {capacity:,.0f} a second"
         parts += [f"### {title}", table(runs, options.clients), verdict(runs)]
-        print("\n\n".join([f"\n{parts[-3]}", *parts[-2:]]), flush=True)
-        if options.page is not None:
+        print("\n\n".join(["", *parts[-3:]]), flush=True)
+        if options.page is not None and capacity == options.capacity[0]:
             picture = options.page.with_name(f"{options.page.stem}-{down:g}.svg")
-            picture.write_text(plot(runs, server), encoding="utf-8")
+            shown = [runs[0], *(run for run in runs if not run.formula.own)]
+            picture.write_text(plot(shown, server), encoding="utf-8")
             parts.append(f"![Attempts per second of each policy, down for {down:g} s]({picture.name})")
     if options.page is not None:
-        head = options.page.read_text(encoding="utf-8").partition(BEGIN)[0]
         options.page.write_text(f"{head}{BEGIN}\n\n" + "\n\n".join(parts) + "\n", encoding="utf-8")
 
 
@@ -166,7 +166,7 @@ def main() -> None:
     )
     parser.add_argument("--clients", type=int, default=1_000_000, help="from 1,000 to 1,000,000")
     parser.add_argument("--down", type=float, nargs="+", default=[5.0, 30.0, 120.0], help="seconds")
-    parser.add_argument("--capacity", type=float, default=20_000.0, help="handshakes per second")
+    parser.add_argument("--capacity", type=float, nargs="+", default=[20_000.0], help="handshakes per second")
     parser.add_argument("--backlog", type=int, default=4096, help="how many may wait to be accepted")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
