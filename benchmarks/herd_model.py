@@ -112,6 +112,8 @@ class Fleet:
 
     def fail(self, who: Counts, dialed_at: Numbers, failed_at: Numbers, step: int) -> None:
         """The attempts of `who` have failed, or they have lost their connection: they wait."""
+        if not len(who):
+            return
         self._failures[who] += 1
         counts = self._failures[who]
         for number in np.flatnonzero(np.bincount(counts)):
@@ -140,7 +142,12 @@ def simulate(
     waiting = 0.0  # in the backlog
     served = server.capacity * STEP
     for step in range(steps):
+        if step % _PER_SECOND == 0 and not fleet.waiting():
+            break
         who, when = fleet.due(step)
+        if not len(who):
+            waiting = max(0.0, waiting - served)
+            continue
         out.attempts[step] = len(who)
         begin = step * STEP
         if begin < server.down - STEP / 2:
@@ -158,7 +165,5 @@ def simulate(
         waiting = max(0.0, waiting + admitted - served)
         fleet.fail(taken[~in_time], late_at, late_at + server.open_timeout, step)
         fleet.fail(who[admitted:], when[admitted:], when[admitted:], step)
-        if step % _PER_SECOND == 0 and not fleet.waiting():
-            break
     out.gave_up = fleet.gave_up
     return out

@@ -112,7 +112,7 @@ def test_some_give_up(name, failures):
 FLEETS = [
     Server(down=0.0, capacity=1e9),
     Server(down=5.0, capacity=100.0, backlog=20),
-    Server(down=5.0, capacity=20.0, backlog=500, open_timeout=2.0),
+    Server(down=2.0, capacity=20.0, backlog=500, open_timeout=2.0),
 ]
 
 
@@ -120,7 +120,7 @@ FLEETS = [
 @pytest.mark.parametrize("formula", [ours(), *OTHERS], ids=lambda formula: formula.name)
 def test_every_client_is_back_once_or_has_given_up_or_still_tries(formula, server):
     clients = 2000
-    out = simulate(formula, clients, server, horizon=120.0)
+    out = simulate(formula, clients, server, horizon=50.0)
     back = int(np.isfinite(out.back_at).sum())
     assert out.attempts.sum() == back + out.while_down + out.refused + out.timed_out
     assert back + out.gave_up <= clients
@@ -189,7 +189,7 @@ def test_no_policy_as_fast_as_the_default_has_a_lower_peak_where_the_server_is_t
 
 
 @pytest.mark.parametrize("capacity", [CLIENTS / 50, 1e9])
-@pytest.mark.parametrize("down", [0.0, 2.0, 30.0])
+@pytest.mark.parametrize("down", [0.0, 30.0])
 def test_with_a_first_delay_above_one_second_no_policy_as_fast_has_a_lower_peak(down, capacity):
     runs = compare(
         [also("first_delay=1.25"), *OTHERS], CLIENTS, Server(down=down, capacity=capacity), horizon=down + 90
