@@ -32,12 +32,19 @@ class Backlog:
         self._drops = options.overflow if options.overflow in {"drop_oldest", "drop_newest"} else None
         self._lanes = Lanes()
         # Written on a connection that ended: no ttl, key or overflow rule touches these.
-        self._resent: deque[Entry] = deque()
+        self._resent: deque[Entry] | tuple[()] = ()  # an empty deque has 760 bytes
         self._resent_size = 0
         self._reserved = 0
         self._reserved_size = 0
         self._ahead = 0  # how many go before a new message: in the lanes, resent, in hand
         self._position = 0  # grows with what is accepted: orders messages and barriers
+
+    @property
+    def _resent_queue(self) -> deque[Entry]:
+        """`_resent`, to be changed."""
+        if not isinstance(self._resent, deque):
+            self._resent = deque()
+        return self._resent
 
     @property
     def waiting(self) -> int:
@@ -160,7 +167,7 @@ class Backlog:
                 continue
             self._ahead += 1
             if entry.written:
-                self._resent.append(entry)
+                self._resent_queue.append(entry)
                 self._resent_size += entry.size
             else:
                 self._lanes.append(entry)

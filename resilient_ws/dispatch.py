@@ -143,7 +143,7 @@ class Dispatcher:
         self._callbacks: dict[str, list[Handle[Any]]] = {}
         self._subscriptions: weakref.WeakSet[Subscription] | None = None  # one nobody iterates over goes
         self._waiting: list[tuple[Event | Callable[[], None], tuple[Handle[Any], ...]]] = []
-        self._awaited: set[object] = set()  # what callbacks returned: a task of theirs counts as inside, too
+        self._awaited: list[object] = []  # what callbacks returned: a task of theirs counts as inside, too
         self._event_lane: asyncio.Task[None] | None = None
         self._message_lane: asyncio.Task[None] | None = None
         self._over = False
@@ -279,11 +279,11 @@ class Dispatcher:
             result = handle.function(argument)
             if isinstance(result, Awaitable):
                 pending = cast("Awaitable[object]", result)
-                self._awaited.add(pending)
+                self._awaited.append(pending)
                 try:
                     await pending
                 finally:
-                    self._awaited.discard(pending)
+                    self._awaited.remove(pending)
         except asyncio.CancelledError as error:
             if is_being_cancelled():
                 raise

@@ -99,7 +99,7 @@ class Engine:
         self.cause: ClientClosed | None = None  # what ended the client, unless `close()` did
         self.first_error: Exception | None = None
         self._latency: float | None = None
-        self._ready: set[asyncio.Future[bool]] = set()
+        self._ready: list[asyncio.Future[bool]] = []
         self._drain: asyncio.TimerHandle | None = None
 
     # ------------------------------------------------------------------------------------------ its life
@@ -153,12 +153,12 @@ class Engine:
             return
         if not self.lifecycle.is_over:
             waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-            self._ready.add(waiter)
+            self._ready.append(waiter)
             try:
                 if await waiter:
                     return
             finally:
-                self._ready.discard(waiter)
+                self._ready.remove(waiter)
         error = self.first_error
         if self.config.fail_fast and isinstance(error, ConnectError) and not self.tally.opens:
             raise error

@@ -27,6 +27,11 @@ ON_THE_WAY: Final = 1024 * 1024
 """Bytes beyond a full inbox that are still delivered in `close()`: more than a link holds, unless it unpacks them."""
 
 
+_SPENT: Final = Inbox(options.Inbox(), pause=lambda: None, resume=lambda: None, stuck=lambda: None)
+"""Takes the place of the inbox of a set-up that is over: an idle client is to hold little."""
+_NOBODY: Final = Patience(_SPENT, lambda: None)
+
+
 class Host(Protocol):
     """What a connection tells its client."""
 
@@ -122,6 +127,8 @@ class Live:
                 size = size_of(item)
                 self._bytes_elsewhere -= size
                 inbox.put(item, size)
+        self.discarded += self.setup_inbox.dropped
+        self.setup_inbox, self.patience = _SPENT, _NOBODY
         self._inbox = inbox
         self._choose_way()
 

@@ -220,7 +220,7 @@ class DeliveryQueue(Backlog):
         if entry is None or not self.fits(entry.size):
             return None
         if entry.written:
-            del self._resent[0]
+            self._resent_queue.popleft()
             self._resent_size -= entry.size
         else:
             self._lanes.pop(entry)
@@ -235,7 +235,7 @@ class DeliveryQueue(Backlog):
         entry = self._release()
         self._ahead += 1
         if entry.written:
-            self._resent.appendleft(entry)
+            self._resent_queue.appendleft(entry)
             self._resent_size += entry.size
         else:
             self._lanes.put_back(entry)
@@ -327,7 +327,8 @@ class DeliveryQueue(Backlog):
         for entry in again:
             entry.written = True
             self._resent_size += entry.size
-        self._resent.extendleft(reversed(again))
+        if again:
+            self._resent_queue.extendleft(reversed(again))
         self._ahead += len(again)
         self.uncertain += len(uncertain)
         return Loss(uncertain, len(again))
@@ -345,7 +346,7 @@ class DeliveryQueue(Backlog):
         self.uncertain += len(uncertain)
         self.abandoned += len(abandoned)
         self._lanes = Lanes()
-        self._resent.clear()
+        self._resent = ()
         self._resent_size = 0
         self._ahead = 0
         return Remains(abandoned, uncertain)

@@ -25,7 +25,7 @@ class Patience:
     def __init__(self, inbox: Inbox, ask: Callable[[], None]) -> None:
         self._inbox = inbox
         self._ask = ask
-        self._waiters: set[asyncio.Future[Any]] = set()
+        self._waiters: list[asyncio.Future[Any]] = []
         self._asking = 0
 
     @property
@@ -41,7 +41,7 @@ class Patience:
             waiter: What the call awaits.
             asks: Whether a PONG is what it waits for.
         """
-        self._waiters.add(waiter)
+        self._waiters.append(waiter)
         self._asking += asks
         try:
             if not self._inbox.expect():
@@ -50,7 +50,7 @@ class Patience:
                 self._ask()
             yield
         finally:
-            self._waiters.discard(waiter)
+            self._waiters.remove(waiter)
             self._asking -= asks
             self._inbox.expect_no_more()
 

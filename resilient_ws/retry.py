@@ -122,7 +122,7 @@ class RetryState:
         self._refused = 0
         self._refreshed = False
         self._slow = False
-        self._said_stop: set[int] = set()
+        self._said_stop: frozenset[int] = frozenset()
 
     def started(self, now: float) -> None:
         """The client has started: `max_elapsed` counts from here until a stable connection is lost."""
@@ -209,13 +209,13 @@ class RetryState:
             verdict = None
         why = default.why
         if verdict is None and default.stop:
-            self._said_stop.add(address)
+            self._said_stop |= {address}
             if len(self._said_stop) >= self._endpoints:
                 everywhere = f", and all {self._endpoints} addresses say so" if self._endpoints > 1 else ""
                 return Decision(stop=True, rule=f"{why}: stop{everywhere}", errors=tuple(errors))
             why = f"{why}: stop for address {address + 1} of {self._endpoints}, the next one is tried"
         else:
-            self._said_stop.discard(address)
+            self._said_stop -= {address}
         return self._paced(failure, now, verdict, attrs.evolve(default, why=why), errors, held)
 
     def _is_stable(self, opened_for: float | None) -> bool:

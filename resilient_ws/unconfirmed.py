@@ -20,6 +20,9 @@ UNCONFIRMED_MESSAGES = 65_536
 """How many messages may be written and unconfirmed; their bytes have the bound of the outbox, `max_bytes`."""
 
 
+Items = list[Message | Entry] | deque[Message | Entry]
+
+
 class Segment:
     """What was written between two marks.
 
@@ -40,8 +43,8 @@ class Segment:
         self.low = low
         self.size = 0
         self.gone = 0
-        self.items: deque[Message | Entry] = deque()
-        # Lists: an empty deque has 760 bytes, and nearly always these hold little.
+        # Lists: an empty deque has 760 bytes, and an idle client has many queues.
+        self.items: Items = []
         self.stamps: list[tuple[int, float]] = []
         self.watched: list[Entry] = []
 
@@ -65,6 +68,8 @@ class Segment:
     def pop(self, resend: bool) -> Entry:
         """Removes and returns the oldest message."""
         entry = next(self.entries(resend))
+        if not isinstance(self.items, deque):
+            self.items = deque(self.items)  # it may be long, and more may go from its front
         self.items.popleft()
         self.gone += 1
         while len(self.stamps) > 1 and self.stamps[1][0] <= self.gone:
@@ -226,6 +231,7 @@ class Unconfirmed:
         """Removes and returns the oldest message; some message must be there."""
         if not self._closed:
             entry = self.open.pop(self._resend)
+            self.items = self.open.items
             self.size -= entry.size
             return entry
         segment = self._closed[0]

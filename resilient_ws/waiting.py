@@ -98,14 +98,14 @@ class Lanes:
         size: The bytes of their messages.
     """
 
-    __slots__ = ("_deadlines", "_keys", "_lanes", "_order", "_plain", "_pushed", "count", "size")
+    __slots__ = ("_deadlines", "_keys", "_lanes", "_order", "_pushed", "count", "size")
 
     def __init__(self) -> None:
         self.count = 0
         self.size = 0
-        self._plain: deque[Entry] = deque()  # stays; a lane of another priority goes when it is empty
-        self._lanes = {PLAIN: self._plain}
-        self._order = [PLAIN]  # the priorities, from the lowest
+        # That of plain messages stays, once it is there; a lane of another priority goes when it is empty.
+        self._lanes: dict[int, deque[Entry]] = {}
+        self._order: list[int] = []  # the priorities, from the lowest
         self._keys: dict[str, Entry] = {}
         self._deadlines: list[tuple[float, int, Entry]] = []  # a heap; an entry in it may have left meanwhile
         self._pushed = 0
@@ -114,8 +114,7 @@ class Lanes:
         """Puts `entry` at the end of its lane; its position is above all others there."""
         self.count += 1
         self.size += entry.size
-        priority = entry.priority
-        (self._plain if priority == PLAIN else self._lane(priority)).append(entry)
+        self._lane(entry.priority).append(entry)
         if entry.key is not None:
             self._keys[entry.key] = entry
         if entry.expires_at != math.inf:
@@ -133,14 +132,11 @@ class Lanes:
         """Takes out an entry that is the first of its lane."""
         self.count -= 1
         self.size -= entry.size
-        if entry.priority == PLAIN:
-            self._plain.popleft()
-        else:
-            lane = self._lanes[entry.priority]
-            lane.popleft()
-            if not lane:
-                del self._lanes[entry.priority]
-                self._order.remove(entry.priority)
+        lane = self._lanes[entry.priority]
+        lane.popleft()
+        if not lane and entry.priority != PLAIN:
+            del self._lanes[entry.priority]
+            self._order.remove(entry.priority)
         if entry.key is not None and self._keys.get(entry.key) is entry:
             del self._keys[entry.key]
 
@@ -222,7 +218,9 @@ class Lanes:
         return lane
 
     def _waits(self, entry: Entry) -> bool:
-        lane = self._lanes.get(entry.priority, self._plain)
+        lane = self._lanes.get(entry.priority)
+        if lane is None:
+            return False
         index = bisect_left(lane, entry.position, key=_position)
         return index < len(lane) and lane[index] is entry
 
