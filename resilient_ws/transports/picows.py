@@ -16,6 +16,7 @@ import logging
 import socket
 import ssl
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final, cast
 
 import aiohappyeyeballs
@@ -45,7 +46,6 @@ READ_BUFFER: Final = 16 * 1024
 # picows logs handshakes, headers included.
 _SILENT: Final = logging.getLogger("resilient_ws.picows")
 _SILENT.setLevel(logging.CRITICAL + 1)
-_contexts: dict[bool, ssl.SSLContext] = {}
 
 
 class PicowsTransport:
@@ -167,10 +167,18 @@ class PicowsTransport:
         given = self._options.ssl
         if isinstance(given, ssl.SSLContext):
             return given
-        verified = bool(given)
-        if verified not in _contexts:
-            _contexts[verified] = await asyncio.to_thread(_make_context, verified)
-        return _contexts[verified]
+        making = _default_context(bool(given))
+        # Shielded: others wait for the same one.
+        return making.result() if making.done() else await asyncio.shield(asyncio.wrap_future(making))
+
+
+@functools.cache
+def _default_context(verified: bool) -> Future[ssl.SSLContext]:
+    """Begins to make the context that all clients share, whoever asks first; many may ask before it is there."""
+    maker = ThreadPoolExecutor(1, thread_name_prefix="resilient_ws:tls")
+    making = maker.submit(_make_context, verified)
+    maker.shutdown(wait=False)
+    return making
 
 
 @functools.cache

@@ -1,0 +1,127 @@
+"""Many clients of one process on real sockets: what an idle one holds, and how they come back after a restart."""
+
+import asyncio
+import contextlib
+import ssl
+
+import pytest
+
+from resilient_ws import Governor, Heartbeat, ReconnectPolicy, WebSocketClient
+from resilient_ws.testing import Accept, FaultServer
+from tests.conftest import left_tasks, left_timers
+from tests.integration.tls import good
+
+CLIENTS = 50
+
+
+@contextlib.asynccontextmanager
+async def crowd(count, url, transport, **options):
+    """Clients that are open at the beginning."""
+    async with contextlib.AsyncExitStack() as stack:
+        made = [WebSocketClient(url, transport=transport, **options) for _ in range(count)]
+        for client in made:
+            stack.push_async_callback(client.close)
+            client.start()
+        for client in made:
+            await client.ready(30)
+        yield made
+
+
+def ours(names):
+    """Those of the client and of what it stands on, not of the server, which is in the same loop."""
+    return [
+        name
+        for name in names
+        if name.startswith(("resilient_ws", "aiohttp", "picows")) and ".testing" not in name
+    ]
+
+
+def set_timers():
+    return ours(timer._callback.__module__ for timer in left_timers(asyncio.get_running_loop()))
+
+
+def running_tasks():
+    return ours(task.get_name() for task in left_tasks())
+
+
+@pytest.fixture(params=["aiohttp", "picows"])
+def transport(request):
+    return request.param
+
+
+async def test_an_idle_client_has_one_timer_and_one_task(transport):
+    async with FaultServer() as server:
+        async with crowd(CLIENTS, server.url, transport, heartbeat=Heartbeat(0.2, 0.2)):
+            await asyncio.sleep(0.5)  # each has pinged more than once
+            assert len(set_timers()) == CLIENTS
+            assert len(running_tasks()) == CLIENTS
+
+
+async def test_without_a_heartbeat_it_has_none(transport):
+    async with FaultServer() as server:
+        async with crowd(CLIENTS, server.url, transport, heartbeat=None):
+            await asyncio.sleep(0.05)
+            assert set_timers() == []
+            assert len(running_tasks()) == CLIENTS
+
+
+async def test_no_message_has_a_timer_or_a_task(transport):
+    async with FaultServer() as server:
+        async with crowd(2, server.url, transport) as clients:
+            await asyncio.sleep(0.05)
+            for number in range(1000):
+                await clients[0].send(str(number))
+                if number % 100 == 0:
+                    assert len(set_timers()) <= 2
+                    assert len(running_tasks()) <= 2
+            for number in range(1000):
+                assert await clients[0].recv() == str(number)
+            assert len(set_timers()) <= 2
+
+
+async def test_all_clients_share_one_tls_context(transport, monkeypatch):
+    made = []
+    real = ssl.SSLContext.load_default_certs
+
+    def counted(self, *args):
+        made.append(self)
+        return real(self, *args)
+
+    monkeypatch.setattr(ssl.SSLContext, "load_default_certs", counted)
+    async with FaultServer(ssl=good()) as server:
+        for verified in (True, False):
+            clients = [
+                WebSocketClient(server.url, transport=transport, ssl=verified, reconnect=False)
+                for _ in range(5)
+            ]
+            for client in clients:
+                client.start()
+            for client in clients:
+                with contextlib.suppress(Exception):
+                    await client.ready(10)  # verified, the certificate of the test is refused
+            assert len(made) <= 2, "one that verifies, one that does not"
+            for client in clients:
+                await client.close()
+
+
+@pytest.mark.promise("P10")
+@pytest.mark.slow
+async def test_after_a_restart_no_more_than_max_dials_are_in_their_handshake(transport):
+    policy = ReconnectPolicy(first_delay=0.05, min_delay=0.05, max_delay=0.2)
+    options = {"governor": Governor(max_dials=16), "reconnect": policy}
+    async with FaultServer(default=Accept(delay=0.03)) as server:
+        async with crowd(200, server.url, transport, **options) as clients:
+            await server.stop("rst")
+            await server.until(lambda: not server.visits)
+            most = 0
+
+            def all_back():
+                nonlocal most
+                there = len(server.open_connections)
+                most = max(most, len(server.visits) - there)
+                return there == len(clients)
+
+            await server.start()
+            await server.until(all_back, 30)
+            assert 8 <= most <= 16
+            assert clients[0].stats.dials_waiting == 0
