@@ -373,15 +373,16 @@ async def test_drain_meanwhile_messages_are_received():
         await closing
 
 
-async def test_a_second_call_without_drain_does_not_wait_for_the_first():
+async def test_a_second_call_changes_nothing_and_waits_for_the_first():
     async with stage() as played:
         played.peer.answers_pings = PingAnswers.NONE
         await played.client.send("a")
-        patient = asyncio.create_task(played.client.close(drain=1000))
+        patient = asyncio.create_task(played.client.close(4000, "patient", drain=5))
         await settle(1)
-        await played.client.close()
-        assert now() <= 1006.3
+        await played.client.close(3000)
+        assert now() == pytest.approx(5, abs=0.1)
         await patient
+        assert played.peer.close_code == 4000
 
 
 # --- inside code of the program

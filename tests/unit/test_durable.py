@@ -274,6 +274,13 @@ async def test_one_process_opens_a_file_once(path):
     assert await left(path) == ["a"]
 
 
+def test_a_file_is_held_from_its_opening_on(path):
+    file = OutboxFile(path, power_safe=False)
+    with pytest.raises(OutboxFileError, match="in use"):
+        OutboxFile(path, power_safe=False)
+    file.close()
+
+
 def open_elsewhere(path):
     """Try it in another process."""
     code = (
