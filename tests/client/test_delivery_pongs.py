@@ -81,6 +81,21 @@ async def test_only_the_last_ping_is_answered_and_that_is_enough():
 
 
 @pytest.mark.promise("P5")
+async def test_what_is_written_while_a_ping_is_on_its_way_gets_the_next_one_when_the_interval_is_over():
+    async with stage(outbox=Outbox(confirm_interval=1), heartbeat=1000) as played:
+        played.peer.pong_delay = 0.5
+        await played.client.send("a")
+        await settle(1.2)
+        await played.client.send("b")
+        await settle(0.7)
+        assert (len(played.peer.pings), played.client.stats.confirmed) == (1, 1)
+        await settle(0.2)
+        assert len(played.peer.pings) == 2
+        await settle(0.5)
+        assert played.client.stats.confirmed == 2
+
+
+@pytest.mark.promise("P5")
 @pytest.mark.parametrize(
     "heartbeat", [None, Heartbeat.expect(600), Heartbeat(interval=5, timeout=60, pong_timeout=None)]
 )
@@ -96,6 +111,19 @@ async def test_a_ping_that_is_never_answered_is_not_the_last_one(heartbeat):
         played.peer.answers_pings = PingAnswers.ALL
         await asyncio.wait_for(sending, 100)
         assert played.client.stats.opens == 1
+
+
+@pytest.mark.promise("P5")
+async def test_a_ping_leaves_behind_what_it_covers_also_in_the_turn_in_which_that_was_sent(
+    monkeypatch,
+):
+    async with stage(heartbeat=1000) as played:
+        heard, hear = [], played.peer._hear
+        monkeypatch.setattr(played.peer, "_hear", lambda frame: (heard.append(frame.kind), hear(frame)))
+        for text in "abc":
+            await played.client.send(text)
+        await played.client.flush()
+        assert heard == ["message", "message", "message", "ping"]
 
 
 # ------------------------------------------------------------------------------------------------ wrong and unasked
@@ -170,6 +198,39 @@ async def test_a_peer_that_talks_and_never_answers_turns_confirmation_off_in_tim
         assert played.fates == []
         await played.client.send("c", confirm=True)
         assert list(peer.received) == ["c"], "it is off for that connection only"
+
+
+@pytest.mark.promise("P5")
+async def test_a_peer_whose_pong_may_stand_behind_what_nobody_takes_is_not_one_that_answers_no_pings():
+    async with stage(
+        outbox=EAGER, inbox=Inbox(max_messages=10), heartbeat=Heartbeat(5, 10, pong_timeout=None)
+    ) as played:
+        played.peer.answers_pings = PingAnswers.NONE
+        await played.client.send("a")
+        played.peer.send(*map(str, range(500)))
+        for _ in range(30):
+            await settle(1)
+            await played.client.recv()
+            await played.client.recv()
+        assert played.client.stats.confirmation == "on"
+        assert played.client.stats.unconfirmed == 1
+        played.peer.pong(played.peer.pings[0])
+        for _ in range(440):
+            await played.client.recv()
+        await settle()
+        assert played.client.stats.confirmed == 1
+
+
+@pytest.mark.promise("P6")
+async def test_pings_that_are_never_answered_are_not_remembered_for_ever():
+    async with stage(heartbeat=Heartbeat(1, 10, pong_timeout=None)) as played:
+        played.peer.answers_pings = PingAnswers.NONE
+        for _ in range(300):
+            played.peer.send("alive")
+            await played.client.recv()
+            await settle(0.5)
+        assert len(played.peer.pings) > 140
+        assert len(played.client._engine.live.pinger._outstanding) <= 64
 
 
 @pytest.mark.promise("P2")
