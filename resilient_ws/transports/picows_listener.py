@@ -14,12 +14,12 @@ there that it has closed, and write the CLOSE ourselves.
 from __future__ import annotations
 
 import asyncio
-import threading
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from picows import WSFrame, WSListener, WSMsgType, WSTransport
 
 from resilient_ws.events import Message
+from resilient_ws.transports.scratch import scratch
 from resilient_ws.transports.whole_frames import KEPT, Cutter
 
 if TYPE_CHECKING:
@@ -97,16 +97,6 @@ class PicowsListener(WSListener):
             self.link.drain()
 
 
-class _Scratch(threading.local):
-    """What is read and looked at in one step: one buffer for all connections of a thread, not 128 KiB for each."""
-
-    def __init__(self) -> None:
-        self.buffer = memoryview(bytearray(READ))
-
-
-_scratch: Final = _Scratch()
-
-
 class Wire(asyncio.BufferedProtocol):
     """Stands between the socket and picows, to know where a read begins and ends, and how it all ends."""
 
@@ -116,7 +106,7 @@ class Wire(asyncio.BufferedProtocol):
         self._parser: WSTransport = inner.transport
         self._cutter = Cutter(listener, self._parse, listener.max_message_size)
         self._cuts = False  # reads go to the scratch buffer
-        self._buffer = self._scratch = _scratch.buffer
+        self._buffer = self._scratch = scratch(READ)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Returns where to read to; picows would take in megabytes at once."""
