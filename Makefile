@@ -81,6 +81,10 @@ bench: $(VENV)/.installed-test  ## measure the message path beside other clients
 bench-full: $(VENV)/.installed-test  ## the same with more rounds, written to docs/performance.md
 	$(PY) -m benchmarks --rounds 9 --seconds 0.5 --page docs/performance.md $(ARGS)
 
+.PHONY: herd
+herd: $(VENV)/.installed-test  ## simulate a million clients after a restart, written to docs/fleet.md (ten minutes)
+	$(PY) -m benchmarks.herd --capacity 20000 100000000 --also first_delay=1.25 --also first_delay=2 --page docs/fleet.md $(ARGS)
+
 .PHONY: docs
 docs: $(VENV)/.installed-docs  ## build the documentation into site/
 	$(PY) -m mkdocs build --strict
