@@ -126,6 +126,33 @@ async def test_a_ping_leaves_behind_what_it_covers_also_in_the_turn_in_which_tha
         assert heard == ["message", "message", "message", "ping"]
 
 
+@pytest.mark.promise("P5")
+async def test_a_ping_that_was_asked_for_begins_the_interval_anew():
+    async with stage(outbox=Outbox(confirm_interval=3), heartbeat=1000) as played:
+        await played.client.send("a")
+        await settle(1)
+        await played.client.flush()
+        await played.client.send("b")
+        await settle(2.9)
+        assert len(played.peer.pings) == 1
+        await settle(0.2)
+        assert (len(played.peer.pings), played.client.stats.confirmed) == (2, 2)
+
+
+@pytest.mark.promise("P5")
+async def test_the_last_ping_leaves_though_one_before_it_is_not_answered():
+    async with stage() as played:
+        played.peer.answers_pings = PingAnswers.NONE
+        await played.client.send("a")
+        with pytest.raises(TimeoutError):
+            await played.client.flush(timeout=1)
+        played.peer.answers_pings = PingAnswers.ALL
+        await played.client.send("b")
+        await played.client.close()
+        assert (played.client.stats.confirmed, played.client.stats.uncertain) == (2, 0)
+        assert len(played.peer.pings) == 2
+
+
 # ------------------------------------------------------------------------------------------------ wrong and unasked
 
 
@@ -218,6 +245,21 @@ async def test_a_peer_whose_pong_may_stand_behind_what_nobody_takes_is_not_one_t
         for _ in range(440):
             await played.client.recv()
         await settle()
+        assert played.client.stats.confirmed == 1
+
+
+@pytest.mark.promise("P5")
+async def test_a_peer_that_has_not_got_the_ping_yet_is_not_one_that_answers_no_pings():
+    async with stage(heartbeat=Heartbeat(5, 10, pong_timeout=None)) as played:
+        played.peer.congest()
+        await played.client.send("a")
+        for _ in range(30):
+            played.peer.send("alive")
+            await played.client.recv()
+            await settle(1)
+        assert played.client.stats.confirmation == "on"
+        played.peer.recover()
+        await played.client.flush(timeout=1)
         assert played.client.stats.confirmed == 1
 
 
