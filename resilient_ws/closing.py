@@ -13,6 +13,8 @@ from typing import Final
 
 import attrs
 
+from resilient_ws.record import Record
+
 
 class CloseCode(enum.IntEnum):
     """Each close code from 1000 to 1015; `CLOSE_CODES` holds the meaning of each one.
@@ -83,8 +85,8 @@ class CloseRule(enum.StrEnum):
     """Soon after opening it is a refusal; later it is a rule about idle or slow clients."""
 
 
-@attrs.frozen
-class CloseCodeFacts:
+@attrs.frozen(eq=False, repr=False)
+class CloseCodeFacts(Record):
     """What is known of one close code.
 
     Attributes:

@@ -23,6 +23,7 @@ from resilient_ws.options import (
     seconds,
     whole,
 )
+from resilient_ws.record import Record
 from resilient_ws.transports import make_transport
 from resilient_ws.transports.base import Transport
 from resilient_ws.transports.options import TransportOptions
@@ -36,8 +37,8 @@ if hasattr(os, "register_at_fork"):
     )  # else all processes that are forked from one draw the same
 
 
-@attrs.frozen(kw_only=True)
-class Config:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Config(Record):
     """The arguments of `WebSocketClient`; durations in seconds, `None` = no limit or off."""
 
     addresses: Addresses

@@ -22,6 +22,7 @@ from resilient_ws.errors import (
 )
 from resilient_ws.events import CloseEvent, Failure, UndeliveredEvent
 from resilient_ws.outbox import Entry
+from resilient_ws.record import Record
 
 if TYPE_CHECKING:
     from resilient_ws.opening import AttemptFailed
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
 _POISON: Final = frozenset({1003, 1007, 1008, 1009})
 
 
-@attrs.frozen(kw_only=True)
-class Ending:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Ending(Record):
     """An open connection has ended.
 
     Attributes:

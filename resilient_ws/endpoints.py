@@ -13,6 +13,7 @@ import attrs
 from yarl import URL
 
 from resilient_ws.errors import InvalidURL
+from resilient_ws.record import Record
 
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
@@ -112,8 +113,8 @@ def _check_subprotocols(value: object) -> None:
         raise ValueError("subprotocols must not repeat a name (RFC 6455 4.1)")
 
 
-@attrs.frozen
-class Endpoint:
+@attrs.frozen(eq=False, repr=False)
+class Endpoint(Record):
     """Where to connect, and with what; a URL provider may return one.
 
     Args:

@@ -26,6 +26,7 @@ from resilient_ws.opening import Opener, OpeningOptions, Subscription
 from resilient_ws.outbox import Entry
 from resilient_ws.owner import Owner
 from resilient_ws.pinger import Watcher
+from resilient_ws.record import Record
 from resilient_ws.retry import RetryState
 from resilient_ws.sender import Sender
 from resilient_ws.stats import Stats
@@ -46,8 +47,8 @@ FORCED: Final = 0.25
 log = logging.getLogger("resilient_ws")
 
 
-@attrs.frozen
-class Closing:
+@attrs.frozen(eq=False, repr=False)
+class Closing(Record):
     """What `close()` asked for, with its deadlines on the loop's clock (`None` = no limit)."""
 
     code: int

@@ -14,6 +14,7 @@ import attrs
 
 from resilient_ws.closing import CloseOrigin, describe
 from resilient_ws.endpoints import NO_HEADERS, Endpoint
+from resilient_ws.record import Record
 
 Message = str | bytes
 """A message: `str` is sent and received as TEXT, `bytes` as BINARY."""
@@ -43,8 +44,8 @@ class Fate(enum.StrEnum):
     """The client ended before it was written."""
 
 
-@attrs.frozen(kw_only=True)
-class OpenEvent:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class OpenEvent(Record):
     """A connection is open: handshake, `setup` and subscriptions are done.
 
     Attributes:
@@ -62,8 +63,8 @@ class OpenEvent:
     first: bool = False
 
 
-@attrs.frozen(kw_only=True)
-class CloseEvent:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class CloseEvent(Record):
     """A connection has ended, or (with `opened_for=None`) the client has ended while none was open.
 
     Attributes:
@@ -109,8 +110,8 @@ class CloseEvent:
         return f"closed by {self.origin.value} with {describe(self.code)}{said}{made}{why}"
 
 
-@attrs.frozen(kw_only=True)
-class RetryEvent:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class RetryEvent(Record):
     """Another attempt is scheduled.
 
     Attributes:
@@ -126,8 +127,8 @@ class RetryEvent:
     rule: str = ""
 
 
-@attrs.frozen(kw_only=True)
-class ReconnectEvent:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class ReconnectEvent(Record):
     """A connection is open again; follows the `OpenEvent` of every one but the first.
 
     Attributes:
@@ -147,8 +148,8 @@ class ReconnectEvent:
     endpoint: Endpoint
 
 
-@attrs.frozen(kw_only=True)
-class UndeliveredEvent:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class UndeliveredEvent(Record):
     """An accepted message was not confirmed, and this is what is known of it.
 
     Attributes:
@@ -164,16 +165,16 @@ class UndeliveredEvent:
     age: float
 
 
-@attrs.frozen(kw_only=True)
-class StateEvent:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class StateEvent(Record):
     """The client went from one state to another."""
 
     old: State
     new: State
 
 
-@attrs.frozen(kw_only=True)
-class ErrorEvent:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class ErrorEvent(Record):
     """Something went wrong beside the connection: a callback raised, an inbox stands full, events were dropped.
 
     Attributes:
@@ -187,8 +188,8 @@ class ErrorEvent:
     event: object = attrs.field(default=None, repr=False)
 
 
-@attrs.frozen(kw_only=True)
-class Gap:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Gap(Record):
     """A place in the stream of received messages where some may be missing.
 
     Attributes:
@@ -218,8 +219,8 @@ class Gap:
         return self.dropped > 0 or self.missing > 0
 
 
-@attrs.frozen(kw_only=True)
-class Failure:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Failure(Record):
     """What a retry rule is asked about: a connection that ended, or an attempt that failed.
 
     Attributes:
@@ -243,8 +244,8 @@ class Failure:
     endpoint: Endpoint | None = None
 
 
-@attrs.frozen(kw_only=True)
-class Attempt:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Attempt(Record):
     """What a URL provider is told about the attempt it is asked for.
 
     Attributes:
@@ -288,8 +289,8 @@ def _check_after(value: object) -> None:
         raise ValueError(f"Retry.after must be 0 or more and finite, got {value!r}")
 
 
-@attrs.frozen
-class Retry:
+@attrs.frozen(eq=False, repr=False)
+class Retry(Record):
     """A verdict: connect again. `decide` returns it.
 
     Args:

@@ -10,6 +10,8 @@ from typing import Final
 
 import attrs
 
+from resilient_ws.record import Record
+
 SMALL: Final = 256
 """Bytes that leave in one segment whatever the path: a ping (131 at most, RFC 6455 5.5), its TLS record, a little."""
 
@@ -20,8 +22,8 @@ REMEMBERED: Final = 256
 """How many unanswered pings keep their time; the oldest is always one of them."""
 
 
-@attrs.frozen
-class Reading:
+@attrs.frozen(eq=False, repr=False)
+class Reading(Record):
     """What the connection shows at one look.
 
     Attributes:

@@ -17,6 +17,7 @@ import attrs
 from resilient_ws.closing import CloseCode, CloseOrigin, describe
 from resilient_ws.events import Failure
 from resilient_ws.options import Duration, seconds, whole
+from resilient_ws.record import Record
 from resilient_ws.retry import RETRY_AFTER_CAP
 
 Origin = str
@@ -41,8 +42,8 @@ all of them it holds the rest again: at most `MAX_DIALS` dials a minute reach a 
 _FEW: Final = 64
 
 
-@attrs.frozen
-class Hold:
+@attrs.frozen(eq=False, repr=False)
+class Hold(Record):
     """An origin asked for time.
 
     Attributes:

@@ -24,6 +24,7 @@ import attrs
 
 from resilient_ws.evidence import Answers, Quiet, Reading, in_flight
 from resilient_ws.options import Heartbeat
+from resilient_ws.record import Record
 
 __all__ = ["HeartbeatMonitor", "Reading", "Verdict"]
 
@@ -55,8 +56,8 @@ GRAIN: Final = 0.02
 """Seconds that the kernel's clock of the last arrival may be wrong by: it counts jiffies, of 10 ms at most, twice."""
 
 
-@attrs.frozen
-class Verdict:
+@attrs.frozen(eq=False, repr=False)
+class Verdict(Record):
     """What to do after a look.
 
     Attributes:

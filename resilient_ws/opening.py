@@ -23,6 +23,7 @@ from resilient_ws.live import Host, Live
 from resilient_ws.options import Heartbeat, Inbox, Outbox
 from resilient_ws.outbox import DeliveryQueue
 from resilient_ws.pinger import Pinger, Watcher
+from resilient_ws.record import Record
 from resilient_ws.transports.base import End, Transport
 from resilient_ws.turns import Turns, origin_of
 from resilient_ws.writer import Writer
@@ -33,8 +34,8 @@ Spawn = Callable[[str, Callable[[], Awaitable[None]]], asyncio.Task[None] | None
 log = logging.getLogger("resilient_ws")
 
 
-@attrs.frozen
-class Subscription:
+@attrs.frozen(eq=False, repr=False)
+class Subscription(Record):
     """An intent declared with `subscribe`.
 
     Attributes:
@@ -71,8 +72,8 @@ class AttemptFailed(Exception):  # noqa: N818 - carries the failure to the owner
         self.end = end
 
 
-@attrs.frozen(kw_only=True)
-class OpeningOptions:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class OpeningOptions(Record):
     """What each attempt is told."""
 
     addresses: Addresses

@@ -10,12 +10,19 @@ import math
 import os
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import Literal, Self, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 import attrs
-from tenacity import RetryCallState
 
 from resilient_ws.events import Failure, Message, Retry, Stop
+from resilient_ws.record import Record
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
+else:
+    RetryCallState = (
+        Any  # a program without a strategy of tenacity does not load it; annotations can be evaluated
+    )
 
 Duration = float | int | timedelta
 MiB = 1024 * 1024
@@ -120,8 +127,8 @@ def _normalise(options: object, *names: str, zero: bool = False, none: bool = Fa
 AppMessage = Message | bytearray | memoryview | Callable[[], Message]
 
 
-@attrs.frozen
-class Heartbeat:
+@attrs.frozen(eq=False, repr=False)
+class Heartbeat(Record):
     """How to find out that a connection is dead though nothing was said.
 
     `Heartbeat()` sends protocol pings; `Heartbeat.expect()` listens for those of the server; `Heartbeat.app()`
@@ -207,8 +214,8 @@ Strategy = Callable[[RetryCallState], float]
 Decide = Callable[[Failure], "Retry | Stop | Awaitable[Retry | Stop | None] | None"]
 
 
-@attrs.frozen
-class ReconnectPolicy:
+@attrs.frozen(eq=False, repr=False)
+class ReconnectPolicy(Record):
     """When to connect again, and when to stop.
 
     Retry 1 waits U(0, `first_delay`); retry n > 1 waits U(`min_delay`, max(`min_delay`, min(`max_delay`,
@@ -279,8 +286,8 @@ def _path(value: str | os.PathLike[str] | None) -> str | None:
     return name
 
 
-@attrs.frozen
-class Outbox:
+@attrs.frozen(eq=False, repr=False)
+class Outbox(Record):
     """What is kept of the messages that were accepted and are not confirmed yet.
 
     With a `path` they are kept in a file as well, for programs that may be killed: the next client with that file sends
@@ -337,8 +344,8 @@ class Outbox:
             object.__setattr__(self, "durability", "accepted")
 
 
-@attrs.frozen
-class Inbox:
+@attrs.frozen(eq=False, repr=False)
+class Inbox(Record):
     """What is kept of the messages that were received and are not taken yet.
 
     Args:

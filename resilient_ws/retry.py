@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import attrs
-from tenacity import Future, RetryCallState, Retrying
 
 from resilient_ws.closing import CloseOrigin, CloseRule, describe, rule_for
 from resilient_ws.errors import CertificateRejected, ConnectError, ConnectionLost
 from resilient_ws.events import CloseEvent, Failure, Retry, Stop
 from resilient_ws.options import ReconnectPolicy, seconds, whole
+from resilient_ws.record import Record
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
 
 RETRY_AFTER_CAP: Final = 3600.0
 """Seconds of `Retry-After` that are waited at most: a wrong header must not park a client for days."""
@@ -27,9 +30,6 @@ BROKEN_IN_A_ROW: Final = 3
 REFUSED_IN_A_ROW: Final = 10
 """How many attempts in a row a once reachable server may refuse, the last one included that ends the client."""
 
-_RETRYING: Final = Retrying()
-"""tenacity's strategies may look at it; it never runs."""
-
 
 class Random(Protocol):
     """What draws the delays; `random.Random` does."""
@@ -39,8 +39,8 @@ class Random(Protocol):
         ...
 
 
-@attrs.frozen(kw_only=True)
-class Decision:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Decision(Record):
     """What follows a failure.
 
     Attributes:
@@ -58,8 +58,8 @@ class Decision:
     errors: tuple[tuple[str, BaseException], ...] = ()
 
 
-@attrs.frozen
-class _Default:
+@attrs.frozen(eq=False, repr=False)
+class _Default(Record):
     """What the default table says: why, whether to stop, and whether the delay comes from the longest range."""
 
     why: str
@@ -265,11 +265,12 @@ class RetryState:
         return Decision(stop=False, delay=delay, rule=rule, errors=tuple(errors))
 
     def _drawn(
-        self, state: RetryCallState, *, slow: bool, errors: list[tuple[str, BaseException]]
+        self, state: RetryCallState | None, *, slow: bool, errors: list[tuple[str, BaseException]]
     ) -> tuple[float, str]:
-        if self._policy.wait is not None:
+        wait = self._policy.wait
+        if wait is not None and state is not None:
             try:
-                chosen = seconds("what wait returns", self._policy.wait(state), zero=True)
+                chosen = seconds("what wait returns", wait(state), zero=True)
             except Exception as error:  # noqa: BLE001 - the program's code must not end the client
                 errors.append(("wait", error))
             else:
@@ -281,7 +282,7 @@ class RetryState:
         return min(high, max(low, self._random.uniform(low, high)))
 
     def _limit(
-        self, state: RetryCallState, now: float, delay: float, errors: list[tuple[str, BaseException]]
+        self, state: RetryCallState | None, now: float, delay: float, errors: list[tuple[str, BaseException]]
     ) -> str | None:
         """Returns which limit forbids an attempt after `delay`, or `None`."""
         policy = self._policy
@@ -290,7 +291,7 @@ class RetryState:
         begins = self.elapsed(now) + delay
         if policy.max_elapsed is not None and begins > policy.max_elapsed:
             return f"max_elapsed={policy.max_elapsed:g} s would be passed: the next attempt would begin at {begins:g} s"
-        if policy.stop is not None:
+        if policy.stop is not None and state is not None:
             state.attempt_number, state.upcoming_sleep = self.attempt, delay
             try:
                 if policy.stop(state):
@@ -299,11 +300,21 @@ class RetryState:
                 errors.append(("stop", error))
         return None
 
-    def _tenacity_state(self, failure: Failure, now: float) -> RetryCallState:
-        """Returns what tenacity's strategies look at, on our clock instead of its own."""
+    def _tenacity_state(self, failure: Failure, now: float) -> RetryCallState | None:
+        """Returns what tenacity's strategies look at, on our clock instead of its own; `None` where there are none."""
+        if self._policy.wait is None and self._policy.stop is None:
+            return None
+        from tenacity import (  # most programs have no strategy: loaded for those who do
+            Future,
+            RetryCallState,
+            Retrying,
+        )
+
         close = failure.close
         error = failure.error or (close.cause if close is not None else None) or ConnectionLost(str(close))
-        state = RetryCallState(_RETRYING, None, (), {})
+        state = RetryCallState(
+            Retrying(), None, (), {}
+        )  # strategies may look at the first one; it never runs
         state.attempt_number = self.failures
         state.outcome = Future.construct(self.failures, error, has_exception=True)
         state.start_time, state.outcome_timestamp = now - self.elapsed(now), now

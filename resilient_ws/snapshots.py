@@ -16,6 +16,7 @@ import attrs
 from resilient_ws.errors import DeliveryUncertain, NotConnected, ResilientWSError
 from resilient_ws.events import Gap, Message
 from resilient_ws.options import Duration, function, seconds, whole
+from resilient_ws.record import Record
 
 S = TypeVar("S")
 D = TypeVar("D")
@@ -25,8 +26,8 @@ Numbered = tuple[D, int, int]
 """A delta with its first and its last number."""
 
 
-@attrs.frozen
-class Snapshot(Generic[S]):
+@attrs.frozen(eq=False, repr=False)
+class Snapshot(Record, Generic[S]):
     """The whole state; what was known before is of no use any more.
 
     Attributes:
@@ -38,8 +39,8 @@ class Snapshot(Generic[S]):
     sequence: int
 
 
-@attrs.frozen
-class Delta(Generic[D]):
+@attrs.frozen(eq=False, repr=False)
+class Delta(Record, Generic[D]):
     """One change, the next after what came before it.
 
     Attributes:

@@ -17,13 +17,14 @@ from resilient_ws.events import (
     RetryEvent,
     StateEvent,
 )
+from resilient_ws.record import Record
 
 TIMELINE: Final = 200
 """Events that `explain()` remembers."""
 
 
-@attrs.frozen(kw_only=True)
-class Stats:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Stats(Record):
     """Numbers of one client, counted since it was made unless said otherwise.
 
     Attributes:

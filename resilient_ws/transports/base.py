@@ -16,10 +16,11 @@ from resilient_ws.closing import CloseOrigin
 from resilient_ws.endpoints import Endpoint
 from resilient_ws.events import Message
 from resilient_ws.heartbeat import Reading
+from resilient_ws.record import Record
 
 
-@attrs.frozen
-class End:
+@attrs.frozen(eq=False, repr=False)
+class End(Record):
     """How a link ended.
 
     Attributes:

@@ -13,6 +13,8 @@ from typing import Any, Final, Protocol
 
 import attrs
 
+from resilient_ws.record import Record
+
 if sys.platform == "linux":
     import fcntl
     import termios
@@ -44,8 +46,8 @@ class Socket(Protocol):
         ...
 
 
-@attrs.frozen
-class SocketFacts:
+@attrs.frozen(eq=False, repr=False)
+class SocketFacts(Record):
     """One look at a TCP socket.
 
     Attributes:

@@ -7,9 +7,11 @@ from typing import Any
 import attrs
 from yarl import URL
 
+from resilient_ws.record import Record
 
-@attrs.frozen(kw_only=True)
-class TransportOptions:
+
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class TransportOptions(Record):
     """Checked by the transport when it is made.
 
     Attributes:
