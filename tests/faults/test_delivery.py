@@ -27,7 +27,7 @@ from resilient_ws import (
 from resilient_ws.testing import Accept, ChaosProxy, FaultConnection, FaultServer, report_numbers
 from tests.faults.conftest import script
 from tests.faults.netns import Network
-from tests.faults.watch import HEARTBEAT, QUICK, TRANSPORTS, Watch, ended, watching
+from tests.faults.watch import HEARTBEAT, QUICK, TICK, TRANSPORTS, Watch, ended, watching
 
 MESSAGES = 10_000
 BREAKS = 50
@@ -143,6 +143,25 @@ async def taking(client: WebSocketClient) -> AsyncIterator[list[int | Gap]]:
         await ended(task)
 
 
+@contextlib.asynccontextmanager
+async def confirming(client: WebSocketClient) -> AsyncIterator[None]:
+    """See that no server was so slow that its client has given up asking it: then nothing is promised."""
+    given_up = 0
+
+    async def look() -> None:
+        nonlocal given_up
+        while True:
+            given_up += client.stats.confirmation == "off"
+            await asyncio.sleep(TICK)
+
+    task = asyncio.create_task(look())
+    try:
+        yield
+    finally:
+        await ended(task)
+    assert given_up == 0, "the server did not answer the first ping of a connection within the timeout"
+
+
 def assert_inbound_order(got: list[int | Gap]) -> None:
     """Numbers grow by one, and by more only where a gap says so."""
     before = None
@@ -211,12 +230,12 @@ async def test_ten_thousand_messages_each_way_over_fifty_breaks(
     client = WebSocketClient(
         line.where,
         transport=TRANSPORTS[seed % 2],
-        heartbeat=Heartbeat(0.1, 0.15),
+        heartbeat=Heartbeat(0.1, 0.5),
         reconnect=QUICK,
         open_timeout=0.3,
         outbox=Outbox(max_messages=MESSAGES, on_uncertain=on_uncertain, confirm_interval=0.02),
     )
-    async with line.proxy, watching(client) as watch, taking(client) as got:
+    async with line.proxy, watching(client) as watch, taking(client) as got, confirming(client):
         await send_all(line, watch, choose)
         assert client.stats.unverified == 0
     told = [told.event for told in watch.of(UndeliveredEvent) if not told.event.message.startswith("!")]
