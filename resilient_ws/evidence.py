@@ -63,6 +63,27 @@ def has_left(target: int, reading: Reading) -> bool:
     return reading.left >= target or not reading.pending
 
 
+def with_ping(reading: Reading, size: int) -> Reading | None:
+    """Returns what a look would show after a ping of `size` bytes was written; `None` where one has to be taken.
+
+    Nothing stood in its way, and the peer's kernel has not acknowledged it yet.
+    """
+    if reading.pending or reading.paused or not reading.acknowledged:
+        return None
+    return Reading(
+        reading.received,
+        reading.received_at,
+        reading.message_at,
+        reading.messages,
+        reading.left,
+        size,
+        acknowledged=True,
+        paused=False,
+        in_flight=None if reading.in_flight is None else size,
+        resumed_at=reading.resumed_at,
+    )
+
+
 class Quiet:
     """The first ping since the peer was last heard.
 

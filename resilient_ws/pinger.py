@@ -16,7 +16,7 @@ from typing import Final, Protocol
 import attrs
 
 from resilient_ws.events import Message
-from resilient_ws.evidence import Reading, has_left
+from resilient_ws.evidence import Reading, has_left, with_ping
 from resilient_ws.heartbeat import HeartbeatMonitor
 from resilient_ws.options import Heartbeat
 from resilient_ws.outbox import DeliveryQueue, Entry
@@ -24,6 +24,9 @@ from resilient_ws.transports.base import Link
 from resilient_ws.writer import Writer
 
 _TAG: Final = struct.Struct("!4sI")
+PING_SIZE: Final = 2 + 4 + _TAG.size
+"""Bytes of a ping: head, mask and tag (RFC 6455 5.2)."""
+
 DEFAULT_TIMEOUT: Final = 10.0
 """Seconds for the first PONG where no heartbeat gives a timeout."""
 
@@ -210,8 +213,15 @@ class Pinger:
 
     # --- pings ---
 
-    def _ping(self) -> None:
-        """Writes a PING that covers what has been written whole."""
+    def _ping(self, seen: Reading | None = None) -> None:
+        """Writes a PING that covers what has been written whole.
+
+        Args:
+            seen: What the connection showed just now, which spares another look, of two system calls, where nothing
+                stands in the way.
+        """
+        if self._writer.lane.held:
+            seen = None
         self._writer.flush()
         self._number += 1
         now = self._loop.time()
@@ -222,7 +232,9 @@ class Pinger:
         self._last_ping = now
         self._confirm_at = None
         self._link.ping(_TAG.pack(self._prefix, self._number))
-        reading = self._look_at_link()
+        reading = with_ping(seen, PING_SIZE) if seen is not None else None
+        if reading is None:
+            reading = self._look_at_link()
         if self._first is None and not self._answered:
             self._first = _FirstPing(reading, now + self._half_timeout)
         if self._monitor is not None and self._is_pinging:
@@ -310,7 +322,8 @@ class Pinger:
     def _look(self, monitor: HeartbeatMonitor, now: float) -> None:
         drift = _suspend_clock()
         suspended, self._ahead_of_real = drift - self._ahead_of_real, drift
-        verdict = monitor.look(now, self._look_at_link(), suspended=suspended)
+        reading = self._look_at_link()
+        verdict = monitor.look(now, reading, suspended=suspended)
         if verdict.dead is not None:
             self._watcher.dead(verdict.dead, verdict.hint)
         elif verdict.ping:
@@ -318,7 +331,7 @@ class Pinger:
             if heartbeat is not None and heartbeat.kind == "app":
                 self._app_ping(heartbeat)
             else:
-                self._ping()
+                self._ping(reading)
 
     def _doubt(self, first: _FirstPing, now: float) -> None:
         """Turns confirmation off for this connection once the peer has talked for the timeout and not answered.

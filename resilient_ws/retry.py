@@ -30,6 +30,8 @@ BROKEN_IN_A_ROW: Final = 3
 REFUSED_IN_A_ROW: Final = 10
 """How many attempts in a row a once reachable server may refuse, the last one included that ends the client."""
 
+_NOWHERE: Final[frozenset[int]] = frozenset()
+
 
 class Random(Protocol):
     """What draws the delays; `random.Random` does."""
@@ -122,7 +124,7 @@ class RetryState:
         self._refused = 0
         self._refreshed = False
         self._slow = False
-        self._said_stop: frozenset[int] = frozenset()
+        self._said_stop = _NOWHERE
 
     def started(self, now: float) -> None:
         """The client has started: `max_elapsed` counts from here until a stable connection is lost."""

@@ -3,9 +3,11 @@
 import math
 from types import SimpleNamespace
 
+import attrs
 import pytest
 
 from resilient_ws import evidence
+from resilient_ws.evidence import with_ping
 from resilient_ws.heartbeat import DOUBTS, GRAIN, LATE, SOON, TICK, HeartbeatMonitor, Reading, Verdict
 from resilient_ws.options import Heartbeat
 
@@ -818,3 +820,20 @@ def test_the_numbers_that_the_rules_rest_on():
     assert GRAIN + SURE < 0.05
     assert evidence.SMALL > 125 + 6 + 5 + 8 + 16  # payload, header and mask; TLS record header, nonce, tag
     assert evidence.FIRST_STEP <= 0.1
+
+
+# --- a look that is spared
+
+
+def test_after_a_ping_a_look_would_show_what_is_reckoned():
+    before = Reading(90, 4.0, 3.0, 7, 100, 0, acknowledged=True, paused=False, in_flight=0, resumed_at=2.0)
+    looked = Reading(90, 4.0, 3.0, 7, 100, 14, acknowledged=True, paused=False, in_flight=14, resumed_at=2.0)
+    assert with_ping(before, 14) == looked
+    untold = attrs.evolve(before, in_flight=None)
+    assert with_ping(untold, 14) == attrs.evolve(untold, pending=14)
+
+
+@pytest.mark.parametrize("change", [{"pending": 1}, {"paused": True}, {"acknowledged": False}])
+def test_where_something_stands_in_the_way_a_look_is_taken(change):
+    before = Reading(90, 4.0, 3.0, 7, 100, 0, acknowledged=True, paused=False)
+    assert with_ping(attrs.evolve(before, **change), 14) is None
