@@ -74,12 +74,16 @@ class Outgoing:
         # What `send_now` does, without a call for each message, while the lane is open.
         if is_plain and ((type(message) is str and message.isascii()) or type(message) is bytes):
             counted = lane.counted
-            total = counted.size + len(message)
+            size = len(message)
+            total = counted.size + size
             if total <= lane.limit and lane.left:
                 counted.size = total
                 counted.items.append(message)
                 lane.held.append(message)
                 lane.left -= 1
+                return
+            self._check_loop()
+            if size <= self._max_bytes and self._sender.send_now(message, size):
                 return
         self._check_loop()
         plain, size = checked(message, self._max_bytes)

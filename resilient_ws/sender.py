@@ -100,10 +100,13 @@ class Sender(Outflow):
             return True
         if writer is None or writer.busy or self._line or self._over or lane.left <= 0 or size > self._direct:
             return False
-        writer.flush()
-        if writer.busy:
-            return False
-        self._open_turn()
+        if lane.held:
+            writer.flush()
+            if writer.busy:
+                return False
+        lane.limit = -1
+        if not self._turn_open:
+            self._open_turn()
         if not self.queue.write_through(message, size, self._now):
             return False
         if self._fresh:

@@ -69,7 +69,8 @@ class Writer:
         rest = self._link.write(message)
         self._sent += 1
         self._bytes_sent += size
-        self._wait_for(rest)
+        if rest is not None:
+            self._wait_for(rest)
 
     def hold(self, message: Message, size: int) -> None:
         """Adds to what is handed over at the end of the turn, behind what is held already."""
@@ -91,12 +92,12 @@ class Writer:
             return
         self._sent += len(held)
         self._bytes_sent += size
-        self._wait_for(rest)
-
-    def _wait_for(self, rest: Awaitable[None] | None) -> None:
         if rest is not None:
-            self.busy = True
-            self._task = self._spawn("writer", lambda: self._finish(rest))
+            self._wait_for(rest)
+
+    def _wait_for(self, rest: Awaitable[None]) -> None:
+        self.busy = True
+        self._task = self._spawn("writer", lambda: self._finish(rest))
 
     def post(self, message: Message, written: Callable[[], None] | None = None) -> None:
         """Writes before anything that waits elsewhere, now or as soon as the link has room; then calls `written`."""

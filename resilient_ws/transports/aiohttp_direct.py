@@ -112,11 +112,12 @@ class DirectLink(AiohttpLink):
 
     def write(self, message: Message, /) -> Awaitable[None] | None:
         """Hands one message to the socket."""
+        outlet = self._outlet
         if self._compresses:
-            return super().write(message) or self._outlet.room
+            return super().write(message) or outlet.room
         self._check_open()
-        self._written += self._outlet.message(message)
-        return self._outlet.room
+        self._written += outlet.message(message)
+        return outlet.room if outlet.full else None
 
     def write_all(self, messages: Sequence[Message], /) -> Awaitable[None] | None:
         """Hands several messages to the socket at once."""

@@ -51,18 +51,26 @@ class Outlet:
     Args:
         transport: Its socket.
         writer: aiohttp's own, for messages that are compressed.
+
+    Attributes:
+        full: Whether the send buffer is fuller than it should be.
     """
 
     def __init__(self, transport: asyncio.Transport, writer: WebSocketWriter) -> None:
         self._transport = transport
         transport.set_write_buffer_limits(HIGH)
         self._writer: Any = writer
-        self._full = False
+        self.full = False
         self._room: asyncio.Future[None] | None = None
 
     def message(self, message: Message) -> int:
         """Writes one message, not compressed; returns how many bytes that were."""
-        return self._put(message_frame(message, mask))
+        data = message_frame(message, mask)
+        transport = self._transport
+        if transport.is_closing():
+            raise ConnectionLost("the connection is gone")
+        transport.write(data)
+        return len(data)
 
     def messages(self, messages: Sequence[Message]) -> int:
         """Writes several, in order."""
@@ -99,7 +107,7 @@ class Outlet:
     @property
     def room(self) -> Awaitable[None] | None:
         """What ends when the send buffer has room again; `None` while it has."""
-        if not self._full:
+        if not self.full:
             return None
         if self._room is None or self._room.done():
             self._room = asyncio.get_running_loop().create_future()
@@ -107,11 +115,11 @@ class Outlet:
 
     def fill(self) -> None:
         """The send buffer is fuller than it should be."""
-        self._full = True
+        self.full = True
 
     def drain(self) -> None:
         """It has room again, or the connection is lost and nothing will be kept in it."""
-        self._full = False
+        self.full = False
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
 

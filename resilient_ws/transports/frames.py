@@ -70,8 +70,13 @@ def frame(opcode: int, payload: bytes, mask: Mask) -> bytes:
 def message_frame(message: Message, mask: Mask) -> bytes:
     """Returns the frame of one message."""
     if isinstance(message, str):
-        return frame(TEXT, message.encode(), mask)
-    return frame(BINARY, message, mask)
+        opcode, heads, masked = TEXT, _TEXT_HEADS, bytearray(message.encode())
+    else:
+        opcode, heads, masked = BINARY, _BINARY_HEADS, bytearray(message)
+    key = _keys.left.pop() if _keys.left else _keys.next()
+    mask(key, masked)
+    size = len(masked)
+    return b"".join((heads[size] if size < _SHORT else head(opcode, size), key, masked))
 
 
 def message_frames(messages: Sequence[Message], mask: Mask) -> bytes:
