@@ -1,7 +1,7 @@
 """What the frozen classes of attrs have in common, written once instead of generated for each of them.
 
 attrs makes the text of each method and compiles it when the class is imported. For the thirty classes of this package
-that would be half of the time that `import resilient_ws` takes: `python -m benchmarks import`.
+that would make the import half as long again.
 """
 
 from __future__ import annotations
