@@ -39,12 +39,21 @@ class Line:
                 await waiter
         finally:
             self._waiters.remove(waiter)
-            self.wake_next()
+            self._wake(2)
 
     def wake_next(self) -> None:
         """The first one looks again."""
         if self._waiters and not self._waiters[0].done():
             self._waiters[0].set_result(None)
+
+    def _wake(self, count: int) -> None:
+        """Others look again, too: twice as many as went on, so that a crowd needs few turns of the loop."""
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+                count -= 1
+                if not count:
+                    return
 
     def wake_all(self) -> None:
         """Every one looks again."""

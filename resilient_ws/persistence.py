@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from resilient_ws.durable import DurableOutbox
 from resilient_ws.errors import OutboxFileError, ResilientWSError
@@ -63,8 +63,8 @@ class Persistence:
         assert self._outbox is not None, "nothing is kept before the file is open"
         return self._outbox
 
-    async def keep(self, entry: Entry, *, flagged: bool) -> None:
-        """Stores a message that is accepted when this returns; cancelled, it is not.
+    def keep(self, entry: Entry, *, flagged: bool) -> Awaitable[None]:
+        """Stores a message, which is accepted when what this returns is done; cancelled before, it is not.
 
         Args:
             entry: The message.
@@ -73,8 +73,8 @@ class Persistence:
         Raises:
             OutboxFileError: It could not be stored.
         """
-        await self._file.append(entry, written=flagged)
         entry.flagged = flagged
+        return self._file.append(entry, written=flagged)
 
     def refuse(self, error: Callable[[], ResilientWSError]) -> None:
         """Ends every `keep` that waits with an exception."""

@@ -134,7 +134,7 @@ class Sender(Outflow):
         if self._over:
             store.forget((entry,))
             raise self._ended()
-        if self._writer is None:
+        if entry.flagged and self._writer is None:
             store.align((entry,))
 
     def _enqueue(self, entry: Entry) -> None:
@@ -154,6 +154,8 @@ class Sender(Outflow):
 
     async def _admission(self, size: int, queue: bool, key: str | None) -> None:
         """Waits until a message may be accepted, in the order of the calls."""
+        if not self._line and self._admits(size, queue, key, first=True):
+            return
         await self._line.wait(lambda first: self._admits(size, queue, key, first))
 
     def _admits(self, size: int, queue: bool, key: str | None, first: bool) -> bool:

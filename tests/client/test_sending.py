@@ -134,6 +134,21 @@ async def test_waiting_calls_are_served_in_their_order_and_nobody_overtakes():
         assert played.received == [*map(str, range(10)), "late"]
 
 
+@pytest.mark.promise("P4")
+async def test_a_crowd_of_waiting_calls_needs_few_turns_of_the_loop():
+    count, turns = 1000, 0
+    async with stage(outbox=Outbox(max_messages=1, overflow="wait")) as played:
+        played.peer.congest()
+        calls = pending(*(played.client.send(str(number)) for number in range(count)))
+        await settle()
+        played.peer.recover()
+        while not all(call.done() for call in calls):
+            await asyncio.sleep(0)
+            turns += 1
+        assert turns < 50
+        assert played.received == [str(number) for number in range(count)]
+
+
 async def test_raise_raises_without_a_connection_also_for_calls_that_wait_already():
     async with stage(outbox=Outbox(max_messages=2), reconnect=SLOW) as played:
         played.peer.congest()
