@@ -1,10 +1,22 @@
 """What becomes of each message, told once: by the rule of the client, by its own, and by what came of its line."""
 
+import asyncio
+
 import pytest
 from tenacity import wait_fixed
 
-from resilient_ws import ClientStopped, Fate, Outbox, ReconnectEvent, ReconnectPolicy, Stop, UndeliveredEvent
-from resilient_ws.testing import PingAnswers
+from resilient_ws import (
+    ClientStopped,
+    DeliveryUncertain,
+    Fate,
+    Heartbeat,
+    Outbox,
+    ReconnectEvent,
+    ReconnectPolicy,
+    Stop,
+    UndeliveredEvent,
+)
+from resilient_ws.testing import FakeTransport, PingAnswers
 from tests.client.kit import settle, stage
 
 LATER = ReconnectPolicy(wait=wait_fixed(10))
@@ -115,3 +127,70 @@ async def test_every_fate_is_told_once_with_its_age_and_counted():
         assert (stats.expired, stats.evicted, stats.abandoned) == (1, 1, 1)
         assert (stats.waiting, stats.unconfirmed) == (0, 0)
         assert played.closes[-1].unsent == 1
+
+
+@pytest.mark.promise("P5")
+async def test_whoever_waits_hears_of_an_end_after_the_fates_that_came_of_it():
+    async with stage(reconnect=LATER) as played:
+        mute(played.peer)
+        heard = []
+        played.client.on_undelivered(lambda event: heard.append(event.message))
+
+        async def flush():
+            await played.client.flush()
+            heard.append("flushed")
+
+        await played.client.send("a")
+        await played.client.send("b")
+        flushing = asyncio.ensure_future(flush())
+        await settle()
+        played.peer.drop()
+        await flushing
+        assert heard == ["a", "b", "flushed"]
+
+
+@pytest.mark.promise("P5")
+async def test_what_expired_is_not_written_though_the_timer_comes_late():
+    async with stage() as played:
+        played.peer.congest()
+        await played.client.send("in hand")
+        await played.client.send("late", ttl=1)
+        played.client._engine.sender._expiry.cancel()  # as a loop that was blocked until after the ttl
+        await settle(2)
+        played.peer.recover()
+        await played.client.flush()
+        assert played.received == ["in hand"]
+        assert played.fates == [("late", Fate.EXPIRED)]
+
+
+@pytest.mark.promise("P5")
+@pytest.mark.parametrize("when", ["opened", "doubted"])
+async def test_who_waits_for_the_confirmation_of_what_waits_is_told_that_it_is_off(when):
+    transport = FakeTransport()
+    off = when == "opened"
+    options = {"heartbeat": None} if off else {"heartbeat": Heartbeat(5, 10, pong_timeout=None)}
+    async with stage(transport, start=not off, **options) as played:
+        if off:
+            transport._on_peer = lambda peer: peer.congest()
+            transport.accept(delay=1)
+            played.client.start()
+        else:
+            played.peer.answers_pings = PingAnswers.NONE
+            await played.client.send("unanswered")
+            for _ in range(7):
+                played.peer.send("alive")
+                await settle(1)
+            played.peer.congest()
+        calls = [asyncio.ensure_future(played.client.send(text, confirm=True)) for text in "abc"]
+        for _ in range(10):
+            await settle(1)
+            if played.transport.peers:
+                played.peer.send("alive")
+        assert played.client.stats.confirmation == "off"
+        assert played.client.stats.waiting == 2
+        for call in calls:
+            assert call.done(), "it will never be confirmed"
+            assert isinstance(call.exception(), DeliveryUncertain)
+        played.peer.recover()
+        await settle()
+        assert played.received[-3:] == ["a", "b", "c"]

@@ -633,6 +633,16 @@ async def test_half_of_the_bounds_ask_at_once():
         assert len(played.peer.pings) == 1
 
 
+async def test_what_does_not_fit_beside_the_unconfirmed_asks_at_once():
+    async with stage(outbox=Outbox(max_bytes=100, confirm_interval=600), heartbeat=1000) as played:
+        await played.client.send("x" * 40)
+        await settle()
+        assert not played.peer.pings
+        await played.client.send("y" * 70)
+        await settle()
+        assert played.received == ["x" * 40, "y" * 70]
+
+
 # --- flush
 
 
