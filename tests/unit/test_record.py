@@ -31,7 +31,6 @@ def twins():
 
 
 BOTH = pytest.mark.parametrize("point", twins(), ids=["attrs", "record"])
-NAN = float("nan")
 
 
 @BOTH
@@ -40,7 +39,7 @@ def test_equal_are_those_of_one_class_with_equal_fields(point):
     assert point(1, 2, 3) == point(1, 2, 3)
     for other in (point(2, 2, 3), point(1, 3, 3), point(1, 2, 4)):
         assert point(1, 2, 3) != other
-    assert point(NAN) != point(NAN)
+    assert point(float("nan")) != point(float("nan"))
 
 
 @BOTH
