@@ -253,6 +253,8 @@ class Owner:
 
     async def _back_off(self, delay: float) -> None:
         engine = self._engine
+        if not delay:
+            await asyncio.sleep(0)  # the callbacks hear of the end before the dial: half the time for them
         until = engine.now() + delay
         await self._sleep(until, lambda: engine.interrupted or engine.hurried)
         if engine.hurried:

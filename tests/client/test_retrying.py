@@ -559,3 +559,14 @@ async def test_closing_during_each_kind_of_wait_leaves_no_further_dial():
             await settle(100)
             assert len(transport.dials) == dials
             assert [type(event) for event in played.events][-1] is CloseEvent
+
+
+async def test_the_callbacks_hear_of_the_end_before_a_dial_that_follows_at_once():
+    transport = FakeTransport()
+    dials = []
+    at_once = ReconnectPolicy(first_delay=0, min_delay=0, max_delay=0)
+    async with stage(transport, reconnect=at_once) as played:
+        played.client.on_close(lambda _: dials.append(len(transport.dials)))
+        played.peer.drop()
+        await played.reopened()
+    assert dials[0] == 1
