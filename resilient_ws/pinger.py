@@ -188,6 +188,8 @@ class Pinger:
             self._wanted = False
             self.want()
         self.wrote()
+        if not self._outstanding:
+            self._arm(later=True)
 
     def is_reply(self, message: Message) -> bool:
         """Whether `message` answers a ping of the application's own protocol; then it is consumed."""
@@ -259,8 +261,13 @@ class Pinger:
 
     # --- the timer ---
 
-    def _arm(self) -> None:
-        """Makes sure that the timer fires at the earliest deadline, or earlier."""
+    def _arm(self, *, later: bool = False) -> None:
+        """Makes sure that the timer fires at the earliest deadline, or earlier.
+
+        Args:
+            later: Whether it is to fire no earlier, since there was an answer: a timer that fires for nothing is a
+                turn of the loop for nothing, a third of those of an idle connection.
+        """
         if self._stopped:
             return
         deadline = self._monitor.deadline if self._monitor is not None else None
@@ -270,7 +277,7 @@ class Pinger:
         if deadline is None:
             return
         if self._timer is not None:
-            if self._due <= deadline:
+            if self._due == deadline or (self._due < deadline and not later):
                 return
             self._timer.cancel()
         self._due = deadline
