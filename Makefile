@@ -74,12 +74,12 @@ test-plain: $(VENV)/.installed-test system  ## the same through aiohttp's public
 	RESILIENT_WS_PLAIN=1 $(PY) -m pytest -n $(WORKERS) --dist worksteal tests/client tests/integration tests/faults $(ARGS)
 
 .PHONY: bench
-bench: $(VENV)/.installed-test  ## measure the message path beside other clients (four minutes)
+bench: $(VENV)/.installed-bench  ## measure the message path beside other clients (under five minutes)
 	$(PY) -m benchmarks $(ARGS)
 
 .PHONY: bench-full
-bench-full: $(VENV)/.installed-test  ## the same with more rounds, written to docs/performance.md
-	$(PY) -m benchmarks --rounds 9 --seconds 0.5 --page docs/performance.md $(ARGS)
+bench-full: $(VENV)/.installed-bench  ## the same with more rounds, written to docs/performance.md with plots
+	$(PY) -m benchmarks --rounds 9 --seconds 0.25 --page docs/performance.md $(ARGS)
 
 .PHONY: herd
 herd: $(VENV)/.installed-test  ## simulate a million clients after a restart, written to docs/fleet.md (ten minutes)
@@ -122,7 +122,7 @@ $(VENV)/.installed-run: pyproject.toml | $(PY)
 	@$(PIP) --editable .
 	@touch $@
 
-$(VENV)/.installed-test $(VENV)/.installed-dev $(VENV)/.installed-docs: $(VENV)/.installed-%: pyproject.toml | $(PY)
+$(VENV)/.installed-test $(VENV)/.installed-dev $(VENV)/.installed-docs $(VENV)/.installed-bench: $(VENV)/.installed-%: pyproject.toml | $(PY)
 	@echo "Installing resilient_ws and what '$*' needs into $(VENV)"
 	@$(PIP) --editable '.[$(EXTRAS_$*)]'
 	@touch $@
@@ -130,3 +130,4 @@ $(VENV)/.installed-test $(VENV)/.installed-dev $(VENV)/.installed-docs: $(VENV)/
 EXTRAS_test := test
 EXTRAS_dev := test,dev
 EXTRAS_docs := docs
+EXTRAS_bench := test,bench
