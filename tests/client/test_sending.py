@@ -297,6 +297,19 @@ async def test_what_is_held_when_a_connection_ends_waits_for_the_next_one(confir
         assert played.fates == ([("one", "uncertain")] if confirm else [])
 
 
+@pytest.mark.promise("P5")
+async def test_what_is_held_when_a_connection_ends_and_has_no_room_to_wait_is_told():
+    async with stage(outbox=Outbox(max_messages=1, overflow="drop_oldest")) as played:
+        await asyncio.sleep(0)
+        for message in ("one", "two", "three"):
+            await played.client.send(message)
+        played.client.reconnect_now()
+        assert played.client.stats.waiting == 1
+        await played.reopened()
+        await played.until(lambda: played.received == ["three"])
+        assert sorted(played.fates) == [("one", "uncertain"), ("two", "evicted")]
+
+
 @pytest.mark.promise("P7")
 async def test_close_hands_over_what_is_held():
     async with stage() as played:

@@ -617,7 +617,9 @@ def test_what_an_earlier_process_left_is_taken_over_in_order():
     assert texts(uncertain) == ["b"]
     assert (queue.uncertain, queue.waiting, queue.waiting_bytes) == (1, 3, 8)
     queue.connected(confirming=False)
+    assert not queue.write_through("", 0, 0.0)
     assert write(queue) == ["a", "urgent", "c"]
+    assert queue.write_through("", 0, 0.0)
 
 
 @pytest.mark.promise("P4")
