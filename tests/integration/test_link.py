@@ -14,7 +14,7 @@ import pytest
 from resilient_ws import ClientStopped, CloseOrigin, Heartbeat, Inbox, Outbox, State, WebSocketClient, config
 from resilient_ws.testing import Accept, Deflate, FaultServer, Opcode, encode_frame
 from resilient_ws.transports import aiohttp as transport
-from resilient_ws.transports import kernel, make_transport
+from resilient_ws.transports import aiohttp_direct, kernel, make_transport, picows_link
 from tests.conftest import open_sockets
 from tests.integration import tls
 from tests.integration.listening import SOON, Told, until_freed
@@ -250,6 +250,25 @@ class TestBrokenFrames:
             assert server.received == [(1, "the answer to a question")]
             assert (peer.close_code, client.close_event.sent_code) == (sent, sent)
         assert server.violations == []
+
+    async def test_a_program_has_a_moment_to_answer(self, way, monkeypatch):
+        if way == "public":
+            pytest.skip("through its public API aiohttp closes by itself, at once")
+        for module in (aiohttp_direct, picows_link):
+            monkeypatch.setattr(module, "LAST_ANSWERS", 0.5)
+
+        def then(peer):
+            peer.raw(encode_frame(Opcode.TEXT, b"a question") + encode_frame(3))
+
+        async with FaultServer(default=Accept(echo=False, then=then)) as server:
+            client = WebSocketClient(server.url, reconnect=False)
+            with pytest.raises(ClientStopped):
+                async with client:
+                    async for message in client:
+                        await asyncio.sleep(0.05)  # it thinks
+                        await client.send(f"the answer to {message}")
+            await server.connections[0].wait_ended()
+            assert server.received == [(1, "the answer to a question")]
 
     async def test_a_second_close_is_not_answered(self):
         def then(peer):
