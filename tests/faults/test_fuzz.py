@@ -239,6 +239,13 @@ def test_a_breach_is_not_undone_by_the_loss_of_the_socket_while_reading_is_pause
 
 
 @WAYS
+@pytest.mark.parametrize("stream", [b"", encode_frame(Opcode.TEXT, b"x"), LAST], ids=["FIN", "TEXT", "CLOSE"])
+def test_what_comes_right_behind_the_handshake_is_told(way: str, stream: bytes) -> None:
+    for _ in range(20):  # the loss may come before anybody reads
+        check_stream(way, stream)
+
+
+@WAYS
 def test_a_close_that_waits_is_not_undone_by_the_loss_of_the_socket(way: str) -> None:
     stream = encode_frame(Opcode.TEXT) + LAST
     assert check_stream(way, stream, [64], inbox=Inbox(max_messages=1), paced=True).ending is Ending.CLOSE
