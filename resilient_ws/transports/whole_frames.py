@@ -19,7 +19,8 @@ _FIN: Final = 0x80
 _OPCODE: Final = 0x0F
 _CONTROL: Final = 0x08
 _MASKED: Final = 0x80
-_WHOLE: Final = frozenset((_FINAL_TEXT, _FINAL_BINARY, 0x89, 0x8A))
+_MESSAGES: Final = (_FINAL_TEXT, _FINAL_BINARY)
+_WHOLE: Final = frozenset((*_MESSAGES, 0x89, 0x8A))
 """First bytes of a frame after which a message may begin: a whole one, PING and PONG."""
 _ORDINARY: Final = _WHOLE | {0x00, 0x80, 0x01, 0x02}
 """First bytes of a frame after which another one may come: those, and fragments."""
@@ -30,6 +31,9 @@ _EIGHT_BYTES: Final = 127
 
 KEPT: Final = 4096
 """Bytes up to which a frame that has not arrived whole is kept; the library gathers larger ones without copying."""
+
+LARGE: Final = 16 * 1024
+"""Bytes from which on a message costs more to copy once more than to be told by the parser."""
 
 
 class Taker(Protocol):
@@ -87,12 +91,28 @@ class Cutter:
         if self._rest:
             data, self._rest = self._rest + data, b""
         position, length = 0, len(data)
+        if self.owed and self._passes_whole(data, length):
+            return
         while position < length:
             if self._taker.direct and not (self.owed or self._in_message or self.given_up):
                 position = self._cut(data, position, length)
                 if position == length:
                     return
             position = self._pass_on(data, position, length)
+
+    def _passes_whole(self, data: bytes, length: int) -> bool:
+        """Gives the parser the read as it is where large messages follow each other; cut up it would be copied."""
+        end = self.owed
+        while end < length:
+            head = read_head(data, end, length)
+            if head is None or head[0] not in _MESSAGES or head[1] < LARGE or data[end + 1] & _MASKED:
+                return False
+            end = head[1] + head[2]
+        if self._in_message:
+            return False
+        self.owed = end - length
+        self._give(data)
+        return True
 
     def _cut(self, data: bytes, position: int, length: int) -> int:
         """Takes out messages up to the first thing that is none; returns where that is."""

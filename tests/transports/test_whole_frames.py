@@ -43,6 +43,19 @@ class Peer:
         return self
 
     @property
+    def stream(self):
+        """What all that was heard was made of."""
+        return b"".join(
+            bytes(item)
+            if isinstance(item, bytearray)
+            else encode_frame(
+                Opcode.TEXT if isinstance(item, str) else Opcode.BINARY,
+                item.encode() if isinstance(item, str) else item,
+            )
+            for item in self.taker.heard
+        )
+
+    @property
     def messages(self):
         return [item for item in self.taker.heard if not isinstance(item, bytearray)]
 
@@ -75,6 +88,25 @@ def test_a_large_frame_in_pieces_goes_to_the_parser_piece_by_piece():
     peer.read(frame[1000:2000], frame[2000:] + encode_frame(Opcode.TEXT, b"next"))
     assert peer.fed == frame
     assert peer.messages == ["next"]
+
+
+@pytest.mark.parametrize("read", [5_000, 16_385, 65_536, 100_001])
+@pytest.mark.parametrize("size", [10_000, 16_384, 40_000, 70_000])
+def test_nothing_is_lost_of_large_frames_however_they_are_cut_into_reads(size, read):
+    frames = [encode_frame(Opcode.BINARY, bytes([number]) * size) for number in range(12)]
+    frames[5:5] = [encode_frame(Opcode.TEXT, b"small"), encode_frame(Opcode.PING, b"p")]
+    stream = b"".join(frames)
+    peer = Peer().read(*(stream[begin : begin + read] for begin in range(0, len(stream), read)))
+    assert peer.stream == stream
+    assert "small" in peer.messages
+
+
+def test_reads_of_large_frames_only_are_given_to_the_parser_as_they_are():
+    frame = encode_frame(Opcode.BINARY, b"x" * 40_000)
+    stream = frame * 4
+    peer = Peer().read(stream[:20_000], rest := stream[20_000:100_000])
+    assert peer.taker.heard[-1] == rest
+    assert peer.cutter.owed == 2 * len(frame) + len(frame) - 100_000
 
 
 def test_control_frames_go_to_the_parser_in_order():
@@ -166,6 +198,7 @@ def test_how_a_stream_is_cut_into_reads_changes_nothing(frames, more, sizes):
         cut.read(stream[begin : begin + size])
         begin += size
     assert (whole.messages, whole.fed) == (cut.messages, cut.fed)
+    assert whole.stream == stream[: len(whole.stream)]
     assert whole.taker.bytes == sum(
         len(message.encode() if isinstance(message, str) else message) for message in whole.messages
     )
