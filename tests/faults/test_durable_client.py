@@ -611,6 +611,21 @@ async def test_a_message_that_was_stored_for_a_connection_that_is_gone_is_not_fl
     assert await left_in(path) == (["1"], [])
 
 
+async def test_a_cancelled_send_gives_the_room_it_had_taken_to_the_next(path):
+    client, fates = make(path, unreachable(), overflow="wait", max_messages=1, reconnect=NEVER)
+    client.start()
+    await loaded(client)
+    gate = Gate(the_file(client))
+    first, second = (asyncio.ensure_future(client.send(text)) for text in "12")
+    await asyncio.sleep(0.01)
+    first.cancel()
+    gate.open()
+    await asyncio.wait_for(second, 2)
+    await client.close()
+    assert fates == []
+    assert await left_in(path) == (["2"], [])
+
+
 # ------------------------------------------------------------------------------------------------ trouble
 
 
