@@ -1,7 +1,7 @@
 """Measures the message path beside other clients.
 
     python -m benchmarks [receive] [paced] [send] [echo] [reset] [account] [import]
-                         [--rounds 5] [--seconds 0.2] [--page FILE]
+                         [--rounds 5] [--seconds 0.15] [--page FILE]
 
 All clients run in this one process, one after the other in each round, so that a busy machine slows them all alike;
 the server has the other core. Figures are of processor time, except for echo and reset, which are of time that passed.
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("workloads", nargs="*", choices=[[], *WORKLOADS], default=[])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
-        "--seconds", type=float, default=0.2, help="about how long raw aiohttp takes each time"
+        "--seconds", type=float, default=0.15, help="about how long raw aiohttp takes each time"
     )
     parser.add_argument(
         "--page",
