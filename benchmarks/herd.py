@@ -59,23 +59,26 @@ def as_fast(runs: Sequence[Run], reference: Run) -> list[Run]:
 
 
 def table(runs: Sequence[Run], clients: int) -> str:
-    """Returns the figures as Markdown. Those as fast as the first are marked."""
+    """Returns the figures as Markdown, peaks in percent of the clients. Those as fast as the first are marked."""
     first = runs[0]
     fast = as_fast(runs, first)
     lines = [
-        "| policy | 50 % back | 99 % | 100 % | peak in 1 s | in 0.1 s | after the restart | while down | rejected |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+        "| policy | 50 / 99 / 100 % back | peak, 1 s / 0.1 s | after restart | while down | rejected |",
+        "|---|--:|--:|--:|--:|--:|",
     ]
     for run in runs:
         out = run.outcome
         name = f"**{run.formula.name}**" if run is first else run.formula.name
-        mark = " *" if run in fast else ""
-        backs = " | ".join(_when(out, share) for share in (0.5, 0.99, 1.0))
-        peaks = f"{out.peak():,} | {out.peak(within=0.1):,} | {out.peak(since=out.down):,}"
-        lines.append(
-            f"| {name}{mark} | {backs} | {peaks} | {out.while_down / clients:.1f} | "
-            f"{(out.refused + out.timed_out) / clients:.2f} |"
-        )
+        backs = [_when(out, share).removesuffix(" s") for share in (0.5, 0.99, 1.0)]
+        cells = [
+            f"{name} *" if run in fast else name,
+            backs[0] if len(set(backs)) == 1 else " / ".join(backs),
+            f"{100 * out.peak() / clients:.1f} / {100 * out.peak(within=0.1) / clients:.1f}",
+            f"{100 * out.peak(since=out.down) / clients:.1f}",
+            f"{out.while_down / clients:.1f}",
+            f"{(out.refused + out.timed_out) / clients:.2f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -91,7 +94,7 @@ def verdict(runs: Sequence[Run]) -> str:
         lowest = least.outcome.peak(since=since)
         relation = "lower than" if own < lowest else "NOT lower than"
         parts.append(
-            f"{what} {own:,}, {relation} the lowest of those as fast (*), {lowest:,} of {least.formula.name}"
+            f"{what} {own:,}, {relation} the lowest of those as fast, {lowest:,} of {least.formula.name}"
         )
     return f"Peak of {first.formula.name}: {'; '.join(parts)}."
 
