@@ -12,7 +12,7 @@ import attrs
 
 from resilient_ws.dial import Addresses
 from resilient_ws.governor import Governor
-from resilient_ws.opening import Setup
+from resilient_ws.opening import OpeningOptions, Setup
 from resilient_ws.options import (
     Heartbeat,
     Inbox,
@@ -61,6 +61,19 @@ class Config(Record):
         if self.outbox.confirm is not None:
             return self.outbox.confirm
         return self.heartbeat is not None and self.heartbeat.kind == "ping"
+
+    def opening(self) -> OpeningOptions:
+        """Returns what each attempt is told."""
+        return OpeningOptions(
+            addresses=self.addresses,
+            transport=self.transport,
+            setup=self.setup,
+            heartbeat=self.heartbeat,
+            outbox=self.outbox,
+            inbox=self.inbox,
+            open_timeout=self.open_timeout,
+            setup_timeout=self.setup_timeout,
+        )
 
 
 def make_config(

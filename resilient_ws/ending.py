@@ -5,7 +5,7 @@ Pure: it turns what was seen into events and failures, and decides nothing about
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 import attrs
 
@@ -30,6 +30,34 @@ if TYPE_CHECKING:
     from resilient_ws.transports.base import End
 
 _POISON: Final = frozenset({1003, 1007, 1008, 1009})
+
+SHARE_FOR_CALLBACKS: Final = 0.2
+"""Part of `close_timeout`, one second at most, that is kept for the callbacks after the closing handshake."""
+
+
+@attrs.frozen(eq=False, repr=False)
+class Closing(Record):
+    """`close()` was called.
+
+    Attributes:
+        code: Of our CLOSE.
+        reason: Of our CLOSE.
+        handshake_until: When the closing handshake is given up, on the loop's clock; `None` = no limit.
+        callbacks_until: When the callbacks are; `None` = no limit.
+    """
+
+    code: int
+    reason: str
+    handshake_until: float | None
+    callbacks_until: float | None
+
+    @classmethod
+    def within(cls, limit: float | None, begins: float, code: int, reason: str) -> Self:
+        """Returns it with the deadlines that leave both their time in the `limit` seconds after `begins`."""
+        if limit is None:
+            return cls(code, reason, None, None)
+        until = begins + limit
+        return cls(code, reason, until - min(1.0, SHARE_FOR_CALLBACKS * limit), until)
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)

@@ -16,17 +16,16 @@ import attrs
 from resilient_ws.closing import CloseCode, CloseOrigin
 from resilient_ws.config import RANDOM, Config
 from resilient_ws.dispatch import Dispatcher
-from resilient_ws.ending import Ending, ended_error, is_poison
+from resilient_ws.ending import Closing, Ending, ended_error, is_poison
 from resilient_ws.errors import ClientClosed, ConnectError, ConnectionLost
 from resilient_ws.events import CloseEvent, Event, State, StateEvent
 from resilient_ws.inbox import Inbox
 from resilient_ws.lifecycle import Fact, Lifecycle
 from resilient_ws.live import Live
-from resilient_ws.opening import Opener, OpeningOptions, Subscription
+from resilient_ws.opening import Opener, Subscription
 from resilient_ws.outbox import Entry
 from resilient_ws.owner import Owner
 from resilient_ws.pinger import Watcher
-from resilient_ws.record import Record
 from resilient_ws.retry import RetryState
 from resilient_ws.sender import Sender
 from resilient_ws.stats import Stats
@@ -38,23 +37,10 @@ from resilient_ws.turns import Turns
 if TYPE_CHECKING:
     from resilient_ws.persistence import Persistence
 
-SHARE_FOR_CALLBACKS: Final = 0.2
-"""Part of `close_timeout`, one second at most, that is kept for the callbacks after the closing handshake."""
-
 FORCED: Final = 0.25
 """Seconds beyond its bound that `close()` gives the owner task before it ends the connection itself."""
 
 log = logging.getLogger("resilient_ws")
-
-
-@attrs.frozen(eq=False, repr=False)
-class Closing(Record):
-    """What `close()` asked for, with its deadlines on the loop's clock (`None` = no limit)."""
-
-    code: int
-    reason: str
-    handshake_until: float | None
-    callbacks_until: float | None
 
 
 class Engine:
@@ -125,16 +111,7 @@ class Engine:
         config = self.config
         self.turns = Turns(config.governor, config.addresses, self.retry, self.teller.note)
         self.opener = Opener(
-            OpeningOptions(
-                addresses=config.addresses,
-                transport=config.transport,
-                setup=config.setup,
-                heartbeat=config.heartbeat,
-                outbox=config.outbox,
-                inbox=config.inbox,
-                open_timeout=config.open_timeout,
-                setup_timeout=config.setup_timeout,
-            ),
+            config.opening(),
             self.turns,
             host=self,
             watcher=self._watch,
@@ -190,10 +167,8 @@ class Engine:
         if self.loop is None:
             self._begin()
         assert self.loop is not None
-        limit = self.config.close_timeout
-        until = None if limit is None else self.now() + (drain or 0.0) + limit
-        spared = None if limit is None or until is None else until - min(1.0, SHARE_FOR_CALLBACKS * limit)
-        self.closing = Closing(code, reason, spared, until)
+        begins = self.now() + (drain or 0.0)
+        self.closing = Closing.within(self.config.close_timeout, begins, code, reason)
         self.lifecycle.apply(Fact.CLOSE_ASKED)
         drains = drain is not None and not self.sender.is_settled
         self.sender.refuse(keep_waiters=drains)
