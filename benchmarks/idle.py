@@ -38,7 +38,6 @@ Opener = Callable[[str, float], Any]
 async def raw_aiohttp(url: str, interval: float) -> AsyncIterator[Any]:
     """All of them in one session, as aiohttp recommends."""
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-
         yield lambda: session.ws_connect(url, heartbeat=interval)
 
 
@@ -59,7 +58,11 @@ async def ours_on_picows(url: str, interval: float) -> AsyncIterator[Any]:
         yield one
 
 
-OPENERS: dict[str, Opener] = {"aiohttp": raw_aiohttp, "resilient_ws": ours, "resilient_ws picows": ours_on_picows}
+OPENERS: dict[str, Opener] = {
+    "aiohttp": raw_aiohttp,
+    "resilient_ws": ours,
+    "resilient_ws picows": ours_on_picows,
+}
 
 
 def resident() -> int:
@@ -76,7 +79,9 @@ def timers(loop: Any) -> int:
     return sum(not timer.cancelled() for timer in loop._scheduled)
 
 
-async def measure(name: str, url: str, clients: int, interval: float, seconds: float, *, trace: bool) -> dict[str, float]:
+async def measure(
+    name: str, url: str, clients: int, interval: float, seconds: float, *, trace: bool
+) -> dict[str, float]:
     loop = asyncio.get_running_loop()
     kept: list[Any] = []
 
@@ -129,7 +134,9 @@ def show(clients: int) -> None:
     print(f"traced: {sum(stat.size for stat in by_line) / clients:,.0f} bytes for each connection")
     for stat in by_line[:120]:
         frame = stat.traceback[0]
-        print(f"{stat.size / clients:8,.0f} B {stat.count / clients:6.2f} x  {frame.filename[-60:]}:{frame.lineno}")
+        print(
+            f"{stat.size / clients:8,.0f} B {stat.count / clients:6.2f} x  {frame.filename[-60:]}:{frame.lineno}"
+        )
 
 
 def run(name: str, url: str, args: argparse.Namespace) -> dict[str, float]:
@@ -176,9 +183,7 @@ def main() -> None:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     if args.url:
-        asyncio.run(
-            measure(args.only, args.url, args.clients, args.interval, args.seconds, trace=args.trace)
-        )
+        asyncio.run(measure(args.only, args.url, args.clients, args.interval, args.seconds, trace=args.trace))
         return
     with Server() as server:
         url = server.url("/echo", "echo")

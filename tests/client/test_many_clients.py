@@ -310,6 +310,40 @@ async def test_reconnect_now_that_finds_nothing_to_do_is_not_remembered():
             assert dial_times(transport)[2] >= 41
 
 
+async def test_reconnect_now_during_a_set_up_is_not_remembered():
+    async def setup(conn):
+        await asyncio.sleep(1)
+
+    transport = FakeTransport()
+    governor = Governor()
+    async with stage(transport, ready=False, governor=governor, setup=setup) as played:
+        await settle()
+        played.client.reconnect_now()
+        await played.client.ready()
+        transport.peer.drop()
+        await settle()
+        transport.refuse(overloaded(40))
+        async with stage(transport, ready=False, governor=governor):
+            await played.reopened()
+            assert now() > 41
+
+
+async def test_min_delay_counts_from_the_dial_and_not_from_the_wait_for_it():
+    transport = FakeTransport()
+    transport.hang()
+    policy = ReconnectPolicy(min_delay=3)
+    options = {"governor": Governor(max_dials=1), "reconnect": policy, "open_timeout": 5}
+    async with stage(transport, ready=False, **options) as first:
+        await settle()
+        async with stage(transport, ready=False, **options) as played:
+            await played.until_state(State.OPEN)
+            await first.client.close()
+            played.client.reconnect_now()
+            await settle(0.1)
+            await played.until_state(State.OPEN)
+            assert dial_times(transport) == pytest.approx([0, 5, 8], abs=0.1)
+
+
 async def test_draining_does_not_mind_a_hold():
     transport = FakeTransport()
     transport.refuse(overloaded(40))
@@ -403,7 +437,8 @@ async def test_max_elapsed_ends_a_client_that_does_not_get_its_turn(why):
 # --- a URL provider
 
 
-async def test_a_provider_is_asked_when_it_is_the_clients_turn_as_soon_as_it_is_known_where_to():
+@pytest.mark.parametrize("told", ["before", "during the back-off"])
+async def test_a_provider_is_asked_when_it_is_the_clients_turn_as_soon_as_it_is_known_where_to(told):
     transport = FakeTransport()
     asked = []
 
@@ -414,14 +449,18 @@ async def test_a_provider_is_asked_when_it_is_the_clients_turn_as_soon_as_it_is_
     governor = Governor()
     async with stage(transport, provide, governor=governor) as played:
         transport.refuse(overloaded(20))
+        if told == "during the back-off":
+            transport.peer.drop()
+            await settle()
         async with stage(transport, ready=False, governor=governor):
-            await settle(1)
-            transport.peers[0].drop()
-            await settle(1)
-            assert "HTTP 503" in played.of(RetryEvent)[0].rule
+            await settle()
+            if told == "before":
+                transport.peer.drop()
+                await settle()
+            assert ("HTTP 503" in played.of(RetryEvent)[0].rule) is (told == "before")
             await played.until_state(State.OPEN)
             assert asked[0] == 0
-            assert asked[1:] == [pytest.approx(21, abs=0.1)], "a token is fresh when it is used"
+            assert asked[1:] == [pytest.approx(20.5, abs=0.7)], "a token is fresh when it is used"
 
 
 async def test_what_a_provider_waits_is_not_taken_from_the_dial_behind_it():
