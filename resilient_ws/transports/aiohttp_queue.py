@@ -121,21 +121,30 @@ class DirectQueue(WebSocketDataQueue):
 class DeflateQueue(DirectQueue):
     """The same where a read of the socket does not bound what comes out of it."""
 
-    __slots__ = ()
+    __slots__ = ("_alarm",)
+
+    def __init__(self, protocol: Any, loop: asyncio.AbstractEventLoop, max_message_size: int) -> None:
+        super().__init__(protocol, loop, max_message_size)
+        self._alarm = min(
+            HELD, max_message_size + 1
+        )  # bytes in the batch up to which nothing has to be asked
 
     def feed_data(self, data: Any, size: int) -> None:
         """Called by the parser for each message; must not raise."""
         kind = data[0]
-        if not (self.direct and (kind is _TEXT or kind is _BINARY)):
+        total = self.bytes + size
+        if self.direct and total < self._alarm and (kind is _TEXT or kind is _BINARY):
+            self.append(data[1])
+            self.bytes = total
+        elif not (self.direct and (kind is _TEXT or kind is _BINARY)):
             self._feed_slowly(data, size)
-            return
-        if size > self.max_message_size and self.link is not None:
+        elif size > self.max_message_size and self.link is not None:
             self.link.refuse_size()  # the parser lets one byte more pass than without compression
-            return
-        self.append(data[1])
-        self.bytes += size
-        if self.bytes >= HELD and self.link is not None:
-            self.link.tell_batch()
+        else:
+            self.append(data[1])
+            self.bytes = total
+            if total >= HELD and self.link is not None:
+                self.link.tell_batch()
 
 
 class Front:
