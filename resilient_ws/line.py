@@ -26,8 +26,11 @@ class Line:
         Args:
             may: Whether the call may go on; given whether it is the first in the line. What it raises ends the wait.
         """
-        if may(not self._waiters):
-            return
+        if not may(not self._waiters):
+            await self.join(may)
+
+    async def join(self, may: Callable[[bool], bool]) -> None:
+        """Returns when it was woken and `may` says so, as for `wait`."""
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         try:

@@ -77,6 +77,7 @@ class Outflow:
         self._started = False
         self._over = False
         self._line = Line()
+        self._lined_up = 0  # how many in it bring messages that may wait in the outbox
         self._watch: Callable[[], None] | None = None
         self.patience = Patience(inbox, self._want)
         self._confirmations = Confirmations(self.queue, self.patience)

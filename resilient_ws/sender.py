@@ -154,14 +154,20 @@ class Sender(Outflow):
 
     async def _admission(self, size: int, queue: bool, key: str | None) -> None:
         """Waits until a message may be accepted, in the order of the calls."""
-        if not self._line and self._admits(size, queue, key, first=True):
+        # Where the oldest or the newest is dropped, a message that may wait in the outbox does not wait for one that may not.
+        drops = self._drops and queue
+        if self._admits(size, queue, key, first=not self._line or (drops and not self._lined_up)):
             return
-        await self._line.wait(lambda first: self._admits(size, queue, key, first))
+        self._lined_up += queue
+        try:
+            await self._line.join(lambda first: self._admits(size, queue, key, first or drops))
+        finally:
+            self._lined_up -= queue
 
     def _admits(self, size: int, queue: bool, key: str | None, first: bool) -> bool:
         """Whether it may be accepted now; raises where waiting would be wrong."""
         self._refuse_if_over()
-        if self._writer is not None and (self.lane.left <= 0 or not (first or self._drops)):
+        if self._writer is not None and (self.lane.left <= 0 or not first):
             # A loop of sends must not starve the rest of the program, nor overtake those who wait.
             return False
         if not queue:

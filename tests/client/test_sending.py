@@ -135,6 +135,44 @@ async def test_waiting_calls_are_served_in_their_order_and_nobody_overtakes():
 
 
 @pytest.mark.promise("P4")
+@pytest.mark.parametrize("overflow", ["raise", "wait", "drop_oldest", "drop_newest"])
+async def test_a_later_call_does_not_overtake_those_that_wait_for_the_next_turn(overflow):
+    order = []
+    async with stage(outbox=Outbox(overflow=overflow, max_messages=5000)) as played:
+
+        async def send(text):
+            order.append(text)
+            await played.client.send(text)
+
+        async def send_later():
+            for number in range(5):
+                await asyncio.sleep(0)
+                await send(f"later {number}")
+
+        crowd = [asyncio.ensure_future(send(str(number))) for number in range(1500)]
+        await asyncio.gather(*crowd, send_later())
+        await played.client.flush()
+        assert played.received == order
+
+
+@pytest.mark.parametrize("overflow", ["drop_oldest", "drop_newest"])
+async def test_dropping_does_not_wait_for_one_that_must_not_wait(overflow):
+    async with stage(outbox=Outbox(overflow=overflow)) as played:
+        played.peer.congest()
+        await played.client.send("in hand")
+        unqueued = asyncio.ensure_future(played.client.send("unqueued", queue=False))
+        await settle()
+        async with asyncio.timeout(0.1):
+            for text in "abc":
+                await played.client.send(text)
+        assert not unqueued.done()
+        played.peer.recover()
+        await unqueued
+        await played.client.flush()
+        assert played.received == ["in hand", "a", "b", "c", "unqueued"]
+
+
+@pytest.mark.promise("P4")
 async def test_a_crowd_of_waiting_calls_needs_few_turns_of_the_loop():
     count, turns = 1000, 0
     async with stage(outbox=Outbox(max_messages=1, overflow="wait")) as played:
