@@ -155,8 +155,11 @@ def test_a_dial_that_began_later_and_was_let_in_ends_the_hold():
     assert hurried.dials_now
     hurried.leave(5.0, opened=False)
     assert dials.held(HERE, 5.0) is not None
+    soon = Client(dials, now=5.0)
+    dials.hurry(soon.ticket, 5.0, 8.0)
     another = Client(dials, now=5.0, hurried=True)
     another.leave(6.0, opened=True)
+    assert soon.due == 8.0, "it waits for something else"
     assert dials.held(HERE, 6.0) is None
     assert [waiting.due, extended.due] == [6.25, 6.75], "they keep what they have drawn"
     assert waiting.woken == extended.woken == 1
