@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import gc
 import ssl
 
 import pytest
 
 from resilient_ws import Governor, Heartbeat, ReconnectPolicy, WebSocketClient
-from resilient_ws.testing import Accept, FaultServer
+from resilient_ws.testing import Accept, FaultServer, Hangup, Redirect, Refuse
+from resilient_ws.transports import aiohttp as aiohttp_transport
 from tests.conftest import left_tasks, left_timers
 from tests.integration.tls import good
 
@@ -125,3 +127,23 @@ async def test_after_a_restart_no_more_than_max_dials_are_in_their_handshake(tra
             await server.until(all_back, 30)
             assert 8 <= most <= 16
             assert clients[0].stats.dials_waiting == 0
+
+
+@pytest.mark.promise("P6")
+async def test_the_shared_connector_holds_what_is_open_and_goes_with_the_last_client():
+    loop = asyncio.get_running_loop()
+    policy = ReconnectPolicy(first_delay=0.002, min_delay=0, max_delay=0.005)
+    async with FaultServer() as server:
+        async with crowd(3, server.url, "aiohttp", reconnect=policy) as clients:
+            connector = aiohttp_transport._connectors[loop]
+            for number in range(30):
+                server.next((Refuse(503), Hangup("fin"), Redirect("/on"))[number % 3])
+                server.drop_all(("rst", "fin")[number % 2])
+                await server.until(lambda: len(server.open_connections) == 3, 20)
+            for client in clients:
+                await client.ready(10)
+            assert len(connector._acquired) == 3
+        assert not connector._acquired
+        del connector, clients, client
+    gc.collect()
+    assert loop not in aiohttp_transport._connectors
