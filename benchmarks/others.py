@@ -82,13 +82,19 @@ class PicowsWebsockets(Websockets):
 
 
 class _Counting(picows.WSListener):  # type: ignore[misc]
-    def __init__(self) -> None:
+    """Copies each message, or makes text of it."""
+
+    def __init__(self, *, text: bool) -> None:
         super().__init__()
+        self.text = text
         self.arrived = self.wanted = 0
         self.enough: asyncio.Future[None] | None = None
 
     def on_ws_frame(self, transport: picows.WSTransport, frame: picows.WSFrame) -> None:  # noqa: ARG002
-        frame.get_payload_as_bytes()
+        if self.text:
+            frame.get_payload_as_utf8_text()
+        else:
+            frame.get_payload_as_bytes()
         self.arrived += 1
         if self.arrived == self.wanted and self.enough is not None:
             self.enough.set_result(None)
@@ -104,12 +110,13 @@ class _Counting(picows.WSListener):  # type: ignore[misc]
 
 class PicowsCore(Client):
     name = "picows core"
+    text = False
 
     @asynccontextmanager
     async def open(self, url: str, tls: Tls, *, deflate: bool) -> AsyncIterator[Any]:
         if deflate:
             raise NotImplementedError
-        listener = _Counting()
+        listener = _Counting(text=self.text)
         transport, _ = await picows.ws_connect(lambda: listener, url, ssl_context=tls)
         yield transport, listener
         transport.disconnect(graceful=False)
@@ -129,6 +136,13 @@ class PicowsCore(Client):
             transport.send(picows.WSMsgType.TEXT, message.encode())
 
         return send
+
+
+class PicowsCoreText(PicowsCore):
+    """Hands over what every other client does where the messages are text."""
+
+    name = "picows core, as text"
+    text = True
 
 
 class Jetsocket(Client):
@@ -164,9 +178,11 @@ class Jetsocket(Client):
             deserializer=bytes.decode,
         )
         await connection.connect()
+        socket = connection._transport._asyncio_transport
         yield connection
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(0.5):  # it waits for ever while something comes in
+        socket.abort()  # `close()` waits for ever while something comes in
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(0.5):
                 await connection.close()
 
     async def take(self, connection: Any, count: int) -> int:

@@ -23,6 +23,7 @@ from benchmarks.clients import (
 from benchmarks.others import (
     Jetsocket,
     PicowsCore,
+    PicowsCoreText,
     PicowsWebsockets,
     WebsocketClient,
     Websockets,
@@ -131,7 +132,14 @@ def receive(server: Server, seconds: float) -> list[Row]:
     )
     add("20 B text", 20, FEW)
     add("1 KiB text", 1024, FEW)
-    add("64 KiB text", 65536, FEW, Target(Ours.name, 1), Target(OursOnPicows.name, 1, CORE))
+    add(
+        "64 KiB text",
+        65536,
+        (*FEW, PicowsCoreText),
+        Target(Ours.name, 1),
+        Target(OursOnPicows.name, 1, PicowsCoreText.name),
+    )
+    add("64 KiB binary", 65536, FEW, Target(Ours.name, 1), Target(OursOnPicows.name, 1, CORE), kind="binary")
     add("125 B binary", 125, FEW, kind="binary")
     add("125 B text, TLS", 125, FEW, Target(Ours.name, 1.3), tls=True)
     add("125 B text, deflate", 125, DEFLATING, Target(Ours.name, 1.25), deflate=True)

@@ -27,7 +27,7 @@ from resilient_ws.transports.socket_link import LAST_ANSWERS
 _TEXT: Final = WSMsgType.TEXT
 _BINARY: Final = WSMsgType.BINARY
 
-NARROW: Final = 16 * 1024
+NARROW: Final = 32 * 1024
 """Bytes that one read takes in at most where messages are unpacked."""
 
 
