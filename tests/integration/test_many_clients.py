@@ -10,6 +10,7 @@ import pytest
 from resilient_ws import Governor, Heartbeat, ReconnectPolicy, WebSocketClient
 from resilient_ws.testing import Accept, FaultServer, Hangup, Redirect, Refuse
 from resilient_ws.transports import aiohttp as aiohttp_transport
+from resilient_ws.transports.aiohttp_trial import is_supported
 from tests.conftest import left_tasks, left_timers
 from tests.integration.tls import good
 
@@ -51,12 +52,17 @@ def transport(request):
     return request.param
 
 
+def tasks_of_one(transport):
+    """Through its public API only, aiohttp needs a task that reads."""
+    return 1 if transport == "picows" or is_supported() else 2
+
+
 async def test_an_idle_client_has_one_timer_and_one_task(transport):
     async with FaultServer() as server:
         async with crowd(CLIENTS, server.url, transport, heartbeat=Heartbeat(0.2, 0.2)):
             await asyncio.sleep(0.5)  # each has pinged more than once
             assert len(set_timers()) == CLIENTS
-            assert len(running_tasks()) == CLIENTS
+            assert len(running_tasks()) == CLIENTS * tasks_of_one(transport)
 
 
 async def test_without_a_heartbeat_it_has_none(transport):
@@ -64,7 +70,7 @@ async def test_without_a_heartbeat_it_has_none(transport):
         async with crowd(CLIENTS, server.url, transport, heartbeat=None):
             await asyncio.sleep(0.05)
             assert set_timers() == []
-            assert len(running_tasks()) == CLIENTS
+            assert len(running_tasks()) == CLIENTS * tasks_of_one(transport)
 
 
 async def test_no_message_has_a_timer_or_a_task(transport):
@@ -75,7 +81,7 @@ async def test_no_message_has_a_timer_or_a_task(transport):
                 await clients[0].send(str(number))
                 if number % 100 == 0:
                     assert len(set_timers()) <= 2
-                    assert len(running_tasks()) <= 2
+                    assert len(running_tasks()) <= 2 * tasks_of_one(transport)
             for number in range(1000):
                 assert await clients[0].recv() == str(number)
             assert len(set_timers()) <= 2
