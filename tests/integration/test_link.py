@@ -238,6 +238,7 @@ class TestBrokenFrames:
         def then(peer):  # right behind the answer to the handshake
             peer.raw(encode_frame(Opcode.TEXT, b"a question"))
             breach(peer)
+            peer.raw(encode_frame(Opcode.TEXT, b"nobody hears this") + encode_frame(Opcode.CLOSE))
 
         async with FaultServer(default=Accept(echo=False, then=then)) as server:
             client = WebSocketClient(server.url, reconnect=False)
