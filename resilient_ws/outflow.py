@@ -106,7 +106,10 @@ class Outflow:
             self._want()
         if self._pinger is not None:
             self._pinger.wrote()
-        self._line.wake_next()
+        if self._drops and self._lined_up:
+            self._line.wake_all()  # the first one may be a message that must not wait in the outbox, and stay where it is
+        else:
+            self._line.wake_next()
 
     def _want(self) -> None:
         if self._pinger is not None:

@@ -157,19 +157,19 @@ async def test_a_later_call_does_not_overtake_those_that_wait_for_the_next_turn(
 
 @pytest.mark.parametrize("overflow", ["drop_oldest", "drop_newest"])
 async def test_dropping_does_not_wait_for_one_that_must_not_wait(overflow):
-    async with stage(outbox=Outbox(overflow=overflow)) as played:
+    async with stage(outbox=Outbox(overflow=overflow, max_messages=5000)) as played:
         played.peer.congest()
         await played.client.send("in hand")
         unqueued = asyncio.ensure_future(played.client.send("unqueued", queue=False))
         await settle()
         async with asyncio.timeout(0.1):
-            for text in "abc":
-                await played.client.send(text)
+            for number in range(2000):  # which takes some turns of the loop
+                await played.client.send(str(number))
         assert not unqueued.done()
         played.peer.recover()
         await unqueued
         await played.client.flush()
-        assert played.received == ["in hand", "a", "b", "c", "unqueued"]
+        assert played.received == ["in hand", *map(str, range(2000)), "unqueued"]
 
 
 @pytest.mark.promise("P4")
