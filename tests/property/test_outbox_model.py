@@ -100,7 +100,7 @@ class OutboxModel(RuleBasedStateMachine):
     def fits(self, size: int) -> bool:
         if not self.connected:
             return False
-        bytes_there = sum(item.size for item in self.written) + (self.hand.size if self.hand else 0)
+        bytes_there = sum(item.size for item in self.written)  # one in hand counts when it is written
         count = len(self.written)
         return count < WRITTEN_BOUND and (bytes_there + size <= self.options.max_bytes or not count)
 
