@@ -138,7 +138,7 @@ async def test_the_ordinary_case_is_quick_and_clean():
     async with FaultServer() as server, connected(server, client_of(server.url)) as (watch, conn):
         since = time.monotonic()
         final = await assert_closes(watch, server.port, watch.client.recv())
-        assert time.monotonic() - since <= watch.bound(0.05, since)
+        assert time.monotonic() - since <= watch.bound(0.5, since)  # no timeout was waited for
         assert (final.code, final.was_clean, final.origin) == (1000, True, CloseOrigin.LOCAL)
         assert conn.close_code == 1000
 

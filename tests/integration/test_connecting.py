@@ -156,7 +156,7 @@ class TestOpenTimeout:
         retry = await told.retry()
         assert isinstance(retry.cause, OpenTimeout)
         assert str(retry.cause) == f"no connection within open_timeout={self.LIMIT} s"
-        assert self.LIMIT <= time.monotonic() - since < self.LIMIT + 0.3
+        assert self.LIMIT <= time.monotonic() - since < self.LIMIT + 1.0  # on a busy machine, too
         await told.retry(2)
         await client.close()
         told.check_order()
@@ -468,7 +468,7 @@ class TestGivenUp:
         since = time.monotonic()
         await client.close()
         assert time.monotonic() - since < 0.5
-        await until_freed(lambda: len(open_sockets() - before) <= len(server.visits), within=0.3)
+        await until_freed(lambda: len(open_sockets() - before) <= len(server.visits), within=1.0)
         assert [event.opened_for for event in told.closes] == [None]
         told.check_order()
 
@@ -505,7 +505,7 @@ class TestGivenUp:
             since = time.monotonic()
             await client.close()
             assert time.monotonic() - since < 0.5
-            await until_freed(lambda: ours[0] not in open_sockets(), within=0.3)
+            await until_freed(lambda: ours[0] not in open_sockets(), within=1.0)
             told.check_order()
 
     @staticmethod

@@ -4,6 +4,7 @@ Each test runs three ways: where aiohttp parses, through aiohttp's public API, a
 """
 
 import asyncio
+import os
 import gc
 import socket
 import time
@@ -33,6 +34,8 @@ def way(request, monkeypatch):
         if deflates or "decompression" in request.node.name:
             pytest.skip("picows does not compress")
         monkeypatch.setattr(config, "make_transport", lambda _, options: make_transport("picows", options))
+    if request.param == "direct" and os.environ.get("RESILIENT_WS_PLAIN"):
+        return "public"
     return request.param
 
 
