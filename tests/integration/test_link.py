@@ -4,8 +4,8 @@ Each test runs three ways: where aiohttp parses, through aiohttp's public API, a
 """
 
 import asyncio
-import os
 import gc
+import os
 import socket
 import time
 from typing import ClassVar
