@@ -27,9 +27,6 @@ RATE = 200
 SETTLED = 30.0
 """Seconds for what was sent to be confirmed once the line is whole."""
 
-TIDY = 10.0
-"""Seconds between two collections: for the objects of pytest the collector would wait for 100,000 of ours first."""
-
 MARGIN = 6 << 20
 """Bytes that the memory of the process may grow by: the interpreter gives pages back when it likes."""
 
@@ -92,15 +89,11 @@ class Traffic:
     async def send(self) -> None:
         """Send numbers at an even pace, as far as the client takes them."""
         begun, first = time.monotonic(), self.sent
-        tidied = begun
         while True:
             while self.sent - first < RATE * (time.monotonic() - begun):
                 await self.client.send(str(self.sent))
                 self.sent += 1
             self.is_unasked = self.is_unasked or self.client.stats.confirmation == "off"
-            if time.monotonic() > tidied + TIDY:
-                gc.collect()
-                tidied = time.monotonic()
             await asyncio.sleep(0.02)
 
     async def take(self) -> None:
@@ -172,9 +165,9 @@ async def soak(seconds: float, journal: Path) -> str:
 
 
 @pytest.fixture(autouse=True)
-def nobody_keeps_what_is_logged(monkeypatch):
+def nobody_keeps_what_is_logged(caplog):
     """pytest would keep each record of an hour, ten megabytes of them, and the client would look as if it grew."""
-    monkeypatch.setattr(logging.getLogger("resilient_ws"), "propagate", False)
+    caplog.set_level(logging.ERROR, "resilient_ws")
 
 
 @pytest.mark.slow
