@@ -21,7 +21,7 @@ from resilient_ws.errors import ConnectionLost
 from resilient_ws.events import Message
 from resilient_ws.transports import frames
 from resilient_ws.transports.base import End, Receiver
-from resilient_ws.transports.frames import CLOSE, PING, PONG, Mask, frame, message_frames
+from resilient_ws.transports.frames import CLOSE, PING, PONG, Mask, frame, message_frame, message_frames
 from resilient_ws.transports.picows_listener import BINARY, TEXT, PicowsListener
 from resilient_ws.transports.socket_link import LAST_ANSWERS, SocketLink
 
@@ -81,8 +81,13 @@ class PicowsLink(SocketLink):
     def write(self, message: Message, /) -> Awaitable[None] | None:
         """Hands one message to the socket."""
         self._check_writable()
-        self._connection.send(TEXT if isinstance(message, str) else BINARY, message)
-        self._written += len(message) + 6
+        if self._mask is None:
+            self._connection.send(TEXT if isinstance(message, str) else BINARY, message)
+            self._written += len(message) + 6
+        else:  # picows draws its masking keys from rand(), which can be predicted (RFC 6455 10.3)
+            data = message_frame(message, self._mask)
+            self._transport.write(data)
+            self._written += len(data)
         return self._wait()
 
     def write_all(self, messages: Sequence[Message], /) -> Awaitable[None] | None:
