@@ -166,21 +166,27 @@ CLOSE_CODES: Final[Mapping[CloseCode, CloseCodeFacts]] = {
 }  # fmt: skip
 
 
+_FACTS: Final = {int(code): facts for code, facts in CLOSE_CODES.items()}
+"""The same by the number alone: to make a member of it takes longer than all else that is done with a code."""
+
+
 def rule_for(code: int) -> CloseRule:
     """Returns what the default does after an end with `code`, any integer.
 
     3000-3999 (registered by libraries) and 4000-4999 (private to an application) retry; what else is not in
     `CLOSE_CODES` is undefined and retries unless it repeats.
     """
-    if code in CLOSE_CODES:
-        return CLOSE_CODES[CloseCode(code)].rule
+    facts = _FACTS.get(code)
+    if facts is not None:
+        return facts.rule
     return CloseRule.RETRY if 3000 <= code <= 4999 else CloseRule.RETRY_UNLESS_REPEATED
 
 
 def describe(code: int) -> str:
     """Returns the code with its name, such as `1001 Going Away` or `4321 application code`."""
-    if code in CLOSE_CODES:
-        return f"{int(code)} {CLOSE_CODES[CloseCode(code)].name}"
+    facts = _FACTS.get(code)
+    if facts is not None:
+        return f"{int(code)} {facts.name}"
     if 3000 <= code <= 3999:
         return f"{code} registered code"
     if 4000 <= code <= 4999:

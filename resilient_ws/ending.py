@@ -5,7 +5,7 @@ Pure: it turns what was seen into events and failures, and decides nothing about
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import attrs
 
@@ -101,19 +101,20 @@ class Ending(Record):
         )
 
 
-def close_event(ending: Ending) -> CloseEvent:
-    """Returns the event for it, with nothing said about the future yet."""
-    return attrs.evolve(
-        _close_event(ending.end),
+def close_event(ending: Ending, **future: Any) -> CloseEvent:
+    """Returns the event for it; `future` are the fields of what follows, none of them = nothing is said about it yet."""
+    return _close_event(
+        ending.end,
         opened_for=ending.opened_for,
         silent_for=ending.silent_for,
         unsent=ending.unsent,
         uncertain=ending.unconfirmed,
         unread=ending.unread,
+        **future,
     )
 
 
-def _close_event(end: End) -> CloseEvent:
+def _close_event(end: End, **more: Any) -> CloseEvent:
     """Source: RFC 6455 7.1.5 (1006 where no CLOSE frame was received, whoever began) and 7.1.4 (clean: both sent)."""
     if end.code is None:
         return CloseEvent(
@@ -122,6 +123,7 @@ def _close_event(end: End) -> CloseEvent:
             origin=end.origin,
             sent_code=end.sent_code,
             cause=end.cause if end.cause is not None else ConnectionLost("no CLOSE came from the peer"),
+            **more,
         )
     return CloseEvent(
         code=end.code,
@@ -130,6 +132,7 @@ def _close_event(end: End) -> CloseEvent:
         origin=end.origin,
         sent_code=end.sent_code,
         cause=end.cause,
+        **more,
     )
 
 

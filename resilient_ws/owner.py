@@ -282,7 +282,7 @@ class Owner:
         engine.ending = None
         if ending is not None:
             rule = decision.rule if ending.hint is None else f"{decision.rule}; {ending.hint}"
-            close = attrs.evolve(close_event(ending), will_retry=True, retry_in=decision.delay, rule=rule)
+            close = close_event(ending, will_retry=True, retry_in=decision.delay, rule=rule)
             engine.last_close = close
             self._last_failure = attrs.evolve(failure, close=close)
             self._resent = ending.resent

@@ -209,16 +209,17 @@ class RetryState:
             shown = type(verdict).__name__
             errors.append(("decide", TypeError(f"decide must return Retry, Stop or None, got {shown}")))
             verdict = None
-        why = default.why
         if verdict is None and default.stop:
             self._said_stop |= {address}
+            why = default.why
             if len(self._said_stop) >= self._endpoints:
                 everywhere = f", and all {self._endpoints} addresses say so" if self._endpoints > 1 else ""
                 return Decision(stop=True, rule=f"{why}: stop{everywhere}", errors=tuple(errors))
             why = f"{why}: stop for address {address + 1} of {self._endpoints}, the next one is tried"
+            default = attrs.evolve(default, why=why)
         else:
             self._said_stop -= {address}
-        return self._paced(failure, now, verdict, attrs.evolve(default, why=why), errors, held)
+        return self._paced(failure, now, verdict, default, errors, held)
 
     def _is_stable(self, opened_for: float | None) -> bool:
         return opened_for is not None and opened_for >= self._policy.min_uptime
@@ -341,19 +342,17 @@ class RetryState:
         if close.origin is CloseOrigin.PROTOCOL and close.sent_code is not None:
             code, who = close.sent_code, "closed by us with"
         rule, why = rule_for(code), f"{who} {describe(code)}"
+        if rule is CloseRule.RETRY or rule is CloseRule.RETRY_SLOW:
+            self._broken = 0
+            self._slow |= rule is CloseRule.RETRY_SLOW  # until it has recovered, however it refuses
+            return _Default(why)
         uptime = f"min_uptime={self._policy.min_uptime:g} s"
         if rule is CloseRule.RETRY_UNLESS_REPEATED:
             self._broken += 1
-            counted = (
-                f"{why}, number {self._broken} of {BROKEN_IN_A_ROW} in a row without {uptime} in between"
-            )
-            return _Default(counted, stop=self._broken >= BROKEN_IN_A_ROW)
+            counted = f"number {self._broken} of {BROKEN_IN_A_ROW} in a row without {uptime} in between"
+            return _Default(f"{why}, {counted}", stop=self._broken >= BROKEN_IN_A_ROW)
         self._broken = 0
-        if rule is CloseRule.STOP_IF_REJECTED:
-            return _Default(f"{why} {'within' if rejected else 'after'} {uptime} of opening", stop=rejected)
-        if rule is CloseRule.RETRY_SLOW:
-            self._slow = True  # an overloaded server that refuses next is not less overloaded
-        return _Default(why)
+        return _Default(f"{why} {'within' if rejected else 'after'} {uptime} of opening", stop=rejected)
 
     def _after_answer(self, status: int) -> _Default:
         """An HTTP answer that is not 101.

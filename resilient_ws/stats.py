@@ -85,9 +85,11 @@ class Timeline:
         self._wall = wall
         self._past: list[tuple[float, str]] = []
 
-    def note(self, event: Event) -> None:
-        """Remembers an event."""
-        self.say(told(event))
+    def note(self, event: Event) -> str:
+        """Remembers an event; returns it in words."""
+        text = told(event)
+        self.say(text)
+        return text
 
     def say(self, text: str) -> None:
         """Remembers what is no event."""

@@ -3,7 +3,10 @@
 import asyncio
 import logging
 
+import pytest
+
 from resilient_ws import CloseOrigin
+from resilient_ws.telling import is_read
 from tests.client.kit import settle, stage
 
 
@@ -25,6 +28,35 @@ async def test_each_transition_has_one_line_and_no_line_says_a_thing_twice(caplo
     assert "1001 Going Away" in told[1][1]
     assert "1006" in told[3][1]
     assert all(text.count("closed by") <= 1 for _, text in told)
+
+
+@pytest.fixture
+def logger():
+    """One of the test's own, below a root of its own; nothing reads either yet."""
+    made = logging.Manager(logging.RootLogger(logging.WARNING)).getLogger("library")
+    made.addHandler(logging.NullHandler())
+    return made
+
+
+def test_a_log_with_nothing_but_null_handlers_is_read_by_nobody(logger):
+    assert not is_read(logger)
+
+
+@pytest.mark.parametrize("above", [False, True])
+def test_a_handler_here_or_above_reads_the_log(logger, above):
+    (logger.parent if above else logger).addHandler(logging.StreamHandler())
+    assert is_read(logger)
+
+
+def test_a_handler_above_a_logger_that_does_not_propagate_reads_nothing(logger):
+    logger.parent.addHandler(logging.StreamHandler())
+    logger.propagate = False
+    assert not is_read(logger)
+
+
+def test_a_filter_may_look_at_what_passes(logger):
+    logger.addFilter(lambda _: True)
+    assert is_read(logger)
 
 
 async def test_our_own_close_counts_as_ours_and_warns_nobody(caplog):
