@@ -78,9 +78,11 @@ class _Answer(ClientResponse):
         """The header fields."""
         return _joined(super().headers)
 
-    def forget_session(self) -> None:
-        """Lets go of the session, which is of no use after the handshake; it would stay as long as the connection."""
-        self._session = None
+    def hand_over(self) -> Connection:
+        """Returns the connection, which is not the answer's any more, and lets go of the session."""
+        connection, self._connection, self._session = self._connection, None, None
+        assert connection is not None
+        return connection
 
     async def start(self, connection: Connection) -> ClientResponse:
         """Waits for the answer; if that fails, frees the socket at once.
@@ -151,6 +153,11 @@ class _Handshake:
             version=response.version or (1, 1),
         )
         return response
+
+    def forget(self) -> None:
+        """Lets go of all it knows: the socket keeps the context of its dial, and so this object, while it is open."""
+        self.response = self.transport = None
+        self._sockets.clear()
 
     def abort(self) -> None:
         """Frees what did not become a connection, also a socket that aiohttp is saying goodbye to."""
@@ -253,17 +260,19 @@ class AiohttpTransport:
         if failure is not None:
             raise failure
         assert opened is not None
-        assert handshake.response is not None
-        assert handshake.transport is not None
-        cast("_Answer", handshake.response).forget_session()
+        answer, transport = handshake.response, handshake.transport
+        assert isinstance(answer, _Answer)
+        assert transport is not None
+        handshake.forget()
         link = DirectLink if isinstance(opened, DirectResponse) else AiohttpLink
         return link(
             cast("Any", opened),
-            handshake.response,
-            handshake.transport,
+            answer.hand_over(),
+            transport,
             receiver,
             endpoint,
-            options.max_message_size,
+            headers=answer.headers,
+            max_message_size=options.max_message_size,
         )
 
     def _response_class(self) -> type[ClientWebSocketResponse]:

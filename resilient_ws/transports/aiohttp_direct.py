@@ -7,10 +7,11 @@ It is used where `resilient_ws.transports.aiohttp_trial` finds that aiohttp has 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, Final, cast
 
-from aiohttp import ClientResponse, WebSocketError, WSMsgType
+from aiohttp import WebSocketError, WSMsgType
+from aiohttp.connector import Connection
 
 from resilient_ws.closing import CloseCode, CloseOrigin
 from resilient_ws.endpoints import Endpoint
@@ -92,13 +93,23 @@ class DirectLink(AiohttpLink):
     def __init__(
         self,
         socket: DirectResponse,
-        response: ClientResponse,
+        connection: Connection,
         transport: asyncio.Transport,
         receiver: Receiver,
         endpoint: Endpoint,
+        *,
+        headers: Mapping[str, str],
         max_message_size: int,
     ) -> None:
-        super().__init__(socket, response, transport, receiver, endpoint, max_message_size)
+        super().__init__(
+            socket,
+            connection,
+            transport,
+            receiver,
+            endpoint,
+            headers=headers,
+            max_message_size=max_message_size,
+        )
         self._queue = socket.queue
         self._paused = False
         self._stopped = False  # the transport does not read
@@ -107,6 +118,9 @@ class DirectLink(AiohttpLink):
         self._outlet = Outlet(transport, socket.frame_writer)
         wire = _NarrowWire if self._compresses else _Wire
         transport.set_protocol(wire(self, socket, self._outlet))
+        socket.forget_handshake()
+        if not self._compresses:
+            del self._socket  # only compressed messages go through it; it holds request and answer
 
     # --- out ---
 

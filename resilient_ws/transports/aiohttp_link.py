@@ -10,10 +10,11 @@ connection is aborted.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Coroutine, Generator, Sequence
+from collections.abc import Awaitable, Coroutine, Generator, Mapping, Sequence
 from typing import Any, Final
 
-from aiohttp import ClientError, ClientResponse, ClientWebSocketResponse, WebSocketError, WSMsgType
+from aiohttp import ClientError, ClientWebSocketResponse, WebSocketError, WSMsgType
+from aiohttp.connector import Connection
 
 from resilient_ws.closing import CloseCode, CloseOrigin
 from resilient_ws.endpoints import Endpoint
@@ -52,10 +53,12 @@ class AiohttpLink(SocketLink):
     def __init__(
         self,
         socket: ClientWebSocketResponse,
-        response: ClientResponse,
+        connection: Connection,
         transport: asyncio.Transport,
         receiver: Receiver,
         endpoint: Endpoint,
+        *,
+        headers: Mapping[str, str],
         max_message_size: int,
     ) -> None:
         super().__init__(
@@ -63,11 +66,11 @@ class AiohttpLink(SocketLink):
             receiver,
             endpoint,
             subprotocol=socket.protocol,
-            headers=response.headers,
+            headers=headers,
             max_message_size=max_message_size,
         )
         self._socket = socket
-        self._response = response
+        self._connection = connection
         self._resumed: asyncio.Future[None] | None = None
 
     # --- out ---
@@ -114,7 +117,7 @@ class AiohttpLink(SocketLink):
     def abort(self) -> None:
         """Frees the socket now."""
         super().abort()
-        self._response.close()
+        self._connection.close()
         self.resume()
 
     # --- in ---

@@ -185,6 +185,11 @@ class DirectResponse(ClientWebSocketResponse):
             self.feed = Cutter(self.queue, lambda data: parser.feed_data(data)[0], max_message_size).feed
         self._front = Front(parser, self.feed)
 
+    def forget_handshake(self) -> None:
+        """Lets go of aiohttp's own queue and of its HTTP parser: two kilobytes that nothing asks any more."""
+        self.http.set_parser(self._front, self.queue)
+        self.http._parser = None  # noqa: SLF001 - it has no public name; aiohttp itself does so at the end
+
     # That aiohttp's attribute is overridden is the point.
     @property
     def _parser(self) -> Any:

@@ -136,6 +136,31 @@ async def test_after_a_restart_no_more_than_max_dials_are_in_their_handshake(tra
 
 
 @pytest.mark.promise("P6")
+async def test_an_open_client_keeps_nothing_of_its_handshake():
+    """Answer, request and HTTP parser of aiohttp would be five kilobytes of an idle connection."""
+    if not is_supported():
+        pytest.skip("through its public API aiohttp keeps them")
+
+    def kept():
+        names = {
+            "ClientResponse",
+            "_Answer",
+            "RequestInfo",
+            "ClientRequest",
+            "DirectResponse",
+            "HttpResponseParser",
+        }
+        gc.collect()
+        return [name for one in gc.get_objects() if (name := type(one).__name__) in names]
+
+    before = kept()
+    async with FaultServer() as server:
+        async with crowd(2, server.url, "aiohttp") as clients:
+            assert kept() == before
+            await clients[0].send("hello")
+            assert await asyncio.wait_for(clients[0].recv(), 5) == "hello"
+
+
 async def test_the_shared_connector_holds_what_is_open_and_goes_with_the_last_client():
     loop = asyncio.get_running_loop()
     policy = ReconnectPolicy(first_delay=0.002, min_delay=0, max_delay=0.005)
