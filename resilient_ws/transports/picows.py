@@ -40,7 +40,7 @@ from resilient_ws.transports.resolver import LookupResolver
 _HAPPY_EYEBALLS_DELAY: Final = 0.25
 """Seconds after which the next address is tried beside the first one (RFC 8305 section 5)."""
 
-READ_BUFFER: Final = 16 * 1024
+READ_BUFFER: Final = 2048
 """Bytes that picows reads at once at first; it grows with the traffic, and never shrinks."""
 
 # picows logs handshakes, headers included.
