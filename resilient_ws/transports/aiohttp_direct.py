@@ -115,7 +115,7 @@ class DirectLink(AiohttpLink):
         self._stopped = False  # the transport does not read
         self._pending: End | None = None
         self._compresses = bool(socket.compress)
-        self._outlet = Outlet(transport, socket.frame_writer)
+        self._outlet = Outlet(transport, socket.frame_writer if self._compresses else None)
         wire = _NarrowWire if self._compresses else _Wire
         transport.set_protocol(wire(self, socket, self._outlet))
         socket.forget_handshake()

@@ -50,13 +50,13 @@ class Outlet:
 
     Args:
         transport: Its socket.
-        writer: aiohttp's own, for messages that are compressed.
+        writer: aiohttp's own, for messages that are compressed; `None` = none is.
 
     Attributes:
         full: Whether the send buffer is fuller than it should be.
     """
 
-    def __init__(self, transport: asyncio.Transport, writer: WebSocketWriter) -> None:
+    def __init__(self, transport: asyncio.Transport, writer: WebSocketWriter | None) -> None:
         self._transport = transport
         transport.set_write_buffer_limits(HIGH)
         self._writer: Any = writer
