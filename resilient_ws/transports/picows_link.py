@@ -40,6 +40,22 @@ class PicowsLink(SocketLink):
         mask: Masks payloads where several messages are written at once; `None` = they are written one by one.
     """
 
+    # With more than 30 attributes of its own an object has a dictionary of 1.6 kB; those of the base class stay below.
+    __slots__ = (
+        "_connection",
+        "_finishing",
+        "_fragments",
+        "_fragments_size",
+        "_full",
+        "_is_text",
+        "_listener",
+        "_mask",
+        "_parser",
+        "_paused",
+        "_room",
+        "broken",
+    )
+
     def __init__(
         self,
         connection: WSTransport,
@@ -60,7 +76,9 @@ class PicowsLink(SocketLink):
             headers=headers,
             max_message_size=max_message_size,
         )
-        self._connection = connection
+        # It holds request and answer, four kilobytes, and has no way to let go of them.
+        self._connection = connection if mask is None else None
+        listener.connection = None
         self._listener = listener
         self._mask = mask
         self._fragments: list[bytes] | None = None  # of a message that is not whole
@@ -82,6 +100,7 @@ class PicowsLink(SocketLink):
         """Hands one message to the socket."""
         self._check_writable()
         if self._mask is None:
+            assert self._connection is not None
             self._connection.send(TEXT if isinstance(message, str) else BINARY, message)
             self._written += len(message) + 6
         else:  # picows draws its masking keys from rand(), which can be predicted (RFC 6455 10.3)
@@ -106,6 +125,7 @@ class PicowsLink(SocketLink):
         if self._transport.is_closing():
             return
         if self._mask is None:
+            assert self._connection is not None
             self._connection.send(WSMsgType(opcode), payload)
         else:
             self._transport.write(frame(opcode, payload, self._mask))

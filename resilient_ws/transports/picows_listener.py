@@ -38,7 +38,7 @@ class PicowsListener(WSListener):
     def __init__(self, max_message_size: int) -> None:
         super().__init__()
         self.max_message_size = max_message_size
-        self.connection: WSTransport | None = None  # writes to the socket
+        self.connection: WSTransport | None = None  # writes to the socket, until there is a link
         self.parser: WSTransport | None = None  # writes to the stub
         self.is_gone = False  # the socket
         self.gone_with: Exception | None = None
@@ -52,7 +52,7 @@ class PicowsListener(WSListener):
 
     def on_ws_connected(self, transport: WSTransport) -> None:
         """The handshake is done; what came with it has not been parsed."""
-        if self.connection is None:
+        if self.parser is None:
             self.connection = transport
             socket: Any = transport.underlying_transport
             picows = socket.get_protocol()
