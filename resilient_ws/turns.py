@@ -60,8 +60,8 @@ class Turns:
         """Seconds for which a dial may still begin, 0 or more; `None` = no limit."""
         return self._retry.time_left(self._loop.time()) if self._dials is not None else None
 
-    async def take(self, origin: Origin | None) -> None:
-        """Returns when it is this client's turn to dial `origin`, at once where there is room. `leave` follows.
+    def ask(self, origin: Origin | None) -> bool:
+        """Asks for this client's turn to dial `origin`; returns whether it is there already. `leave` follows.
 
         A turn at the same origin that was taken before stands; one at another origin is given back.
 
@@ -69,10 +69,10 @@ class Turns:
             origin: Where to; `None` = not known yet, so there is nothing to wait for.
         """
         if self._dials is None or origin is None:
-            return
+            return True
         before = self._ticket
         if before is not None and before.origin == origin:
-            return
+            return True
         self.leave()
         hurried = self._hurried or (before is not None and before.hurried)
         self._hurried = False
@@ -80,15 +80,26 @@ class Turns:
         self._ticket = ticket = self._dials.ask(
             origin, self._loop.time(), wake=self._wake, spread=self._retry.spread, hurried=hurried
         )
+        if ticket.granted_at is None:
+            return False
+        self._retry.dialed(ticket.granted_at)
+        return True
+
+    async def come(self) -> None:
+        """Returns when the turn that was asked for is there."""
+        ticket, dials = self._ticket, self._dials
+        assert ticket is not None
+        assert dials is not None
+        origin = ticket.origin
         told: Hold | None = None
         while ticket.granted_at is None:
             now = self._loop.time()
-            hold = self._dials.held(origin, now)
+            hold = dials.held(origin, now)
             if hold is not None and hold is not told and ticket.due is not None:
                 told = hold
                 self._tell(f"dialing in {ticket.due - now:.2f} s, since {_asked(origin, hold)}")
             await self._pause(ticket.due)
-            self._dials.knock(ticket, self._loop.time())
+            dials.knock(ticket, self._loop.time())
         self._retry.dialed(self._loop.time())
 
     async def _pause(self, until: float | None) -> None:
