@@ -197,6 +197,7 @@ async def test_a_snapshot_that_is_too_old_is_fetched_again_after_a_while():
         feed = Feed(played.client, retry_delay=3)
         feed.answers = [5, 6, 10]
         played.peer.send(*deltas(9, 10, 11))
+        await settle()  # they are there before the snapshot is
         began = now()
         assert await feed.take(2) == ["book 10", 11]
         assert feed.fetched_at == pytest.approx([began, began + 3, began + 6])
