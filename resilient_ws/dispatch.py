@@ -200,6 +200,14 @@ class Dispatcher:
         if self._event_lane is None or self._event_lane.done():
             self._event_lane = self._spawn("events", self._serve_events)
 
+    def expect(self, kind: type[Event]) -> None:
+        """Starts the lane for an event that the step of the loop that was woken last emits, if nothing keeps it.
+
+        The lane then runs right behind that step, a turn of the loop earlier than if the event had to start it.
+        """
+        if self._callbacks.get(_CALLBACK_OF[kind]) and (self._event_lane is None or self._event_lane.done()):
+            self._event_lane = self._spawn("events", self._serve_events)
+
     def after(self, call: Callable[[], None]) -> None:
         """Calls `call` when the callbacks have taken what was emitted until now; never, if they do not."""
         if self._waiting or (self._event_lane is not None and not self._event_lane.done()):

@@ -26,7 +26,6 @@ from resilient_ws.record import Record
 
 if TYPE_CHECKING:
     from resilient_ws.opening import AttemptFailed
-    from resilient_ws.retry import RetryState
     from resilient_ws.transports.base import End
 
 _POISON: Final = frozenset({1003, 1007, 1008, 1009})
@@ -90,12 +89,17 @@ class Ending(Record):
     resent: int
     hint: str | None
 
-    def failure(self, retry: RetryState) -> Failure:
-        """Returns what the retry rules are asked."""
+    def failure(self, number: int, close: CloseEvent | None = None) -> Failure:
+        """Returns what the retry rules are asked.
+
+        Args:
+            number: Of the failure, among those in a row.
+            close: The event for it; `None` = with nothing said about the future yet.
+        """
         return Failure(
-            close=close_event(self),
+            close=close_event(self) if close is None else close,
             error=self.end.cause,
-            attempt=retry.next_failure_number(self.opened_for),
+            attempt=number,
             opened_for=self.opened_for,
             endpoint=self.endpoint,
         )

@@ -298,6 +298,7 @@ class Engine:
         )
         self.step(Fact.LOST)
         self._wake()
+        self.dispatcher.expect(CloseEvent)
 
     def gave_up(self, live: Live, /) -> None:
         """A connection is over before it was open."""

@@ -112,6 +112,11 @@ class Dials:
         self._gates: dict[Origin, _Gate] = {}
         self._sweep_at = _FEW
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether no origin is held and none is dialed."""
+        return not self._gates
+
     def held(self, origin: Origin, now: float) -> Hold | None:
         """Returns why nobody is let in, `None` if somebody may be."""
         gate = self._gates.get(origin)

@@ -11,8 +11,6 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
-import attrs
-
 from resilient_ws.dispatch import is_being_cancelled
 from resilient_ws.ending import Ending, close_event, describe_end, failed_attempt
 from resilient_ws.errors import ClientStopped, OutboxFileError, SetupFailed
@@ -113,7 +111,7 @@ class Owner:
                 await self._sleep(None, lambda: engine.ending is not None or engine.interrupted)
             ending = engine.ending
             if ending is not None:
-                failure = ending.failure(engine.retry)
+                failure = ending.failure(engine.retry.next_failure_number(ending.opened_for))
             if failure is not None and not engine.interrupted:
                 decision = await self._decide(failure, ending)
                 if decision.stop and not engine.interrupted:
@@ -284,7 +282,7 @@ class Owner:
             rule = decision.rule if ending.hint is None else f"{decision.rule}; {ending.hint}"
             close = close_event(ending, will_retry=True, retry_in=decision.delay, rule=rule)
             engine.last_close = close
-            self._last_failure = attrs.evolve(failure, close=close)
+            self._last_failure = ending.failure(failure.attempt, close)
             self._resent = ending.resent
             engine.tell(close)
             for entry in ending.uncertain:

@@ -46,8 +46,11 @@ class Turns:
 
     def held(self, index: int) -> tuple[float, str] | None:
         """Returns for how many seconds the origin of address `index` asked to be left alone, and that it did."""
+        dials = self._dials
+        if dials is None or dials.is_quiet:
+            return None
         origin, now = self.expected(index), self._loop.time()
-        hold = self._dials.held(origin, now) if self._dials is not None and origin is not None else None
+        hold = dials.held(origin, now) if origin is not None else None
         return (hold.until - now, _asked(origin, hold)) if hold is not None else None
 
     def waiting(self, index: int) -> int:

@@ -361,3 +361,15 @@ async def test_an_iterator_that_nobody_holds_costs_nothing():
             played.client.events()
         gc.collect()
         assert len(played.client._engine.dispatcher._subscriptions) == 1
+
+
+async def test_a_loss_is_told_in_the_turn_of_the_loop_in_which_it_is_decided_what_follows():
+    async with stage() as played:
+        told = []
+        played.client.on_close(told.append)
+        await settle()
+        played.peer.drop()
+        while played.client.state is State.OPEN:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert [event.will_retry for event in told] == [True]
