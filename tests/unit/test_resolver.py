@@ -209,3 +209,23 @@ def test_a_thread_that_cannot_be_started_is_a_failure(names, monkeypatch):
     monkeypatch.setattr(threading.Thread, "start", refuse)
     with pytest.raises(OSError, match="can't start new thread"):
         asyncio.run(LookupResolver().resolve("h", 80))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+async def test_an_address_needs_no_thread(monkeypatch, host):
+    monkeypatch.setattr(module, "_join", None)
+    (found,) = await LookupResolver().resolve(host, 80, socket.AF_UNSPEC)
+    assert (found["host"], found["port"], found["hostname"]) == (host, 80, host)
+
+
+@pytest.mark.parametrize("host", ["db1", "a:b", "1.2.3.256"])
+async def test_what_only_looks_like_an_address_is_looked_up(monkeypatch, host):
+    asked = []
+
+    async def join(key):
+        asked.append(key)
+        return [(socket.AF_INET, *TCP, ("192.0.2.1", 80))]
+
+    monkeypatch.setattr(module, "_join", join)
+    await LookupResolver().resolve(host, 80, socket.AF_UNSPEC)
+    assert asked == [(host, 80, socket.AF_UNSPEC)]
