@@ -75,6 +75,7 @@ class DurableOutbox:
         durability: Durability = "accepted",
         offset: float = 0.0,
         on_failure: Callable[[OutboxFileError], object] | None = None,
+        freed: asyncio.Future[None] | None = None,
     ) -> Self:
         """Opens the file, makes it if there is none, and reads what is in it. Safe to cancel.
 
@@ -84,6 +85,7 @@ class DurableOutbox:
                 also take what was committed last.
             offset: Seconds to add to the caller's clock to get those since the epoch.
             on_failure: Called when something that nobody waits for could not be saved, once until it is.
+            freed: Done when the file is free again, if it could not be opened or the call was cancelled.
 
         Raises:
             OutboxFileError: The file is damaged, not an outbox or in use, and is left as it is; or it cannot be
@@ -96,7 +98,7 @@ class DurableOutbox:
             await opened
         except BaseException:
             # Cancelled or not: what was opened, or is being opened, is closed by the same thread afterwards.
-            outbox._thread.do(outbox._close, None)
+            outbox._thread.do(outbox._close, None if freed is None else lambda _: _settle(freed, None))
             outbox._thread.end()
             raise
         return outbox

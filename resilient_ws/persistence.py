@@ -35,6 +35,7 @@ class Persistence:
         self._durability: Durability = durability
         self._failed = failed
         self._outbox: DurableOutbox | None = None
+        self._freed: asyncio.Future[None] | None = None  # after an opening that did not succeed
         self._flagging: list[Entry] = []
 
     @property
@@ -48,11 +49,16 @@ class Persistence:
         Raises:
             OutboxFileError: It cannot be used, and is left as it is.
         """
-        offset = time.time() - asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        self._freed = loop.create_future()
         outbox = await DurableOutbox.open(
-            self._path, durability=self._durability, offset=offset, on_failure=self._failed
+            self._path,
+            durability=self._durability,
+            offset=time.time() - loop.time(),
+            on_failure=self._failed,
+            freed=self._freed,
         )
-        self._outbox = outbox
+        self._outbox, self._freed = outbox, None
         restored, outbox.restored = outbox.restored, []
         for entry in restored:
             entry.flagged = entry.written
@@ -135,6 +141,8 @@ class Persistence:
     async def close(self) -> None:
         """Returns when the file is closed and free for others."""
         if self._outbox is None:
+            if self._freed is not None:
+                await asyncio.shield(self._freed)
             return
         try:
             await self._outbox.close()

@@ -24,6 +24,7 @@ from resilient_ws import (
     Stop,
     UndeliveredEvent,
     WebSocketClient,
+    durable,
 )
 from resilient_ws.outbox_file import OutboxFile
 from resilient_ws.testing import FakeTransport, PingAnswers
@@ -800,6 +801,24 @@ async def test_closed_before_the_file_is_open(path):
         await send
     assert client.close_event.final
     assert client.stats.attempts == 0
+    assert await left_in(path) == ([], [])
+
+
+@pytest.mark.promise("P7")
+async def test_close_waits_until_the_file_is_free_whose_opening_it_has_cut_short(path, monkeypatch):
+    make_file, entered = durable.OutboxFile, threading.Event()
+
+    def slowly(*args, **options):
+        entered.set()
+        time.sleep(0.3)
+        return make_file(*args, **options)
+
+    monkeypatch.setattr(durable, "OutboxFile", slowly)
+    client, _ = make(path)
+    client.start()
+    await asyncio.to_thread(entered.wait, 5)
+    await client.close()
+    monkeypatch.undo()
     assert await left_in(path) == ([], [])
 
 
