@@ -185,6 +185,9 @@ async def test_a_client_whose_peer_vanished_while_it_was_stopped(record_property
     async with FaultServer() as server, child_of(server.url) as child:
         conn = await server.connection(PATIENCE)
         await pinged(conn, 1)
+        await asyncio.sleep(
+            INTERVAL / 3
+        )  # the answer has been read: one that is read later is life, and news
         os.kill(child.process.pid, signal.SIGSTOP)
         conn.go_silent()
         await asyncio.sleep(2 * HEARTBEAT_BOUND)
