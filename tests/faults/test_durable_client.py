@@ -809,9 +809,10 @@ async def test_close_waits_until_the_file_is_free_whose_opening_it_has_cut_short
     make_file, entered = durable.OutboxFile, threading.Event()
 
     def slowly(*args, **options):
+        file = make_file(*args, **options)
         entered.set()
         time.sleep(0.3)
-        return make_file(*args, **options)
+        return file
 
     monkeypatch.setattr(durable, "OutboxFile", slowly)
     client, _ = make(path)
