@@ -806,12 +806,13 @@ async def test_closed_before_the_file_is_open(path):
 
 @pytest.mark.promise("P7")
 async def test_close_waits_until_the_file_is_free_whose_opening_it_has_cut_short(path, monkeypatch):
-    make_file, entered = durable.OutboxFile, threading.Event()
+    make_file, entered, done = durable.OutboxFile, threading.Event(), threading.Event()
 
     def slowly(*args, **options):
         file = make_file(*args, **options)
         entered.set()
         time.sleep(0.3)
+        done.set()
         return file
 
     monkeypatch.setattr(durable, "OutboxFile", slowly)
@@ -819,6 +820,7 @@ async def test_close_waits_until_the_file_is_free_whose_opening_it_has_cut_short
     client.start()
     await asyncio.to_thread(entered.wait, 5)
     await client.close()
+    assert done.is_set()
     monkeypatch.undo()
     assert await left_in(path) == ([], [])
 
