@@ -160,6 +160,14 @@ class Front:
         return False, b""
 
 
+def forget_handshake(http: Any, front: Front, queue: DirectQueue) -> None:
+    """Lets aiohttp's protocol go of its queues and of its HTTP parser: three kilobytes that nothing asks any more."""
+    http.set_parser(front, queue)
+    # They have no public names. The parser would go with the connection; the buffer is one of HTTP answers.
+    http._parser = None  # noqa: SLF001
+    http._buffer = ()  # noqa: SLF001
+
+
 class DirectResponse(ClientWebSocketResponse):
     """A response whose parser has a `DirectQueue`; aiohttp asks for the parser before the first frame is parsed.
 
@@ -186,11 +194,9 @@ class DirectResponse(ClientWebSocketResponse):
         self._front = Front(parser, self.feed)
 
     def forget_handshake(self) -> None:
-        """Lets go of aiohttp's queues and of its HTTP parser: three kilobytes that nothing asks any more."""
-        self.http.set_parser(self._front, self.queue)
-        # They have no public names. The parser would go with the connection; the buffer is one of HTTP answers.
-        self.http._parser = None  # noqa: SLF001
-        self.http._buffer = ()  # noqa: SLF001
+        """Lets go of what only the handshake needed."""
+        assert self._front is not None
+        forget_handshake(self.http, self._front, self.queue)
 
     # That aiohttp's attribute is overridden is the point.
     @property

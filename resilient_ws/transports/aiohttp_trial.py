@@ -18,7 +18,7 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_websocket import WebSocketReader
 
 from resilient_ws.transports import aiohttp_outlet
-from resilient_ws.transports.aiohttp_queue import DirectQueue, Front
+from resilient_ws.transports.aiohttp_queue import DirectQueue, Front, forget_handshake
 from resilient_ws.transports.whole_frames import Cutter
 
 log = logging.getLogger("resilient_ws")
@@ -96,9 +96,19 @@ def _try_front() -> bool:
     queue = DirectQueue(_Nobody(), asyncio.get_running_loop(), 1000)
     queue.direct = True
     parser = WebSocketReader(queue, 1001, compress=False, decode_text=True)
-    cutter = Cutter(queue, lambda data: parser.feed_data(data)[0], 1000)
+    front = Front(parser, Cutter(queue, lambda data: parser.feed_data(data)[0], 1000).feed)
     protocol = ResponseHandler(asyncio.get_running_loop())
-    protocol.set_parser(Front(parser, cutter.feed), queue)
+    protocol.set_parser(front, queue)
     protocol.data_received(b"\x81\x03one\x01\x01t\x80\x02wo\x81\x05th")
     protocol.data_received(b"ree\x83\x00\x81\x04none")
-    return queue.batch == ["one", "two", "three"] and queue.ended is not None
+    return queue.batch == ["one", "two", "three"] and queue.ended is not None and _try_loss()
+
+
+def _try_loss() -> bool:
+    """Whether the protocol can do without what only the handshake needed, and still tells the parser of a loss."""
+    queue = DirectQueue(_Nobody(), asyncio.get_running_loop(), 1000)
+    parser = WebSocketReader(queue, 1001, compress=False, decode_text=True)
+    protocol = ResponseHandler(asyncio.get_running_loop())
+    forget_handshake(protocol, Front(parser, parser.feed_data), queue)
+    protocol.connection_lost(None)
+    return queue.ended is not None

@@ -3,6 +3,7 @@
 import logging
 
 import pytest
+from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_websocket import WebSocketReader, WebSocketWriter
 
 from resilient_ws.transports import aiohttp_outlet, aiohttp_queue, aiohttp_trial
@@ -44,6 +45,21 @@ class Elsewhere(WebSocketWriter):
         self.began_with.write(message)
 
 
+class Clearing(ResponseHandler):
+    """A protocol that still asks its buffer of HTTP answers when the connection is lost."""
+
+    def connection_lost(self, exc):
+        self._buffer.clear()
+        super().connection_lost(exc)
+
+
+class Mute(ResponseHandler):
+    """A protocol that does not tell its parser of a loss."""
+
+    def connection_lost(self, exc):
+        pass
+
+
 async def test_this_aiohttp_is_supported():
     assert aiohttp_trial.is_supported()
 
@@ -65,6 +81,8 @@ async def test_the_environment_turns_it_off(monkeypatch):
         (aiohttp_trial, "ClientWebSocketResponse", object),
         (aiohttp_trial, "DirectQueue", object),
         (aiohttp_trial, "ResponseHandler", object),
+        (aiohttp_trial, "ResponseHandler", Clearing),
+        (aiohttp_trial, "ResponseHandler", Mute),
         (aiohttp_queue.DirectQueue, "is_full", False),
     ],
 )
