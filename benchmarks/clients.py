@@ -68,11 +68,20 @@ class Client:
             await recv()
         return count
 
+    async def iterate(self, connection: Any, count: int) -> int:
+        """As `take`, with `async for`."""
+        taken = 0
+        async for _ in connection:
+            taken += 1
+            if taken == count:
+                break
+        return taken
+
     def recv(self, connection: Any) -> Callable[[], Awaitable[Any]]:
-        raise NotImplementedError
+        return connection.recv  # type: ignore[no-any-return]
 
     def sender(self, connection: Any) -> Callable[[Any], Awaitable[Any]]:
-        raise NotImplementedError
+        return connection.send  # type: ignore[no-any-return]
 
     async def send(self, url: str, message: str, count: int) -> Timed:
         timed = Timed()
@@ -144,18 +153,10 @@ class Ours(Client):
             yield client
 
     async def take(self, connection: Any, count: int) -> int:
-        taken = 0
-        async for _ in connection:
-            taken += 1
-            if taken == count:
-                break
-        return taken
+        return await self.iterate(connection, count)
 
     def recv(self, connection: Any) -> Callable[[], Awaitable[Any]]:
         return connection.__anext__  # type: ignore[no-any-return]
-
-    def sender(self, connection: Any) -> Callable[[Any], Awaitable[Any]]:
-        return connection.send  # type: ignore[no-any-return]
 
 
 class OursInBatches(Ours):

@@ -40,12 +40,6 @@ class Websockets(Client):
         yield connection
         connection.transport.abort()
 
-    def recv(self, connection: Any) -> Callable[[], Awaitable[Any]]:
-        return connection.recv  # type: ignore[no-any-return]
-
-    def sender(self, connection: Any) -> Callable[[Any], Awaitable[Any]]:
-        return connection.send  # type: ignore[no-any-return]
-
 
 class WebsocketsReconnecting(Websockets):
     name = "websockets, reconnecting"
@@ -60,12 +54,7 @@ class WebsocketsReconnecting(Websockets):
             break
 
     async def take(self, connection: Any, count: int) -> int:
-        taken = 0
-        async for _ in connection:
-            taken += 1
-            if taken == count:
-                break
-        return taken
+        return await self.iterate(connection, count)
 
 
 class PicowsWebsockets(Websockets):
@@ -186,18 +175,7 @@ class Jetsocket(Client):
                 await connection.close()
 
     async def take(self, connection: Any, count: int) -> int:
-        taken = 0
-        async for _ in connection:
-            taken += 1
-            if taken == count:
-                break
-        return taken
-
-    def recv(self, connection: Any) -> Callable[[], Awaitable[Any]]:
-        return connection.recv  # type: ignore[no-any-return]
-
-    def sender(self, connection: Any) -> Callable[[Any], Awaitable[Any]]:
-        return connection.send  # type: ignore[no-any-return]
+        return await self.iterate(connection, count)
 
 
 class WebsocketClient(Client):
