@@ -1,20 +1,24 @@
 """Measures the message path beside other clients.
 
     python -m benchmarks [receive] [paced] [send] [echo] [reset] [account] [import]
-                         [--rounds 5] [--seconds 0.15] [--page FILE]
+                         [--rounds 5] [--seconds 0.15] [--page FILE] [--profile]
 
 All clients run in this one process, one after the other in each round, so that a busy machine slows them all alike;
 the server has the other core. Figures are of processor time, except for echo and reset, which are of time that passed.
 """
 
 import argparse
+import asyncio
+import cProfile
 import os
 import platform
+import pstats
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from benchmarks.charts import chart
+from benchmarks.clients import Ours, OursOnPicows
 from benchmarks.peer import Server
 from benchmarks.rows import Row
 from benchmarks.workloads import WORKLOADS
@@ -55,7 +59,15 @@ def main() -> None:
         type=Path,
         help="also write the tables here, below the line that begins them, and plots beside it",
     )
+    parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="instead of measuring, profile resilient_ws once in each row: where its time goes, and in how many calls",
+    )
     options = parser.parse_args()
+    if options.profile:
+        profile(options.workloads or list(WORKLOADS), options.seconds)
+        return
     about = f"{versions()}; {options.rounds} rounds, {platform.machine()}, {os.cpu_count()} cores."
     print(about)
     begun = time.monotonic()
@@ -70,6 +82,20 @@ def main() -> None:
     print(f"\n### Targets\n\n{targets(rows)}\n\n{time.monotonic() - begun:.0f} s")
     if options.page is not None:
         write_page(options.page, about, groups)
+
+
+def profile(names: list[str], seconds: float) -> None:
+    """Prints the functions of resilient_ws, and of what it stands on, that take the most time themselves."""
+    with Server() as server:
+        for name in names:
+            for row in WORKLOADS[name](server, seconds):
+                for client in row.who:
+                    if client in (Ours, OursOnPicows):
+                        asyncio.run(row.measure(client()))  # what happens once is not looked at
+                        profiler = cProfile.Profile()
+                        profiler.runcall(asyncio.run, row.measure(client()))
+                        print(f"\n### {row.name}: {client.name}\n")
+                        pstats.Stats(profiler).sort_stats("tottime").print_stats(20)
 
 
 def write_page(page: Path, about: str, groups: dict[str, list[Row]]) -> None:
