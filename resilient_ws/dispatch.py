@@ -200,6 +200,10 @@ class Dispatcher:
         if self._event_lane is None or self._event_lane.done():
             self._event_lane = self._spawn("events", self._serve_events)
 
+    def hears(self, kind: type[Event]) -> bool:
+        """Whether somebody would get an event of this kind."""
+        return bool(self._callbacks.get(_CALLBACK_OF[kind]) or self._subscriptions)
+
     def expect(self, kind: type[Event]) -> None:
         """Starts the lane for an event that the step of the loop that was woken last emits, if nothing keeps it.
 

@@ -18,7 +18,7 @@ from resilient_ws.config import RANDOM, Config
 from resilient_ws.dispatch import Dispatcher
 from resilient_ws.ending import Closing, Ending, ended_error, is_poison
 from resilient_ws.errors import ClientClosed, ConnectError, ConnectionLost
-from resilient_ws.events import CloseEvent, Event, State, StateEvent
+from resilient_ws.events import CloseEvent, Event, State
 from resilient_ws.inbox import Inbox
 from resilient_ws.lifecycle import Fact, Lifecycle
 from resilient_ws.live import Live
@@ -64,7 +64,7 @@ class Engine:
             ended=self.ended_error,
             compresses=config.compresses,
         )
-        self.lifecycle = Lifecycle(lambda old, new: self.tell(StateEvent(old=old, new=new)))
+        self.lifecycle = Lifecycle(self.teller.tell_state)
         self.retry = RetryState(
             config.reconnect,
             RANDOM,

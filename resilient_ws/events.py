@@ -107,7 +107,7 @@ class CloseEvent(Record):
         said = f": {self.reason}" if self.reason else ""
         made = ", synthesized" if self.synthesized else ""
         why = f" ({self.cause})" if self.cause is not None else ""
-        return f"closed by {self.origin.value} with {describe(self.code)}{said}{made}{why}"
+        return f"closed by {self.origin} with {describe(self.code)}{said}{made}{why}"
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)

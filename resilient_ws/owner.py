@@ -120,6 +120,8 @@ class Owner:
                 if not engine.interrupted:
                     self._tell_retry(failure, decision, ending)
                     await self._back_off(decision.delay)
+                    if ending is not None:
+                        self._last_failure = ending.failure(failure.attempt, engine.last_close)
                     continue
             if ending is not None:
                 self.farewell.as_asked(ending)
@@ -282,7 +284,6 @@ class Owner:
             rule = decision.rule if ending.hint is None else f"{decision.rule}; {ending.hint}"
             close = close_event(ending, will_retry=True, retry_in=decision.delay, rule=rule)
             engine.last_close = close
-            self._last_failure = ending.failure(failure.attempt, close)
             self._resent = ending.resent
             engine.tell(close)
             for entry in ending.uncertain:

@@ -338,7 +338,7 @@ class RetryState:
         if _is_replaced(close):
             self._broken = 0
             return _Default("reconnect_now() replaced the connection")
-        code, who = close.code, f"closed by {close.origin.value} with"
+        code, who = close.code, f"closed by {close.origin} with"
         if close.origin is CloseOrigin.PROTOCOL and close.sent_code is not None:
             code, who = close.sent_code, "closed by us with"
         rule, why = rule_for(code), f"{who} {describe(code)}"

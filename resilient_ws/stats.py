@@ -15,6 +15,7 @@ from resilient_ws.events import (
     OpenEvent,
     ReconnectEvent,
     RetryEvent,
+    State,
     StateEvent,
 )
 from resilient_ws.record import Record
@@ -102,10 +103,15 @@ class Timeline:
         return [f"{clock(when)}  {text}" for when, text in self._past]
 
 
+def changed(old: State, new: State) -> str:
+    """Returns in words that the state has changed."""
+    return f"state {old} -> {new}"
+
+
 def told(event: Event) -> str:
     """Returns what happened, in words, without any secret."""
     if isinstance(event, StateEvent):
-        return f"state {event.old.value} -> {event.new.value}"
+        return changed(event.old, event.new)
     if isinstance(event, OpenEvent):
         chosen = f", subprotocol {event.subprotocol}" if event.subprotocol else ""
         return f"open to {event.endpoint}, attempt {event.attempt}{chosen}"

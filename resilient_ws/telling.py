@@ -14,10 +14,20 @@ from typing import Final
 from resilient_ws.closing import CloseOrigin
 from resilient_ws.dispatch import Dispatcher
 from resilient_ws.errors import InboxFull
-from resilient_ws.events import CloseEvent, ErrorEvent, Event, Fate, OpenEvent, RetryEvent, UndeliveredEvent
+from resilient_ws.events import (
+    CloseEvent,
+    ErrorEvent,
+    Event,
+    Fate,
+    OpenEvent,
+    RetryEvent,
+    State,
+    StateEvent,
+    UndeliveredEvent,
+)
 from resilient_ws.inbox import Inbox
 from resilient_ws.outbox import Entry
-from resilient_ws.stats import Timeline
+from resilient_ws.stats import Timeline, changed
 
 PAUSE_NOTICE: Final = 5.0
 """Seconds that reading may be paused by a full inbox before the program is told."""
@@ -53,6 +63,12 @@ class Teller:
             level = logging.INFO if asked or isinstance(event, OpenEvent) else logging.WARNING
             log.log(level, "%s: %s", self._name, text)
         self._dispatcher.emit(event)
+
+    def tell_state(self, old: State, new: State) -> None:
+        """Says that the state has changed; there is an event of it only where somebody hears it."""
+        self.timeline.say(changed(old, new))
+        if self._dispatcher.hears(StateEvent):
+            self._dispatcher.emit(StateEvent(old=old, new=new))
 
     def note(self, text: str) -> None:
         """Says why nothing happens for a while; no event."""
@@ -92,8 +108,9 @@ def is_read(logger: logging.Logger) -> bool:
         return True  # one may look at what passes
     one: logging.Logger | None = logger
     while one is not None:
-        if any(type(handler) is not logging.NullHandler for handler in one.handlers):
-            return True
+        for handler in one.handlers:  # a generator for `any` took longer than all else here
+            if type(handler) is not logging.NullHandler:
+                return True
         one = one.parent if one.propagate else None
     return False
 

@@ -250,6 +250,9 @@ class Unconfirmed:
 
     def clear(self) -> list[Entry]:
         """Removes everything and lets nothing in until `begin`; returns it in order."""
+        self.limit = 0
+        if not self.count:
+            return []
         entries = [entry for segment in (*self._closed, self.open) for entry in segment.entries(self._resend)]
         self.forget()
         return entries

@@ -115,9 +115,9 @@ class SocketLink:
 
     def look(self, *, paused: bool) -> Reading:
         """Returns what the connection shows now."""
-        buffered = self._unsent()
-        # Once closed, the number of the socket may belong to another one.
-        facts = None if self._transport.is_closing() else kernel.read(self._sock)
+        facts, buffered = None, 0
+        if not self._transport.is_closing():  # then the number of the socket may belong to another one
+            facts, buffered = kernel.read(self._sock), self._transport.get_write_buffer_size()
         if facts is None:
             return Reading(
                 received=self._frames,
