@@ -11,6 +11,7 @@ import logging
 import weakref
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Final, Generic, Self, TypeVar, cast
 
 from resilient_ws.errors import ClientClosed, ConcurrencyError, ResilientWSError
@@ -143,7 +144,11 @@ class Dispatcher:
         self._callbacks: dict[str, list[Handle[Any]]] = {}
         self._subscriptions: weakref.WeakSet[Subscription] | None = None  # one nobody iterates over goes
         self._waiting: list[tuple[Event | Callable[[], None], tuple[Handle[Any], ...]]] = []
+        self._calls: list[tuple[Handle[Any], Event]] = []  # of the event whose callbacks are being called
         self._awaited: list[object] = []  # what callbacks returned: a task of theirs counts as inside, too
+        self._loop: asyncio.AbstractEventLoop | None = None  # once lanes may run
+        self._due = False  # a step of the event lane is
+        self._stepping = False
         self._event_lane: asyncio.Task[None] | None = None
         self._message_lane: asyncio.Task[None] | None = None
         self._over = False
@@ -197,8 +202,7 @@ class Dispatcher:
         if len(self._waiting) >= MAX_EVENTS_WAITING and not self._make_room(event):
             return
         self._waiting.append((event, handles))
-        if self._event_lane is None or self._event_lane.done():
-            self._event_lane = self._spawn("events", self._serve_events)
+        self._start()
 
     def hears(self, kind: type[Event]) -> bool:
         """Whether somebody would get an event of this kind."""
@@ -209,12 +213,12 @@ class Dispatcher:
 
         The lane then runs right behind that step, a turn of the loop earlier than if the event had to start it.
         """
-        if self._callbacks.get(_CALLBACK_OF[kind]) and (self._event_lane is None or self._event_lane.done()):
-            self._event_lane = self._spawn("events", self._serve_events)
+        if self._callbacks.get(_CALLBACK_OF[kind]):
+            self._start()
 
     def after(self, call: Callable[[], None]) -> None:
         """Calls `call` when the callbacks have taken what was emitted until now; never, if they do not."""
-        if self._waiting or (self._event_lane is not None and not self._event_lane.done()):
+        if self._waiting or self._stepping or self._is_running(self._event_lane):
             self._waiting.append((call, ()))
         else:
             call()
@@ -233,18 +237,38 @@ class Dispatcher:
 
     def serve(self) -> None:
         """Starts the lanes for which there is something to do."""
+        self._loop = asyncio.get_running_loop()
         self.serve_messages()
-        if self._waiting and (self._event_lane is None or self._event_lane.done()):
-            self._event_lane = self._spawn("events", self._serve_events)
+        if self._waiting:
+            self._start()
 
     def serve_messages(self) -> None:
         """Starts the message lane, if there is a callback for it and none runs."""
-        if self.consumes_messages and (self._message_lane is None or self._message_lane.done()):
+        if self.consumes_messages and not self._is_running(self._message_lane):
             self._message_lane = self._spawn("messages", self._serve_messages)
+
+    def _start(self) -> None:
+        """Starts the event lane, unless it runs.
+
+        With a call, which costs a third of a task; with a task at the end, when lanes are waited for.
+        """
+        if self._is_running(self._event_lane):
+            return
+        if self._over:
+            self._event_lane = self._spawn("events", self._serve_events)
+        elif self._loop is not None and not self._due:
+            self._due = True
+            self._loop.call_soon(self._step)
+
+    @staticmethod
+    def _is_running(lane: asyncio.Task[None] | None) -> bool:
+        return lane is not None and not lane.done()
 
     @property
     def inside(self) -> bool:
         """Whether the caller is a callback, running in one of the lanes."""
+        if self._stepping:
+            return True
         task = _current_task()
         return task is not None and (
             task is self._event_lane or task is self._message_lane or task in self._awaited
@@ -253,9 +277,8 @@ class Dispatcher:
     @property
     def lanes(self) -> list[asyncio.Task[None]]:
         """The lanes that still run."""
-        return [
-            lane for lane in (self._event_lane, self._message_lane) if lane is not None and not lane.done()
-        ]
+        both = (self._event_lane, self._message_lane)
+        return [lane for lane in both if lane is not None and not lane.done()]
 
     def end(self) -> None:
         """No event comes any more: the iterators end after what they hold."""
@@ -263,15 +286,43 @@ class Dispatcher:
         for subscription in self._subscriptions or ():
             subscription.end()
         self._subscriptions = None
+        if self._waiting:
+            self._start()
 
-    async def _serve_events(self) -> None:
-        while self._waiting:
+    def _step(self) -> None:
+        """Calls the callbacks that are due; the first one that has to be awaited makes the rest a task."""
+        self._due = False
+        if self._over or self._is_running(self._event_lane):
+            return
+        self._stepping = True
+        try:
+            while (call := self._next_call()) is not None:
+                rest = self._call(*call)
+                if rest is not None:
+                    self._event_lane = self._spawn("events", partial(self._serve_events, rest))
+                    return
+        finally:
+            self._stepping = False
+
+    async def _serve_events(self, rest: Awaitable[None] | None = None) -> None:
+        if rest is not None:
+            await rest
+        while (call := self._next_call()) is not None:
+            rest = self._call(*call)
+            if rest is not None:
+                await rest
+
+    def _next_call(self) -> tuple[str, Handle[Any], Event] | None:
+        while not self._calls:
+            if not self._waiting:
+                return None
             event, handles = self._waiting.pop(0)
-            if not isinstance(event, Event):
+            if isinstance(event, Event):
+                self._calls = [(handle, event) for handle in handles]
+            else:
                 event()
-                continue
-            for handle in handles:
-                await self._call(_CALLBACK_OF[type(event)], handle, event)
+        handle, event = self._calls.pop(0)
+        return _CALLBACK_OF[type(event)], handle, event
 
     async def _serve_messages(self) -> None:
         while self.consumes_messages:
@@ -282,26 +333,35 @@ class Dispatcher:
             except Ended:
                 return
             for handle in tuple(self._callbacks["on_message"]):
-                await self._call("on_message", handle, message)
+                rest = self._call("on_message", handle, message)
+                if rest is not None:
+                    await rest
 
-    async def _call(self, name: str, handle: Handle[Any], argument: Event | Message) -> None:
+    def _call(self, name: str, handle: Handle[Any], argument: Event | Message) -> Awaitable[None] | None:
+        """Calls one callback; returns what is to be awaited of it, `None` if it is done."""
         if handle not in self._callbacks[name]:
-            return  # removed meanwhile
+            return None  # removed meanwhile
         try:
             result = handle.function(argument)
-            if isinstance(result, Awaitable):
-                pending = cast("Awaitable[object]", result)
-                self._awaited.append(pending)
-                try:
-                    await pending
-                finally:
-                    self._awaited.remove(pending)
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - it must not break the client
+            self._report(name, error, argument)
+            return None
+        if isinstance(result, Awaitable):
+            return self._await(name, cast("Awaitable[object]", result), argument)
+        return None
+
+    async def _await(self, name: str, pending: Awaitable[object], argument: Event | Message) -> None:
+        self._awaited.append(pending)
+        try:
+            await pending
         except asyncio.CancelledError as error:
             if is_being_cancelled():
                 raise
             self._report(name, error, argument)  # raised by the callback itself, not asked of this lane
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not break the client
             self._report(name, error, argument)
+        finally:
+            self._awaited.remove(pending)
 
     def _report(self, name: str, error: BaseException, argument: object) -> None:
         if isinstance(error, ClientClosed):

@@ -8,7 +8,7 @@ abandoned one can act on its successor.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
 from resilient_ws import options
@@ -22,6 +22,7 @@ from resilient_ws.transports.base import End, Link
 from resilient_ws.writer import Writer
 
 Match = Callable[[Message], bool]
+Spawn = Callable[[str, Callable[[], Awaitable[None]]], asyncio.Task[None] | None]
 
 ON_THE_WAY: Final = 1024 * 1024
 """Bytes beyond a full inbox that are still delivered in `close()`: more than a link holds, unless it unpacks them."""
@@ -93,15 +94,28 @@ class Live:
             "bytes_sent": writer.bytes_sent if writer is not None else 0,
         }
 
-    async def read(self) -> None:
-        """Reads the link until it ends."""
-        assert self.link is not None
+    def begin(self, spawn: Spawn) -> None:
+        """Begins to read the link; one that needs a task for it gets one."""
+        if self.link is None or self.end is not None:
+            return
         try:
-            await self.link.read()
+            reading = self.link.read()
         except Exception as error:  # noqa: BLE001 - a defect in a transport must not stay unnoticed
-            lost = ConnectionLost(f"the reader failed: {type(error).__name__}")
-            lost.__cause__ = error
-            self.ended(End(code=None, origin=CloseOrigin.NETWORK, cause=lost))
+            self._failed(error)
+            return
+        if reading is not None:
+            spawn("reader", lambda: self._read(reading))
+
+    async def _read(self, reading: Awaitable[None]) -> None:
+        try:
+            await reading
+        except Exception as error:  # noqa: BLE001 - as above
+            self._failed(error)
+
+    def _failed(self, error: Exception) -> None:
+        lost = ConnectionLost(f"the reader failed: {type(error).__name__}")
+        lost.__cause__ = error
+        self.ended(End(code=None, origin=CloseOrigin.NETWORK, cause=lost))
 
     def use(self, link: Link, writer: Writer, pinger: Pinger) -> None:
         """The handshake is done."""

@@ -19,7 +19,7 @@ from resilient_ws.endpoints import Endpoint
 from resilient_ws.errors import ConnectError, OpenTimeout, SetupFailed, SetupTimeout
 from resilient_ws.events import Attempt, Message, Stop
 from resilient_ws.governor import Origin
-from resilient_ws.live import Host, Live
+from resilient_ws.live import Host, Live, Spawn
 from resilient_ws.options import Heartbeat, Inbox, Outbox
 from resilient_ws.outbox import DeliveryQueue
 from resilient_ws.pinger import Pinger, Watcher
@@ -29,7 +29,6 @@ from resilient_ws.turns import Turns, origin_of
 from resilient_ws.writer import Writer
 
 Setup = Callable[[Connection], Awaitable[object] | object]
-Spawn = Callable[[str, Callable[[], Awaitable[None]]], asyncio.Task[None] | None]
 
 log = logging.getLogger("resilient_ws")
 
@@ -222,7 +221,8 @@ class Opener:
         live.use(link, writer, pinger)
         if options.heartbeat is not None and options.heartbeat.kind == "app":
             live.watch_replies()
-        self._spawn("reader", live.read)
+        # Behind the step that makes it OPEN: what came with the handshake comes after the `OpenEvent`.
+        asyncio.get_running_loop().call_soon(live.begin, self._spawn)
         return endpoint
 
     async def _take_turn(self, origin: Origin | None) -> None:

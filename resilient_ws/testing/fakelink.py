@@ -179,8 +179,8 @@ class FakeLink:
             self._resumed_at = self._loop.time()
             self._loop.call_soon(self._read_on)
 
-    async def read(self) -> None:
-        """Returns at once: this link needs no task."""
+    def read(self) -> None:
+        """Does nothing: this link tells by itself."""
 
     def look(self, *, paused: bool) -> Reading:
         """Returns what the connection shows now."""

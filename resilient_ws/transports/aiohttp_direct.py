@@ -151,7 +151,7 @@ class DirectLink(AiohttpLink):
 
     # --- in ---
 
-    async def read(self) -> None:
+    def read(self) -> None:
         """Begins to tell; the parser calls from then on."""
         queue = self._queue
         queue.link = self

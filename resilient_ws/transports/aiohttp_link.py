@@ -135,8 +135,11 @@ class AiohttpLink(SocketLink):
             if not resumed.done():
                 resumed.set_result(None)
 
-    async def read(self) -> None:
+    def read(self) -> Awaitable[None] | None:
         """Tells the receiver what comes in, until the end."""
+        return self._tell()
+
+    async def _tell(self) -> None:
         self._end(await self._read())
 
     async def _read(self) -> End:

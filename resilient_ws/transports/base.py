@@ -124,8 +124,12 @@ class Link(Protocol):
         """Returns what the connection shows now, for the heartbeat."""
         ...
 
-    async def read(self) -> None:
-        """Tells the receiver what comes in, until the link ends; a link that needs no task returns at once."""
+    def read(self) -> Awaitable[None] | None:
+        """Begins to tell the receiver what comes in.
+
+        Returns:
+            `None` where the link goes on by itself; else an awaitable, which ends with the link.
+        """
 
 
 class Transport(Protocol):

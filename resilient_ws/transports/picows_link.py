@@ -155,7 +155,7 @@ class PicowsLink(SocketLink):
 
     # --- in ---
 
-    async def read(self) -> None:
+    def read(self) -> None:
         """Begins to tell; picows calls from then on."""
         listener = self._listener
         listener.link = self

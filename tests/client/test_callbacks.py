@@ -16,6 +16,7 @@ from resilient_ws import (
     StateEvent,
     WebSocketClient,
 )
+from resilient_ws.owner import Owner
 from resilient_ws.testing import FakeTransport
 from tests.client.kit import STEADY, URL, now, settle, stage
 
@@ -373,3 +374,58 @@ async def test_a_loss_is_told_in_the_turn_of_the_loop_in_which_it_is_decided_wha
             await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert [event.will_retry for event in told] == [True]
+
+
+async def test_only_what_has_to_be_awaited_makes_a_task(monkeypatch):
+    started = []
+    spawn = Owner.spawn
+    monkeypatch.setattr(
+        Owner, "spawn", lambda owner, name, function: started.append(name) or spawn(owner, name, function)
+    )
+    async with stage(on_close=lambda _: asyncio.sleep(0)) as played:
+        opened = []
+        played.client.on_open(opened.append)
+        await settle()
+        assert not started
+        played.peer.drop()
+        await played.reopened()
+        await settle()
+        assert started == ["events"]
+        assert len(opened) == 1
+
+
+async def test_those_behind_one_that_is_awaited_wait_for_it():
+    async with stage() as played:
+        called, go_on = [], asyncio.Event()
+
+        async def waits(event):
+            called.append(("awaited", event.code))
+            await go_on.wait()
+            called.append(("went on", event.code))
+
+        played.client.on_close(lambda event: called.append(("first", event.code)))
+        played.client.on_close(waits)
+        played.client.on_close(lambda event: called.append(("behind", event.code)))
+        played.client.on_open(lambda _: called.append("open"))
+        await settle()
+        played.peer.drop()
+        await played.reopened()
+        await settle()
+        assert called == [("first", 1006), ("awaited", 1006)]
+        go_on.set()
+        await settle()
+        assert called[2:] == [("went on", 1006), ("behind", 1006), "open"]
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_one_that_is_due_at_the_end_is_called_before_close_returns(asynchronous):
+    called = []
+
+    async def later(event):
+        await asyncio.sleep(0.01)
+        called.append(event.final)
+
+    async with stage(on_close=later if asynchronous else lambda event: called.append(event.final)) as played:
+        await settle()
+        await played.client.close()
+        assert called == [True]

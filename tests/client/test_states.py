@@ -21,6 +21,7 @@ from resilient_ws import (
 )
 from resilient_ws.errors import ConnectionLost
 from resilient_ws.testing import FakeTransport
+from resilient_ws.testing.fakelink import FakeLink
 from tests.client.kit import STEADY, URL, now, settle, stage
 
 pytestmark = pytest.mark.promise("P1")
@@ -285,3 +286,26 @@ async def test_events_carry_no_state_of_the_future():
     assert states[0] == (False, State.BACKOFF)
     assert states[-1] == (True, State.CLOSED)
     assert [isinstance(event, CloseEvent) for event in played.events].count(True) == 2
+
+
+@pytest.mark.parametrize("needs_a_task", [False, True])
+async def test_a_link_that_fails_to_read_is_an_end_like_any_other(monkeypatch, needs_a_task):
+    def fails(_):
+        raise KeyError("a defect")
+
+    async def fails_later(_):
+        await asyncio.sleep(0.01)
+        raise KeyError("a defect")
+
+    read = FakeLink.read
+    monkeypatch.setattr(FakeLink, "read", fails_later if needs_a_task else fails)
+    async with stage() as played:
+        monkeypatch.setattr(FakeLink, "read", read)
+        await played.until(lambda: played.client.stats.opens == 2)
+        [close] = [event for event in played.events if isinstance(event, CloseEvent)]
+        assert (close.code, close.origin, str(close.cause)) == (
+            1006,
+            "network",
+            "the reader failed: KeyError",
+        )
+        assert isinstance(close.cause.__cause__, KeyError)
