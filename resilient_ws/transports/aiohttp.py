@@ -99,10 +99,12 @@ class _Answer(ClientResponse):
 
 
 def _joined(headers: CIMultiDictProxy[str]) -> CIMultiDictProxy[str]:
+    repeated = [name for name in _JOINED if len(headers.getall(name, ())) > 1]
+    if not repeated and headers.get(hdrs.CONNECTION, "").lower() == "upgrade":
+        return headers
     merged = CIMultiDict(headers)
-    for name in _JOINED:
-        if len(values := headers.getall(name, ())) > 1:
-            merged[name] = ", ".join(values)
+    for name in repeated:
+        merged[name] = ", ".join(headers.getall(name))
     if says_upgrade(merged):
         merged[hdrs.CONNECTION] = "Upgrade"
     return CIMultiDictProxy(merged)
