@@ -29,6 +29,9 @@ from benchmarks.__main__ import Server
 from resilient_ws import Heartbeat, WebSocketClient
 
 AT_ONCE = 64
+SPREAD = 2
+"""Intervals over which the connections are opened: each of them at a time of its own within the interval."""
+
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 Opener = Callable[[str, float], Any]
@@ -85,24 +88,27 @@ async def measure(
     loop = asyncio.get_running_loop()
     kept: list[Any] = []
 
-    async def open_all(count: int, one: Any) -> None:
-        async def several(share: int) -> None:
-            for _ in range(share):
+    async def open_all(count: int, one: Any, seconds: float) -> None:
+        """Opens them evenly over so many seconds, so that their pings do not come in swarms."""
+        began = loop.time()
+
+        async def several(first: int) -> None:
+            for number in range(first, count, AT_ONCE):
+                await asyncio.sleep(began + number * seconds / count - loop.time())
                 connection = await one()
                 kept.append((connection, loop.create_task(read(connection))))
 
-        share, rest = divmod(count, AT_ONCE)
-        await asyncio.gather(*(several(share + (number < rest)) for number in range(AT_ONCE)))
+        await asyncio.gather(*(several(number) for number in range(AT_ONCE)))
 
     async with AsyncExitStack() as stack:
         one = await stack.enter_async_context(OPENERS[name](url, interval))
-        await open_all(64, one)  # what is loaded and made once is not counted
+        await open_all(64, one, 0.0)  # what is loaded and made once is not counted
         await asyncio.sleep(0.1)
         before, tasks, set_timers = resident(), len(asyncio.all_tasks()), timers(loop)
         if trace:
             tracemalloc.start(12)
         began = time.process_time()
-        await open_all(clients, one)
+        await open_all(clients, one, SPREAD * interval)
         opening = time.process_time() - began
         await asyncio.sleep(interval + 0.5)  # each has pinged once
         if trace:
