@@ -90,8 +90,31 @@ class HeartbeatMonitor:
         reading: What the connection shows at its beginning.
     """
 
-    deadline: float
-    """When to look next."""
+    __slots__ = (
+        "_acted_at",
+        "_again_at",
+        "_answers",
+        "_begun_at",
+        "_coarsest",
+        "_deadline",
+        "_doubted_at",
+        "_doubts",
+        "_excused",
+        "_idle",
+        "_interval",
+        "_kind",
+        "_late",
+        "_looked_at",
+        "_moved_at",
+        "_next_ping",
+        "_owes_ping",
+        "_pinged_at",
+        "_pong_timeout",
+        "_quiet",
+        "_reading",
+        "_stuck_at",
+        "_timeout",
+    )
 
     def __init__(self, options: Heartbeat, now: float, reading: Reading) -> None:
         self._interval = options.interval
@@ -99,11 +122,7 @@ class HeartbeatMonitor:
         self._idle = math.inf if options.idle_timeout is None else options.idle_timeout
         self._kind = options.kind
         self._coarsest = max(0.1, options.timeout / 20)
-        self._limits: dict[Rule, float] = {
-            _SILENCE: options.timeout,
-            _ANSWER: math.inf if options.pong_timeout is None else options.pong_timeout,
-            _IDLE: self._idle,
-        }
+        self._pong_timeout = math.inf if options.pong_timeout is None else options.pong_timeout
         self._reading = reading
         self._looked_at = now
         self._begun_at = now
@@ -113,12 +132,20 @@ class HeartbeatMonitor:
         self._next_ping = math.inf if self._kind == "expect" else now + self._interval
         self._owes_ping = False
         self._quiet: Quiet | None = None
-        self._answers = Answers(self._interval, self._limits[_ANSWER])
+        self._answers = Answers(self._interval, self._pong_timeout)
         self._late = 0.0
         self._excused = False
         self._doubted_at = self._again_at = -math.inf
         self._doubts = 0
-        self._schedule(now)
+        self._deadline: float | None = None  # not asked for since `_acted_at`
+        self._acted_at = now
+
+    @property
+    def deadline(self) -> float:
+        """When to look next."""
+        if self._deadline is None:
+            self._deadline = self._next_look()
+        return self._deadline
 
     @property
     def answered(self) -> bool:
@@ -163,7 +190,7 @@ class HeartbeatMonitor:
         if ping:
             self._next_ping = now + self._interval
         self._owes_ping = False
-        self._schedule(now)
+        self._act(now)
         if dead is not None:
             return Verdict(ping=False, dead=dead, hint=self.hint)
         return _PING if ping else _NOTHING
@@ -185,7 +212,7 @@ class HeartbeatMonitor:
             self._next_ping = now + self._interval
             if self._quiet is None:
                 self._quiet = Quiet(now, reading)
-        self._schedule(now)
+        self._act(now)
 
     def pong(self, number: int, now: float) -> float | None:
         """Takes an answer to ping `number`; it answers the pings before it too, and is a sign of life in any case.
@@ -196,13 +223,15 @@ class HeartbeatMonitor:
         self._late = self._lateness(now)
         self._hear()
         trip = self._answers.came(number, now)
-        self._schedule(now)
+        self._act(now)
         return trip
 
     # --- what is seen ---
 
     def _lateness(self, now: float) -> float:
         """By how much the deadline has been missed; a ping or a pong may have come between it and the look."""
+        if self._deadline is None and now <= self._acted_at + TICK:
+            return self._late  # no deadline is as near as that
         return max(self._late, now - self.deadline)
 
     def _observe(self, now: float, reading: Reading, *, counts: bool) -> None:
@@ -254,7 +283,7 @@ class HeartbeatMonitor:
         due, rule = self._first_due()
         if now < due:
             return None
-        if late > max(LATE, self._limits[rule] / 2):
+        if late > max(LATE, self._limit(rule) / 2):
             self._excused = True
             self._begin_anew(now)
         elif late > LATE and not self._excused:
@@ -325,8 +354,18 @@ class HeartbeatMonitor:
             )
         return f"nothing arrived for {silent:.1f} s after a ping"
 
-    def _schedule(self, now: float) -> None:
-        """Sets the deadline: the first moment at which a look can change anything."""
+    def _limit(self, rule: Rule) -> float:
+        if rule == _SILENCE:
+            return self._timeout
+        return self._pong_timeout if rule == _ANSWER else self._idle
+
+    def _act(self, now: float) -> None:
+        """Something has changed; the deadline is found when somebody asks, since a ping may follow at once."""
+        self._acted_at = now
+        self._deadline = None
+
+    def _next_look(self) -> float:
+        """Returns the first moment at which a look can change anything."""
         looked_at, quiet = self._looked_at, self._quiet
         due, _ = self._first_due()
         wake = min(self._next_ping, self._again_at if self._doubted(due) else due)
@@ -336,4 +375,4 @@ class HeartbeatMonitor:
             wake = min(wake, looked_at + quiet.step)
         elif self._answers.awaited:
             wake = min(wake, looked_at + self._answers.gap / 2)
-        self.deadline = max(wake, now + TICK)
+        return max(wake, self._acted_at + TICK)
