@@ -12,7 +12,7 @@ import attrs
 
 from resilient_ws.dial import Addresses
 from resilient_ws.governor import Governor
-from resilient_ws.opening import OpeningOptions, Setup
+from resilient_ws.opening import OpeningOptions
 from resilient_ws.options import (
     Heartbeat,
     Inbox,
@@ -23,13 +23,15 @@ from resilient_ws.options import (
     seconds,
     whole,
 )
-from resilient_ws.record import Record
 from resilient_ws.transports import make_transport
 from resilient_ws.transports.base import Transport
 from resilient_ws.transports.options import TransportOptions
 
 RANDOM: Final = Random()
 """Draws the delays of all clients, since it has 2,500 bytes; ours alone, since programs may seed theirs alike."""
+
+RECONNECT: Final = ReconnectPolicy()
+"""What `reconnect=True` stands for; one for all clients."""
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
@@ -38,19 +40,11 @@ if hasattr(os, "register_at_fork"):
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
-class Config(Record):
+class Config(OpeningOptions):
     """The arguments of `WebSocketClient`; durations in seconds, `None` = no limit or off."""
 
-    addresses: Addresses
-    transport: Transport
-    setup: Setup | None
-    heartbeat: Heartbeat | None
     reconnect: ReconnectPolicy | None
     governor: Governor | None
-    outbox: Outbox
-    inbox: Inbox
-    open_timeout: float | None
-    setup_timeout: float | None
     close_timeout: float | None
     compresses: bool
     fail_fast: bool
@@ -61,19 +55,6 @@ class Config(Record):
         if self.outbox.confirm is not None:
             return self.outbox.confirm
         return self.heartbeat is not None and self.heartbeat.kind == "ping"
-
-    def opening(self) -> OpeningOptions:
-        """Returns what each attempt is told."""
-        return OpeningOptions(
-            addresses=self.addresses,
-            transport=self.transport,
-            setup=self.setup,
-            heartbeat=self.heartbeat,
-            outbox=self.outbox,
-            inbox=self.inbox,
-            open_timeout=self.open_timeout,
-            setup_timeout=self.setup_timeout,
-        )
 
 
 def make_config(
@@ -122,7 +103,7 @@ def make_config(
     if compression is not None:
         one_of("compression", compression, ("deflate",))
     if reconnect is True:
-        reconnect = ReconnectPolicy()
+        reconnect = RECONNECT
     return Config(
         addresses=Addresses(url, headers, subprotocols),
         transport=_transport(

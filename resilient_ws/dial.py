@@ -11,7 +11,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from resilient_ws.dispatch import is_being_cancelled
-from resilient_ws.endpoints import Endpoint
+from resilient_ws.endpoints import NO_HEADERS, Endpoint
 from resilient_ws.errors import ConnectError
 from resilient_ws.events import Attempt, Stop
 
@@ -35,7 +35,7 @@ class Addresses:
 
     def __init__(self, url: object, headers: Mapping[str, str] | None, subprotocols: Sequence[str]) -> None:
         defaults = Endpoint("ws://localhost", headers, subprotocols)
-        self._headers: Mapping[str, str] = CIMultiDict(defaults.headers)
+        self._headers: Mapping[str, str] = CIMultiDict(headers) if headers else NO_HEADERS
         self._subprotocols = defaults.subprotocols
         self._provider: Provider | None = None
         self._static: tuple[Endpoint, ...] = ()
@@ -119,6 +119,8 @@ class Addresses:
 
 def _merge(defaults: Mapping[str, str], own: Mapping[str, str]) -> Mapping[str, str]:
     """Returns `own` and those of `defaults` that it does not replace; names compare without case (RFC 9110 5.1)."""
+    if not defaults and not own:
+        return NO_HEADERS
     given = CIMultiDict(own)
     merged = given.copy()
     for name, value in defaults.items():

@@ -49,9 +49,7 @@ class Engine:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.subscriptions: dict[Hashable, Subscription] = {}
-        self.inbox = Inbox(
-            config.inbox, pause=self._inbox_full, resume=self._inbox_relaxed, stuck=self._stuck
-        )
+        self.inbox = Inbox(config.inbox, self)
         self.dispatcher = Dispatcher(self.inbox, self.spawn)
         self.teller = Teller(config.addresses.shown, self.dispatcher, self.now)
         self._pause_notice = PauseNotice(self.teller, self.inbox)
@@ -111,13 +109,12 @@ class Engine:
         config = self.config
         self.turns = Turns(config.governor, config.addresses, self.retry, self.teller.note)
         self.opener = Opener(
-            config.opening(),
+            config,
             self.turns,
             host=self,
             watcher=self._watch,
             queue=self.sender.queue,
             subscriptions=self.subscriptions,
-            is_paused=lambda: self.inbox.paused,
             spawn=self.spawn,
             idle=self.sender.idle,
         )
@@ -312,6 +309,11 @@ class Engine:
         """Says what happened."""
         self.teller.tell(event)
 
+    @property
+    def is_paused(self) -> bool:
+        """Whether the program's inbox has stopped the reading."""
+        return self.inbox.paused
+
     def _watch(self, live: Live) -> Watcher:
         return _Watch(self, live)
 
@@ -333,7 +335,8 @@ class Engine:
         if self._drain is not None:
             self._drain.cancel()
 
-    def _inbox_full(self) -> None:
+    def inbox_full(self) -> None:
+        """Reading is to pause."""
         loop = asyncio.get_running_loop()
         if self.live is not None and self.live.link is not None:
             self.live.link.pause()
@@ -341,12 +344,14 @@ class Engine:
         if self.state is not State.CLOSED:
             self._pause_notice.begin(loop)
 
-    def _inbox_relaxed(self) -> None:
+    def inbox_relaxed(self) -> None:
+        """Reading may go on."""
         self._pause_notice.end()
         if self.live is not None and self.live.link is not None:
             self.live.link.resume()
 
-    def _stuck(self) -> None:
+    def inbox_stuck(self) -> None:
+        """What somebody waits for cannot come."""
         self.sender.patience.stuck()
 
 

@@ -1,7 +1,7 @@
 """Received messages that the program has not taken yet: bounded, in order, for one consumer at a time.
 
-Knows nothing of connections: it is told of messages and gaps, and tells through `pause`, `resume` and `stuck` when
-it is full, has room again, or is full although somebody waits for an answer that can only come through it.
+Knows nothing of connections: it is told of messages and gaps, and tells its `Keeper` when it is full, has room again,
+or is full although somebody waits for an answer that can only come through it.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Callable
-from typing import cast
+from typing import Protocol, cast
 
 import attrs
 
@@ -34,6 +33,19 @@ class Dismissed(Exception):  # noqa: N818 - ends a wait; the consumer has change
     """Somebody else takes the messages now."""
 
 
+class Keeper(Protocol):
+    """Who is told how full an inbox is: one object, which costs an idle client less than three methods of it."""
+
+    def inbox_full(self) -> None:
+        """It has become full."""
+
+    def inbox_relaxed(self) -> None:
+        """Half of each bound is free again after that."""
+
+    def inbox_stuck(self) -> None:
+        """It is full although `expect` was told that somebody waits."""
+
+
 class Inbox:
     """The queue between the reader of a connection and the program.
 
@@ -43,23 +55,16 @@ class Inbox:
 
     Args:
         bounds: How much may wait, and what happens beyond.
-        pause: Called when it has become full.
-        resume: Called when half of each bound is free again after that.
-        stuck: Called when it is full although `expect` was told that somebody waits.
+        keeper: Is told when it is full, and when it has room again.
     """
 
     def __init__(
         self,
         bounds: options.Inbox,
-        *,
-        pause: Callable[[], None],
-        resume: Callable[[], None],
-        stuck: Callable[[], None],
+        keeper: Keeper,
     ) -> None:
         self._bounds = bounds
-        self._pause = pause
-        self._resume = resume
-        self._stuck = stuck
+        self._keeper = keeper
         self.items: deque[Message | Gap] = deque()
         self.messages = cast(
             "deque[Message]", self.items
@@ -184,9 +189,9 @@ class Inbox:
         if not self.paused:
             self.paused = True
             self._judge()
-            self._pause()
+            self._keeper.inbox_full()
         if self._patient:
-            self._stuck()
+            self._keeper.inbox_stuck()
 
     def _drop(self) -> None:
         """Removes the oldest messages until the bounds hold; a gap stays in their place, none grows the queue."""
@@ -242,7 +247,7 @@ class Inbox:
     def _unpause(self) -> None:
         self.paused = False
         self._judge()
-        self._resume()
+        self._keeper.inbox_relaxed()
 
     # --- the side of the program ---
 

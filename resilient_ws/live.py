@@ -28,13 +28,31 @@ ON_THE_WAY: Final = 1024 * 1024
 """Bytes beyond a full inbox that are still delivered in `close()`: more than a link holds, unless it unpacks them."""
 
 
-_SPENT: Final = Inbox(options.Inbox(), pause=lambda: None, resume=lambda: None, stuck=lambda: None)
+class _Nobody:
+    """Keeps an inbox into which nothing comes."""
+
+    def inbox_full(self) -> None:
+        pass
+
+    def inbox_relaxed(self) -> None:
+        pass
+
+    def inbox_stuck(self) -> None:
+        pass
+
+
+_SPENT: Final = Inbox(options.Inbox(), _Nobody())
 """Takes the place of the inbox of a set-up that is over: an idle client is to hold little."""
 _NOBODY: Final = Patience(_SPENT, lambda: None)
 
 
 class Host(Protocol):
     """What a connection tells its client."""
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether the program's inbox has stopped the reading."""
+        ...
 
     def connection_ended(self, live: Live, end: End, /) -> None:
         """It is over; called once."""
@@ -56,7 +74,7 @@ class Live:
 
     def __init__(self, host: Host, bounds: options.Inbox) -> None:
         self._host = host
-        self.setup_inbox = Inbox(bounds, pause=self._pause, resume=self._resume, stuck=self._stuck)
+        self.setup_inbox = Inbox(bounds, self)
         self.patience = Patience(self.setup_inbox, lambda: None)
         self._inbox = self.setup_inbox
         self._requests: list[tuple[Match, asyncio.Future[Message]]] = []
@@ -78,10 +96,9 @@ class Live:
         self.silent_for = 0.0
         self.hint: str | None = None
 
-    @property
     def is_paused(self) -> bool:
-        """Whether the set-up does not take what comes in."""
-        return self.setup_inbox.paused
+        """Whether the set-up or the program does not take what comes in."""
+        return self.setup_inbox.paused or self._host.is_paused
 
     def counts(self) -> dict[str, int]:
         """What it has moved, by the names of `Stats`; without the bytes that went through the program's inbox."""
@@ -262,13 +279,16 @@ class Live:
 
     # --- the bounds of the set-up ---
 
-    def _pause(self) -> None:
+    def inbox_full(self) -> None:
+        """Reading is to pause."""
         if self.link is not None:
             self.link.pause()
 
-    def _resume(self) -> None:
+    def inbox_relaxed(self) -> None:
+        """Reading may go on."""
         if self.link is not None and self.end is None:
             self.link.resume()
 
-    def _stuck(self) -> None:
+    def inbox_stuck(self) -> None:
+        """The answer to a request of the set-up cannot come."""
         self.patience.stuck()

@@ -95,7 +95,6 @@ class Opener:
         watcher: Whom its heartbeat tells; returns one for the connection.
         queue: Whose messages its PONGs confirm.
         subscriptions: The declared intents, alive: what is declared during an attempt is part of it.
-        is_paused: Whether the program's inbox has stopped the reading.
         spawn: Starts a child of the owner task.
         idle: Called when a connection has room again.
     """
@@ -109,7 +108,6 @@ class Opener:
         watcher: Callable[[Live], Watcher],
         queue: DeliveryQueue,
         subscriptions: dict[Hashable, Subscription],
-        is_paused: Callable[[], bool],
         spawn: Spawn,
         idle: Callable[[], None],
     ) -> None:
@@ -119,7 +117,6 @@ class Opener:
         self._watcher = watcher
         self._queue = queue
         self._subscriptions = subscriptions
-        self._is_paused = is_paused
         self._spawn = spawn
         self._idle = idle
         self._scope: asyncio.Timeout | None = None
@@ -215,7 +212,7 @@ class Opener:
             self._queue,
             heartbeat=options.heartbeat,
             confirm_interval=options.outbox.confirm_interval,
-            is_paused=lambda: live.is_paused or self._is_paused(),
+            is_paused=live.is_paused,
             watcher=self._watcher(live),
         )
         live.use(link, writer, pinger)

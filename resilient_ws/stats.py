@@ -103,9 +103,12 @@ class Timeline:
         return [f"{clock(when)}  {text}" for when, text in self._past]
 
 
+_STEPS: Final = {(old, new): f"state {old} -> {new}" for old in State for new in State}
+
+
 def changed(old: State, new: State) -> str:
-    """Returns in words that the state has changed."""
-    return f"state {old} -> {new}"
+    """Returns in words that the state has changed; all clients remember the same text."""
+    return _STEPS[old, new]
 
 
 def told(event: Event) -> str:

@@ -160,6 +160,7 @@ class _Handshake:
         """Lets go of all it knows: the socket keeps the context of its dial, and so this object, while it is open."""
         self.response = self.transport = None
         self._sockets.clear()
+        del self._jar
 
     def abort(self) -> None:
         """Frees what did not become a connection, also a socket that aiohttp is saying goodbye to."""
