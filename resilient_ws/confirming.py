@@ -25,6 +25,8 @@ class Confirmations:
         patience: Lets reading go on for those who wait.
     """
 
+    __slots__ = ("_flushes", "_held", "_patience", "_queue")
+
     def __init__(self, queue: DeliveryQueue, patience: Patience) -> None:
         self._queue = queue
         self._patience = patience

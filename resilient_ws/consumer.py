@@ -14,6 +14,8 @@ from resilient_ws.inbox import Ended
 class Consumer:
     """Takes messages from the inbox of one client."""
 
+    __slots__ = ("_engine",)
+
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 

@@ -33,6 +33,8 @@ class Addresses:
         TypeError, ValueError: Something else is wrong with an argument.
     """
 
+    __slots__ = ("_headers", "_provider", "_static", "_subprotocols")
+
     def __init__(self, url: object, headers: Mapping[str, str] | None, subprotocols: Sequence[str]) -> None:
         defaults = Endpoint("ws://localhost", headers, subprotocols)
         self._headers: Mapping[str, str] = CIMultiDict(headers) if headers else NO_HEADERS

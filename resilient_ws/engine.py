@@ -358,6 +358,8 @@ class Engine:
 class _Watch:
     """What the heartbeat of one connection tells, bound to that connection."""
 
+    __slots__ = ("_engine", "_live")
+
     def __init__(self, engine: Engine, live: Live) -> None:
         self._engine = engine
         self._live = live

@@ -134,6 +134,25 @@ class Ping:
         self.counted = counted
 
 
+class FirstPing:
+    """The first ping of a connection, until it is answered.
+
+    Attributes:
+        target: What `Reading.left` shows when it has left.
+        messages: How many had come at the last look.
+        look_at: When to look next.
+        halves: In how many halves of the timeout messages came.
+    """
+
+    __slots__ = ("halves", "look_at", "messages", "target")
+
+    def __init__(self, reading: Reading, look_at: float) -> None:
+        self.target = reading.left + reading.pending
+        self.messages = reading.messages
+        self.look_at = look_at
+        self.halves = 0
+
+
 class Answers:
     """Which pings are unanswered, and for how long while the peer talked.
 

@@ -39,6 +39,8 @@ log = logging.getLogger("resilient_ws")
 class Farewell:
     """Ends one client, once."""
 
+    __slots__ = ("_engine", "_opener", "closed", "finished")
+
     def __init__(self, engine: Engine, opener: Opener) -> None:
         loop = asyncio.get_running_loop()
         self._engine = engine

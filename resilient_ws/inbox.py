@@ -58,6 +58,28 @@ class Inbox:
         keeper: Is told when it is full, and when it has room again.
     """
 
+    __slots__ = (
+        "_bounds",
+        "_bytes_bound",
+        "_claimed",
+        "_drops",
+        "_gaps",
+        "_keeper",
+        "_messages_bound",
+        "_over",
+        "_patient",
+        "_pending",
+        "_settled",
+        "_sum",
+        "_waiter",
+        "_wake",
+        "dropped",
+        "floor",
+        "items",
+        "messages",
+        "paused",
+    )
+
     def __init__(
         self,
         bounds: options.Inbox,

@@ -58,6 +58,8 @@ class Lifecycle:
         changed: Called with the old and the new state after each step.
     """
 
+    __slots__ = ("_changed", "_state")
+
     def __init__(self, changed: Callable[[State, State], None]) -> None:
         self._state = State.IDLE
         self._changed = changed

@@ -14,6 +14,8 @@ from resilient_ws.errors import ResilientWSError
 class Line:
     """A queue of waiting calls."""
 
+    __slots__ = ("_waiters",)
+
     def __init__(self) -> None:
         self._waiters: list[asyncio.Future[None]] = []
 

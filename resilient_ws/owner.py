@@ -108,7 +108,7 @@ class Owner:
         while not engine.interrupted:
             failure = await self._attempt()
             if failure is None and not engine.interrupted:
-                await self._sleep(None, lambda: engine.ending is not None or engine.interrupted)
+                await self._sleep(None, self._is_disturbed)
             ending = engine.ending
             if ending is not None:
                 failure = ending.failure(engine.retry.next_failure_number(ending.opened_for))
@@ -127,6 +127,10 @@ class Owner:
                 self.farewell.as_asked(ending)
                 return
         await self.farewell.say_goodbye(self._sleep, self.wake)
+
+    def _is_disturbed(self) -> bool:
+        """Whether a connection that was open is over, or is to be; a method, since an idle client holds it."""
+        return self._engine.ending is not None or self._engine.interrupted
 
     async def _load(self) -> bool:
         """Takes over what an earlier client left in the outbox file; `False` = it cannot be used, which is the end."""

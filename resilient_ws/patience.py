@@ -22,6 +22,8 @@ class Patience:
         ask: Called when somebody begins to wait for a PONG.
     """
 
+    __slots__ = ("_ask", "_asking", "_inbox", "_waiters")
+
     def __init__(self, inbox: Inbox, ask: Callable[[], None]) -> None:
         self._inbox = inbox
         self._ask = ask

@@ -16,7 +16,7 @@ from typing import Final, Protocol
 import attrs
 
 from resilient_ws.events import Message
-from resilient_ws.evidence import Reading, has_left, with_ping
+from resilient_ws.evidence import FirstPing, Reading, has_left, with_ping
 from resilient_ws.heartbeat import HeartbeatMonitor
 from resilient_ws.options import Heartbeat
 from resilient_ws.outbox import DeliveryQueue, Entry
@@ -69,6 +69,32 @@ class Pinger:
         watcher: Is told of verdicts.
     """
 
+    __slots__ = (
+        "_ahead_of_real",
+        "_answered",
+        "_confirm_at",
+        "_confirm_interval",
+        "_due",
+        "_first",
+        "_heartbeat",
+        "_is_paused",
+        "_last_ping",
+        "_link",
+        "_loop",
+        "_monitor",
+        "_number",
+        "_others",
+        "_outstanding",
+        "_prefix",
+        "_queue",
+        "_stopped",
+        "_timer",
+        "_wanted",
+        "_watcher",
+        "_writer",
+        "latency",
+    )
+
     def __init__(
         self,
         link: Link,
@@ -95,7 +121,7 @@ class Pinger:
         self._prefix = os.urandom(4)
         self._number = 0
         self._outstanding: list[tuple[int, int]] = []  # number, mark
-        self._first: _FirstPing | None = None  # while it is not answered
+        self._first: FirstPing | None = None  # while it is not answered
         self._last_ping = now
         self._confirm_at: float | None = None
         self._wanted = False
@@ -238,7 +264,7 @@ class Pinger:
         if reading is None:
             reading = self._look_at_link()
         if self._first is None and not self._answered:
-            self._first = _FirstPing(reading, now + self._half_timeout)
+            self._first = FirstPing(reading, now + self._half_timeout)
         if self._monitor is not None and self._is_pinging:
             self._monitor.ping_sent(self._number, now, reading)
 
@@ -340,7 +366,7 @@ class Pinger:
             else:
                 self._ping(reading)
 
-    def _doubt(self, first: _FirstPing, now: float) -> None:
+    def _doubt(self, first: FirstPing, now: float) -> None:
         """Turns confirmation off for this connection once the peer has talked for the timeout and not answered.
 
         A burst of messages just behind the ping does not say that the peer has read it: the line may be dead since, and
@@ -357,25 +383,6 @@ class Pinger:
         self._answered = True
         self._outstanding.clear()
         self._watcher.confirmation_off(self._queue.turn_off())
-
-
-class _FirstPing:
-    """The first ping of a connection, until it is answered.
-
-    Attributes:
-        target: What `Reading.left` shows when it has left.
-        messages: How many had come at the last look.
-        look_at: When to look next.
-        halves: In how many halves of the timeout messages came.
-    """
-
-    __slots__ = ("halves", "look_at", "messages", "target")
-
-    def __init__(self, reading: Reading, look_at: float) -> None:
-        self.target = reading.left + reading.pending
-        self.messages = reading.messages
-        self.look_at = look_at
-        self.halves = 0
 
 
 def _suspend_clock() -> float:

@@ -82,6 +82,8 @@ class Timeline:
         wall: Returns the time of day, as `time.time()`.
     """
 
+    __slots__ = ("_past", "_wall")
+
     def __init__(self, wall: Callable[[], float]) -> None:
         self._wall = wall
         self._past: list[tuple[float, str]] = []

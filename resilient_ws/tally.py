@@ -22,6 +22,8 @@ class Tally:
         dispatcher: Counts the events that were dropped.
     """
 
+    __slots__ = ("_dispatcher", "_inbox", "_moved", "_queue", "attempts", "closes", "opens")
+
     def __init__(self, queue: DeliveryQueue, inbox: Inbox, dispatcher: Dispatcher) -> None:
         self.attempts = 0
         self.opens = 0

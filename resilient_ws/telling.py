@@ -47,6 +47,8 @@ class Teller:
         clock: Seconds of the event loop, as entries were stamped with.
     """
 
+    __slots__ = ("_clock", "_dispatcher", "_name", "_noticed_at", "timeline", "undelivered")
+
     def __init__(self, name: str, dispatcher: Dispatcher, clock: Callable[[], float]) -> None:
         self.timeline = Timeline(time.time)
         self.undelivered: list[UndeliveredEvent] = []
@@ -122,6 +124,8 @@ class PauseNotice:
         teller: Says it.
         inbox: Holds the messages that the program does not take.
     """
+
+    __slots__ = ("_inbox", "_teller", "_timer")
 
     def __init__(self, teller: Teller, inbox: Inbox) -> None:
         self._teller = teller

@@ -24,6 +24,21 @@ class Writer:
         idle: Called when the link has room again after it had none.
     """
 
+    __slots__ = (
+        "_bytes_sent",
+        "_first",
+        "_idle",
+        "_link",
+        "_sent",
+        "_spawn",
+        "_task",
+        "_waiters",
+        "busy",
+        "closed",
+        "lane",
+        "refused",
+    )
+
     def __init__(
         self,
         link: Link,

@@ -113,6 +113,8 @@ def _joined(headers: CIMultiDictProxy[str]) -> CIMultiDictProxy[str]:
 class _Handshake:
     """The middleware of one dial: verifies the answer and keeps hold of what aiohttp hides."""
 
+    __slots__ = ("_extensions", "_jar", "_offered", "_sockets", "response", "transport")
+
     def __init__(self, offered: tuple[str, ...], *, extensions: bool, jar: AbstractCookieJar) -> None:
         self._offered = offered
         self._extensions = extensions
@@ -203,6 +205,8 @@ def _shared_connector() -> TCPConnector:
 
 class AiohttpTransport:
     """The `Transport` that `transport="aiohttp"` names."""
+
+    __slots__ = ("_options", "_shared")
 
     def __init__(self, options: TransportOptions) -> None:
         self._options = options

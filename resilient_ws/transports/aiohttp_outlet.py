@@ -56,6 +56,8 @@ class Outlet:
         full: Whether the send buffer is fuller than it should be.
     """
 
+    __slots__ = ("_room", "_transport", "_writer", "full")
+
     def __init__(self, transport: asyncio.Transport, writer: WebSocketWriter | None) -> None:
         self._transport = transport
         transport.set_write_buffer_limits(HIGH)

@@ -50,11 +50,13 @@ def link():
 
 
 @pytest.fixture
-def writer(link):
-    started = []
-    made = Writer(link, spawn=lambda name, run: started.append(name), idle=lambda: None)
-    made.started = started
-    return made
+def started():
+    return []
+
+
+@pytest.fixture
+def writer(link, started):
+    return Writer(link, spawn=lambda name, run: started.append(name), idle=lambda: None)
 
 
 class TestQueue:
@@ -151,12 +153,12 @@ class TestWriter:
         writer.flush()
         assert len(link.calls) == 1
 
-    def test_a_full_link_makes_it_busy(self, writer, link):
+    def test_a_full_link_makes_it_busy(self, writer, link, started):
         writer.hold("x", 1)
         link.rest = object()
         writer.flush()
         assert writer.busy
-        assert writer.started == ["writer"]
+        assert started == ["writer"]
 
     def test_a_post_goes_behind_what_is_held(self, writer, link):
         writer.hold("first", 5)
