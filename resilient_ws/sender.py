@@ -138,6 +138,7 @@ class Sender(Outflow):
             store.align((entry,))
 
     def _enqueue(self, entry: Entry) -> None:
+        self._close_lane()  # before it gets its place: if the link is dead, what was held waits in front of it
         for evicted in self.queue.accept(entry):
             self._settle(evicted, Fate.EVICTED)
         self.lane.left -= 1
@@ -145,10 +146,14 @@ class Sender(Outflow):
         self.pump()
 
     def _write_unqueued(self, entry: Entry) -> None:
-        self._enqueue(entry)
-        if self.queue.waiting:  # the link is dead and has not said so yet; nothing else waited
+        self._close_lane()
+        if not self.queue.waiting:
+            self._enqueue(entry)
+            if not self.queue.waiting:
+                return
             self.queue.withdraw(entry)
-            raise NotConnected("the connection has just ended, and queue=False asks for one")
+        # Nothing waited when it was admitted: the link is dead and has not said so yet.
+        raise NotConnected("the connection has just ended, and queue=False asks for one")
 
     # --- admission ---
 
@@ -231,6 +236,7 @@ class Sender(Outflow):
         """Waits until each message accepted before has its end; see `WebSocketClient.flush`."""
         if not self._is_loaded:
             await self._line.wait(lambda _: self._is_loaded)
+        self._close_lane()  # if the link is dead, what was held is accepted anew
         position = self.queue.barrier()
         if self.queue.is_settled(position):
             return

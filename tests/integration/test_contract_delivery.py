@@ -127,6 +127,59 @@ async def test_ttl_expires_what_was_never_written():
     assert client.stats.abandoned == 1
 
 
+@pytest.mark.promise("P4")
+@pytest.mark.usefixtures("transport")
+async def test_order_holds_where_a_connection_dies_between_two_messages_of_a_turn():
+    told = []
+    async with FaultServer(default=LISTEN) as server:
+        async with WebSocketClient(server.url, reconnect=QUICK, on_undelivered=told.append) as client:
+            (await server.connection()).rst()
+            await asyncio.sleep(0)  # now the socket is reset, and nobody has looked at ours
+            await client.send("1")
+            await client.send("2")
+            await client.send("3")
+            await client.send("4", ttl=60)
+            await client.send("5")
+            assert client.state is State.OPEN
+            await client.flush(2)
+        assert fates(told) == [("1", Fate.UNCERTAIN)]
+        assert messages(server) == ["2", "3", "4", "5"]
+
+
+@pytest.mark.promise("P4")
+@pytest.mark.usefixtures("transport")
+async def test_what_must_not_wait_is_refused_where_a_connection_dies_between_two_messages_of_a_turn():
+    told = []
+    async with FaultServer(default=LISTEN) as server:
+        outbox = Outbox(1, overflow="drop_oldest")
+        client = WebSocketClient(server.url, outbox=outbox, reconnect=QUICK, on_undelivered=told.append)
+        async with client:
+            (await server.connection()).rst()
+            await asyncio.sleep(0)
+            await client.send("1")
+            await client.send("2")
+            await client.send("3")
+            with pytest.raises(NotConnected, match="has just ended"):
+                await client.send("4", queue=False)
+            await client.flush(2)
+        assert fates(told) == [("2", Fate.EVICTED), ("1", Fate.UNCERTAIN)]
+        assert messages(server) == ["3"]
+
+
+@pytest.mark.promise("P5")
+@pytest.mark.usefixtures("transport")
+async def test_flush_waits_for_what_a_dead_connection_has_not_taken():
+    async with FaultServer(default=LISTEN) as server, WebSocketClient(server.url, reconnect=QUICK) as client:
+        (await server.connection()).rst()
+        await asyncio.sleep(0)
+        await client.send("1")
+        await client.send("2")
+        await client.send("3")
+        await client.flush(2)
+        assert messages(server) == ["2", "3"]
+        assert client.stats.opens == 2
+
+
 # ------------------------------------------------------------------------------------------------- confirmation
 
 
