@@ -55,8 +55,8 @@ class _Between(asyncio.BaseProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._outlet.drain()
-        self._http.connection_lost(exc)
         self._link.lost(exc)
+        asyncio.get_running_loop().call_soon(self._http.connection_lost, exc)  # the program is told first
 
 
 class _Wire(_Between, asyncio.Protocol):
