@@ -21,11 +21,12 @@ if sys.platform == "linux":
 
 # `struct tcp_info` of linux/tcp.h only ever grows at its end: offsets are for ever, but an old kernel returns less.
 _SIZE: Final = 256
-_LAST_DATA_RECV: Final = struct.Struct("=52xI")
-_BYTES: Final = struct.Struct("=120xQQ")  # tcpi_bytes_acked, tcpi_bytes_received: Linux 4.1
-_NOTSENT: Final = struct.Struct("=144xI")  # tcpi_notsent_bytes: Linux 4.6
-_SND_WND: Final = struct.Struct("=228xI")  # tcpi_snd_wnd: Linux 5.4
+# tcpi_last_data_recv, tcpi_bytes_acked, tcpi_bytes_received: Linux 4.1
+_OLD: Final = struct.Struct("=52xI64xQQ")
+# The same, tcpi_notsent_bytes (Linux 4.6), tcpi_snd_wnd (Linux 5.4)
+_WHOLE: Final = struct.Struct("=52xI64xQQ8xI80xI")
 _INT: Final = struct.Struct("=i")
+_ZERO: Final = bytes(_INT.size)
 # `struct linger`: on, for 0 seconds.
 _RESET: Final = struct.pack("HH" if sys.platform == "win32" else "ii", 1, 0)
 
@@ -91,7 +92,7 @@ def read(sock: Socket | None) -> SocketFacts | None:
         try:
             info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _SIZE)
             # SIOCOUTQ of linux/sockios.h is TIOCOUTQ.
-            queued: int = _INT.unpack(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(_INT.size)))[0]
+            queued: int = _INT.unpack(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, _ZERO))[0]
         except (OSError, ValueError):
             return None
         return facts(info, queued)
@@ -100,18 +101,14 @@ def read(sock: Socket | None) -> SocketFacts | None:
 
 def facts(info: bytes, queued: int) -> SocketFacts | None:
     """Takes a `struct tcp_info` apart; `None` if it does not count bytes."""
-    if len(info) < _BYTES.size:
+    in_flight: int | None = None
+    if len(info) >= _WHOLE.size:
+        last, acked, received, unsent, window = _WHOLE.unpack_from(info)
+        in_flight = max(0, queued - unsent) if window else 0
+    elif len(info) >= _OLD.size:
+        last, acked, received = _OLD.unpack_from(info)
+    else:
         return None
-    acked, received = _BYTES.unpack_from(info)
     if not (acked and received):
         return None
-    (last,) = _LAST_DATA_RECV.unpack_from(info)
-    return SocketFacts(received, acked, queued, _in_flight(info, queued), last / 1000)
-
-
-def _in_flight(info: bytes, queued: int) -> int | None:
-    if len(info) < _SND_WND.size:
-        return None
-    (unsent,) = _NOTSENT.unpack_from(info)
-    (window,) = _SND_WND.unpack_from(info)
-    return max(0, queued - unsent) if window else 0
+    return SocketFacts(received, acked, queued, in_flight, last / 1000)
