@@ -41,7 +41,7 @@ from resilient_ws.errors import ConnectError
 from resilient_ws.transports.aiohttp_direct import DirectLink
 from resilient_ws.transports.aiohttp_errors import translate
 from resilient_ws.transports.aiohttp_link import AiohttpLink
-from resilient_ws.transports.aiohttp_queue import DirectResponse
+from resilient_ws.transports.aiohttp_response import DirectResponse
 from resilient_ws.transports.aiohttp_trial import is_supported
 from resilient_ws.transports.base import Link, Receiver
 from resilient_ws.transports.handshake import (

@@ -20,7 +20,7 @@ from resilient_ws.events import Message
 from resilient_ws.inbox import size_of
 from resilient_ws.transports.aiohttp_link import LOST, AiohttpLink
 from resilient_ws.transports.aiohttp_outlet import Outlet
-from resilient_ws.transports.aiohttp_queue import DirectResponse
+from resilient_ws.transports.aiohttp_response import DirectResponse
 from resilient_ws.transports.base import End, Receiver
 from resilient_ws.transports.scratch import scratch
 from resilient_ws.transports.socket_link import LAST_ANSWERS
@@ -29,7 +29,7 @@ _TEXT: Final = WSMsgType.TEXT
 _BINARY: Final = WSMsgType.BINARY
 
 NARROW: Final = 32 * 1024
-"""Bytes that one read takes in at most where messages are unpacked."""
+"""Bytes that one read takes in at most where messages are unpacked: that may take a thousand times as long."""
 
 
 class _Between(asyncio.BaseProtocol):
@@ -69,14 +69,12 @@ class _Wire(_Between, asyncio.Protocol):
 
 
 class _NarrowWire(_Between, asyncio.BufferedProtocol):
-    """Takes so little in one read that the messages unpacked from it do not fill the inbox many times over.
-
-    What a full inbox cannot take goes through aiohttp's queue, which costs three times as much for each message.
-    """
+    """Takes so little in one read that to unpack it does not hold up the event loop."""
 
     def __init__(self, link: DirectLink, socket: DirectResponse, outlet: Outlet) -> None:
         super().__init__(link, socket, outlet)
         self._buffer = scratch(NARROW)
+        self._ended = link.tell_all
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - only a hint, and asyncio has none
         return self._buffer
@@ -116,10 +114,13 @@ class DirectLink(AiohttpLink):
         self._pending: End | None = None
         self._compresses = bool(socket.compress)
         self._outlet = Outlet(transport, socket.frame_writer if self._compresses else None)
+        self._feed = socket.feed
         wire = _NarrowWire if self._compresses else _Wire
         transport.set_protocol(wire(self, socket, self._outlet))
         socket.forget_handshake()
-        if not self._compresses:
+        if self._compresses:
+            self._stop()  # what is read now would wait in front of the parser, without a bound
+        else:
             del self._socket  # only compressed messages go through it; it holds request and answer
 
     # --- out ---
@@ -176,9 +177,20 @@ class DirectLink(AiohttpLink):
         self._receiver.burst(batch, size)
         batch.clear()
 
+    def tell_all(self) -> None:
+        """Tells all that was read, one batch after the other, as long as nobody pauses."""
+        self.tell_batch()
+        queue = self._queue
+        while queue.stalled and queue.direct:
+            self._feed(b"")
+            self.tell_batch()
+
     def pause(self) -> None:
         """Stops reading; what has been read already is held."""
         self._paused = True
+        self._stop()
+
+    def _stop(self) -> None:
         self._queue.direct = False
         if not self._stopped and not self._transport.is_closing():
             self._stopped = True
@@ -200,6 +212,10 @@ class DirectLink(AiohttpLink):
                 frame = queue.take()
                 if frame is not None and (frame[0] is _TEXT or frame[0] is _BINARY):
                     self._tell_message(frame[1])
+            if queue.stalled:  # one batch more: what waits may be a thousand times as large
+                queue.link, queue.direct = _DEAF, True
+                self._feed(b"")
+                self.tell_batch()
             self._over = True
         queue.link = _DEAF
         queue.direct = False
@@ -218,6 +234,9 @@ class DirectLink(AiohttpLink):
         if self._paused or self._over:
             return
         queue.direct = True
+        self.tell_all()
+        if self._paused or self._over:
+            return
         if self._pending is not None:
             self._finish(self._pending)
         elif self._stopped and not self._transport.is_closing():
@@ -225,12 +244,8 @@ class DirectLink(AiohttpLink):
             self._transport.resume_reading()
 
     def _tell_message(self, message: Message) -> None:
-        size = size_of(message)
-        if size > self._max_message_size:
-            self.refuse_size()
-            return
         self._messages += 1
-        self._receiver.message(message, size)
+        self._receiver.message(message, size_of(message))
 
     def take_frame(self, frame: Any) -> None:
         """A control frame."""
@@ -243,10 +258,6 @@ class DirectLink(AiohttpLink):
             self._receiver.pong(bytes(data))
         else:
             self._finish(self._closed(int(data), str(extra or "")))
-
-    def refuse_size(self) -> None:
-        """A message is larger than we take."""
-        self._finish(self._too_big())
 
     def note_end(self, error: BaseException | None) -> None:
         """The parser has come to an end: the peer broke the protocol, or the socket is gone (`lost` says why)."""
@@ -275,11 +286,11 @@ class DirectLink(AiohttpLink):
         self.tell_batch()
         if self._over:
             return
-        if self._queue.held and self._paused:
+        if self._paused and (self._queue.held or self._queue.stalled):
             if self._pending is None or self._pending.origin is CloseOrigin.NETWORK:
                 self._pending = end  # the socket is lost behind all that was parsed, whenever that is
             return
-        self._queue.direct = False
+        self._stop()
         self._end(end)
 
 

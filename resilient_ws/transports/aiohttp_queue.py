@@ -1,20 +1,16 @@
-"""What aiohttp's frame parser is given in place of its queue, and the response class that gives it.
+"""What aiohttp's frame parser is given in place of its queue.
 
-The parser calls `feed_data` of a queue for each message, and `ClientSession(ws_response_class=)` may bring a parser
-with a queue of its own. aiohttp documents neither; `resilient_ws.transports.aiohttp_trial` tries both. What the parser
-does to stay within bounds is kept: it stops when its queue is full, which is also what bounds a decompression bomb.
+The parser calls `feed_data` of a queue for each message, which aiohttp does not document;
+`resilient_ws.transports.aiohttp_trial` tries it. What the parser does to stay within bounds is kept: it stops when its
+queue is full.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from aiohttp import ClientResponse, ClientWebSocketResponse, WSMsgType
-from aiohttp.http_websocket import WebSocketReader, WebSocketWriter
-
-from resilient_ws.transports.whole_frames import Cutter
+from aiohttp import WSMsgType
 
 if TYPE_CHECKING:
     from aiohttp._websocket.reader_py import WebSocketDataQueue
@@ -37,12 +33,6 @@ class Hearer(Protocol):
     def take_frame(self, frame: Any) -> None:
         """A control frame."""
 
-    def tell_batch(self) -> None:
-        """There is a batch, and it is large."""
-
-    def refuse_size(self) -> None:
-        """A message is larger than we take."""
-
     def note_end(self, error: BaseException | None) -> None:
         """The parser has come to an end."""
 
@@ -52,14 +42,17 @@ class DirectQueue(WebSocketDataQueue):
 
     While `direct` is unset, data wait in aiohttp's queue, in order and bounded by it; pings and pongs never wait.
     Slots, because they are found faster than the attributes of a dictionary: a fifth of the time for each message.
+
+    Attributes:
+        stalled: Whether there is more in what was read, which waits in front of the parser.
     """
 
-    __slots__ = ("append", "batch", "bytes", "direct", "ended", "link", "max_message_size")
+    __slots__ = ("append", "batch", "bytes", "direct", "ended", "link", "stalled")
 
-    def __init__(self, protocol: Any, loop: asyncio.AbstractEventLoop, max_message_size: int) -> None:
+    def __init__(self, protocol: Any, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(protocol, HELD, loop=loop)
-        self.max_message_size = max_message_size
         self.direct = False  # until there is a link that reads
+        self.stalled = False
         self.batch: list[Any] = []  # of the read of the moment
         self.append = self.batch.append
         self.bytes = 0
@@ -116,93 +109,3 @@ class DirectQueue(WebSocketDataQueue):
             self.ended = (error,)
             if self.link is not None:
                 self.link.note_end(error)
-
-
-class DeflateQueue(DirectQueue):
-    """The same where a read of the socket does not bound what comes out of it."""
-
-    __slots__ = ("_alarm",)
-
-    def __init__(self, protocol: Any, loop: asyncio.AbstractEventLoop, max_message_size: int) -> None:
-        super().__init__(protocol, loop, max_message_size)
-        self._alarm = min(
-            HELD, max_message_size + 1
-        )  # bytes in the batch up to which nothing has to be asked
-
-    def feed_data(self, data: Any, size: int) -> None:
-        """Called by the parser for each message; must not raise."""
-        kind = data[0]
-        total = self.bytes + size
-        if self.direct and total < self._alarm and (kind is _TEXT or kind is _BINARY):
-            self.append(data[1])
-            self.bytes = total
-        elif not (self.direct and (kind is _TEXT or kind is _BINARY)):
-            self._feed_slowly(data, size)
-        elif size > self.max_message_size and self.link is not None:
-            self.link.refuse_size()  # the parser lets one byte more pass than without compression
-        else:
-            self.append(data[1])
-            self.bytes = total
-            if total >= HELD and self.link is not None:
-                self.link.tell_batch()
-
-
-class Front:
-    """What aiohttp believes to be its parser: it gets all bytes, so that none are missed that came with the handshake."""
-
-    def __init__(self, parser: WebSocketReader, feed: Callable[[bytes], object]) -> None:
-        self._feed = feed
-        self.feed_eof = parser.feed_eof
-
-    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
-        """Called by aiohttp, until there is a link that reads."""
-        self._feed(data)
-        return False, b""
-
-
-def forget_handshake(http: Any, front: Front, queue: DirectQueue) -> None:
-    """Lets aiohttp's protocol go of its queues and of its HTTP parser: three kilobytes that nothing asks any more."""
-    http.set_parser(front, queue)
-    # They have no public names. The parser would go with the connection; the buffer is one of HTTP answers.
-    http._parser = None  # noqa: SLF001
-    http._buffer = ()  # noqa: SLF001
-
-
-class DirectResponse(ClientWebSocketResponse):
-    """A response whose parser has a `DirectQueue`; aiohttp asks for the parser before the first frame is parsed.
-
-    Attributes:
-        feed: Takes what is read from the socket.
-    """
-
-    def __init__(self, max_message_size: int, *args: Any, **kwargs: Any) -> None:
-        self._front: Front | None = None
-        super().__init__(*args, **kwargs)
-        response: ClientResponse = args[3]
-        assert response.connection is not None
-        self.http: Any = response.connection.protocol
-        self.frame_writer: WebSocketWriter = args[1]
-        make = DeflateQueue if self.compress else DirectQueue
-        self.queue = make(self.http, asyncio.get_running_loop(), max_message_size)
-        # aiohttp refuses a message of exactly its limit; ours is inclusive.
-        parser = WebSocketReader(
-            self.queue, max_message_size + 1, compress=bool(self.compress), decode_text=True
-        )
-        self.feed: Callable[[bytes], object] = parser.feed_data
-        if not self.compress:
-            self.feed = Cutter(self.queue, lambda data: parser.feed_data(data)[0], max_message_size).feed
-        self._front = Front(parser, self.feed)
-
-    def forget_handshake(self) -> None:
-        """Lets go of what only the handshake needed."""
-        assert self._front is not None
-        forget_handshake(self.http, self._front, self.queue)
-
-    # That aiohttp's attribute is overridden is the point.
-    @property
-    def _parser(self) -> Any:
-        return self._front
-
-    @_parser.setter
-    def _parser(self, parser: Any) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """What aiohttp made is not used."""

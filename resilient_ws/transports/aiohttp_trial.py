@@ -18,8 +18,9 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_websocket import WebSocketReader
 
 from resilient_ws.transports import aiohttp_outlet
-from resilient_ws.transports.aiohttp_queue import DirectQueue, Front, forget_handshake
-from resilient_ws.transports.whole_frames import Cutter
+from resilient_ws.transports.aiohttp_deflate import DeflateQueue
+from resilient_ws.transports.aiohttp_queue import DirectQueue
+from resilient_ws.transports.aiohttp_response import Front, forget_handshake
 
 log = logging.getLogger("resilient_ws")
 
@@ -31,9 +32,6 @@ class _Nobody:
 
     def __init__(self) -> None:
         self.heard: list[object] = []
-
-    def tell_batch(self) -> None:
-        self.heard.append("batch")
 
     def take_frame(self, frame: Any) -> None:
         self.heard.append((int(frame[0]), bytes(frame[1])))
@@ -62,7 +60,7 @@ def is_supported() -> bool:
 
 def _try_parser() -> bool:
     nobody = _Nobody()
-    queue = DirectQueue(nobody, asyncio.get_running_loop(), 1000)
+    queue = DirectQueue(nobody, asyncio.get_running_loop())
     parser = WebSocketReader(queue, 1001, compress=False, decode_text=True)
     parser.feed_data(b"\x81\x05early\x89\x01p")  # held: there is no link yet
     held, ping = queue.take(), queue.take()
@@ -87,16 +85,16 @@ def _try_parser() -> bool:
         and taken == 1000
         and isinstance(inspect.getattr_static(ClientWebSocketResponse, "compress"), property)
         and _try_front()
+        and _try_unpacking()
         and aiohttp_outlet.is_supported()
     )
 
 
 def _try_front() -> bool:
     """Whether aiohttp gives all that is read to what it takes for its parser, and whether the parser says when it fails."""
-    queue = DirectQueue(_Nobody(), asyncio.get_running_loop(), 1000)
+    queue = DirectQueue(_Nobody(), asyncio.get_running_loop())
     queue.direct = True
-    parser = WebSocketReader(queue, 1001, compress=False, decode_text=True)
-    front = Front(parser, Cutter(queue, lambda data: parser.feed_data(data)[0], 1000).feed)
+    front = Front(queue, 1000)
     protocol = ResponseHandler(asyncio.get_running_loop())
     protocol.set_parser(front, queue)
     protocol.data_received(b"\x81\x03one\x01\x01t\x80\x02wo\x81\x05th")
@@ -104,11 +102,22 @@ def _try_front() -> bool:
     return queue.batch == ["one", "two", "three"] and queue.ended is not None and _try_loss()
 
 
+def _try_unpacking() -> bool:
+    """Whether zlib's stream is found, also behind one that has ended, and what is raised behind the parser is its error."""
+    queue = DeflateQueue(_Nobody(), asyncio.get_running_loop(), 1000)
+    queue.direct = True
+    feed = Front(queue, 1000).feed
+    one, final = b"\xc1\x05\xca\xcfK\x05\x00", b"\xc2\x06+)\xcf\x07\x00\x00"
+    feed(one + final + one)
+    feed(b"\x42\x02*)\x80\x03\xcf\x07\x00")
+    feed(b"\x41\x01\x07\x80\x00")
+    return queue.batch == ["one", b"two", "one", b"two"] and queue.ended is not None
+
+
 def _try_loss() -> bool:
     """Whether the protocol can do without what only the handshake needed, and still tells the parser of a loss."""
-    queue = DirectQueue(_Nobody(), asyncio.get_running_loop(), 1000)
-    parser = WebSocketReader(queue, 1001, compress=False, decode_text=True)
+    queue = DirectQueue(_Nobody(), asyncio.get_running_loop())
     protocol = ResponseHandler(asyncio.get_running_loop())
-    forget_handshake(protocol, Front(parser, parser.feed_data), queue)
+    forget_handshake(protocol, Front(queue, 1000), queue)
     protocol.connection_lost(None)
     return queue.ended is not None

@@ -4,9 +4,10 @@ import logging
 
 import pytest
 from aiohttp.client_proto import ResponseHandler
+from aiohttp.compression_utils import ZLibDecompressor
 from aiohttp.http_websocket import WebSocketReader, WebSocketWriter
 
-from resilient_ws.transports import aiohttp_outlet, aiohttp_queue, aiohttp_trial
+from resilient_ws.transports import aiohttp_deflate, aiohttp_outlet, aiohttp_queue, aiohttp_trial
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +33,20 @@ class Buffering:
 
     def feed_data(self, data):
         return False, b""
+
+
+class Sealed:
+    """An inflater whose zlib stream cannot be found."""
+
+    def __init__(self, *, suppress_deflate_header):
+        self.inflater = ZLibDecompressor(suppress_deflate_header=suppress_deflate_header)
+
+
+class Spent(ZLibDecompressor):
+    """An inflater that does not begin another stream where one has ended."""
+
+    def _decompress_members(self, first, max_length):
+        return first
 
 
 class Elsewhere(WebSocketWriter):
@@ -84,6 +99,9 @@ async def test_the_environment_turns_it_off(monkeypatch):
         (aiohttp_trial, "ResponseHandler", Clearing),
         (aiohttp_trial, "ResponseHandler", Mute),
         (aiohttp_queue.DirectQueue, "is_full", False),
+        (aiohttp_deflate, "ZLibDecompressor", None),
+        (aiohttp_deflate, "ZLibDecompressor", Sealed),
+        (aiohttp_deflate, "ZLibDecompressor", Spent),
     ],
 )
 async def test_what_looks_different_turns_it_off(monkeypatch, caplog, module, name, value):
