@@ -24,6 +24,8 @@ class Front:
         feed: Takes what is read from the socket.
     """
 
+    __slots__ = ("feed", "feed_eof")
+
     def __init__(self, queue: DirectQueue, max_message_size: int) -> None:
         # aiohttp refuses a message of exactly its limit; ours is inclusive. Nothing that is compressed gets so far.
         parser = WebSocketReader(queue, max_message_size + 1, compress=False, decode_text=True)
