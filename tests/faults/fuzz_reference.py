@@ -105,7 +105,7 @@ class _Reading:
         if is_control and (not fin or size > 125):
             raise broken
         if rsv1 and not is_control and self.begun is not None:
-            raise broken
+            self.breach(broken)
         if second & 0x80 or (rsv1 and is_control and not self.wrong):
             raise _End(Ending.LENIENT)  # a server's frame must not be masked, a control frame not compressed
         if size >= 126:

@@ -14,7 +14,7 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from resilient_ws import (
@@ -47,9 +47,7 @@ ANSWER = (
 DEFLATE = "Sec-WebSocket-Extensions: permessage-deflate\r\n"
 WAYS = pytest.mark.parametrize("way", ["direct", "public", "picows"])
 COMPRESSING = pytest.mark.parametrize("way", ["direct", "public"])
-TRANSPORTS = pytest.mark.parametrize(
-    "way", ["direct", "picows"]
-)  # the handshake of aiohttp is one and the same
+TRANSPORTS = pytest.mark.parametrize("way", ["direct", "picows"])  # the handshake of aiohttp is one
 
 Script = Callable[[str], Iterator[bytes]]
 """What the server sends, from the key of the handshake: what is handed to TCP at once, one after the other."""
@@ -211,6 +209,7 @@ def check_stream(
 
 @WAYS
 @given(stream=streams(), sizes=segments(), deflate=st.booleans(), room=st.sampled_from([1, 2, 4096]))
+@example(stream=b"\x01\x00\x40\x13" + LAST, sizes=[3], deflate=False, room=1)
 def test_frames(way: str, stream: bytes, sizes: list[int], deflate: bool, room: int) -> None:
     check_stream(
         way,
