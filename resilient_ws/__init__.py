@@ -5,7 +5,7 @@ import logging
 from resilient_ws.client import WebSocketClient
 from resilient_ws.closing import CLOSE_CODES, CloseCode, CloseOrigin, CloseRule
 from resilient_ws.connection import Connection
-from resilient_ws.dispatch import EventsDropped, Handle
+from resilient_ws.dispatch import Handle
 from resilient_ws.endpoints import Endpoint
 from resilient_ws.errors import (
     CertificateRejected,
@@ -50,6 +50,7 @@ from resilient_ws.governor import Governor
 from resilient_ws.options import Heartbeat, Inbox, Outbox, ReconnectPolicy
 from resilient_ws.snapshots import Delta, Snapshot, SnapshotOutdated, SnapshotThenDeltas
 from resilient_ws.stats import Stats
+from resilient_ws.stream import EventsDropped
 
 __version__ = "0.1.0"
 

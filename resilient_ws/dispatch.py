@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import weakref
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, Final, Generic, Self, TypeVar, cast
+from typing import Any, Final, Generic, TypeVar, cast
 
-from resilient_ws.errors import ClientClosed, ConcurrencyError, ResilientWSError
+from resilient_ws.errors import ClientClosed, ConcurrencyError
 from resilient_ws.events import (
     CloseEvent,
     ErrorEvent,
@@ -27,12 +27,13 @@ from resilient_ws.events import (
     UndeliveredEvent,
 )
 from resilient_ws.inbox import Dismissed, Ended, Inbox
+from resilient_ws.stream import Subscription
 
 MAX_EVENTS_WAITING: Final = 10_000
 """Events that may wait for slow callbacks; beyond, state and retry events go first, counted."""
 
-SUBSCRIBER_QUEUE: Final = 1_000
-"""Events that one `events()` iterator may hold; beyond, the oldest go and an `ErrorEvent` counts them."""
+TURN: Final = 0.005
+"""Seconds for which callbacks run without a break; then whatever else is ready runs once."""
 
 _DISPENSABLE: Final = (StateEvent, RetryEvent)
 
@@ -54,18 +55,6 @@ Callback = Callable[[T], Awaitable[object] | object]
 log = logging.getLogger("resilient_ws")
 
 
-class EventsDropped(ResilientWSError):  # noqa: N818 - a fact that is reported, as the events beside it
-    """Events were not delivered since nobody took them in time.
-
-    Attributes:
-        count: How many.
-    """
-
-    def __init__(self, count: int) -> None:
-        super().__init__(f"{count} events were dropped, since nobody took them in time")
-        self.count = count
-
-
 class Handle(Generic[T]):
     """A registered callback. Calling it calls the function, so a decorated name still is that function."""
 
@@ -80,52 +69,6 @@ class Handle(Generic[T]):
     def remove(self) -> None:
         """Unregisters the callback; it is not called again. A second call does nothing."""
         self._remove(self)
-
-
-class Subscription:
-    """What `events()` returns: an async iterator over every event from now on."""
-
-    def __init__(self, ended: bool) -> None:
-        self._events: deque[Event] = deque()
-        self._dropped = 0
-        self._waiter: asyncio.Future[None] | None = None
-        self._ended = ended
-
-    def push(self, event: Event) -> None:
-        """Appends an event; the oldest one goes when the queue is full."""
-        if len(self._events) >= SUBSCRIBER_QUEUE:
-            self._events.popleft()
-            self._dropped += 1
-        self._events.append(event)
-        self._wake()
-
-    def end(self) -> None:
-        """No event comes any more."""
-        self._ended = True
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Event:
-        while not self._events and not self._dropped:
-            if self._ended:
-                raise StopAsyncIteration
-            if self._waiter is not None:
-                raise ConcurrencyError("another task is waiting on this events() iterator")
-            self._waiter = asyncio.get_running_loop().create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-        if self._dropped:
-            dropped, self._dropped = self._dropped, 0
-            return ErrorEvent(where="events", exception=EventsDropped(dropped))
-        return self._events.popleft()
 
 
 class Dispatcher:
@@ -218,7 +161,7 @@ class Dispatcher:
 
     def after(self, call: Callable[[], None]) -> None:
         """Calls `call` when the callbacks have taken what was emitted until now; never, if they do not."""
-        if self._waiting or self._stepping or self._is_running(self._event_lane):
+        if self._is_due or self._stepping or self._is_running(self._event_lane):
             self._waiting.append((call, ()))
         else:
             call()
@@ -260,6 +203,11 @@ class Dispatcher:
             self._due = True
             self._loop.call_soon(self._step)
 
+    @property
+    def _is_due(self) -> bool:
+        """Whether callbacks are to be told of events."""
+        return bool(self._waiting or self._calls)
+
     @staticmethod
     def _is_running(lane: asyncio.Task[None] | None) -> bool:
         return lane is not None and not lane.done()
@@ -286,7 +234,7 @@ class Dispatcher:
         for subscription in self._subscriptions or ():
             subscription.end()
         self._subscriptions = None
-        if self._waiting:
+        if self._is_due:
             self._start()
 
     def _step(self) -> None:
@@ -294,6 +242,8 @@ class Dispatcher:
         self._due = False
         if self._over or self._is_running(self._event_lane):
             return
+        assert self._loop is not None
+        until = self._loop.time() + TURN
         self._stepping = True
         try:
             while (call := self._next_call()) is not None:
@@ -301,16 +251,25 @@ class Dispatcher:
                 if rest is not None:
                     self._event_lane = self._spawn("events", partial(self._serve_events, rest))
                     return
+                if self._is_due and self._loop.time() >= until:
+                    self._due = True
+                    self._loop.call_soon(self._step)
+                    return
         finally:
             self._stepping = False
 
     async def _serve_events(self, rest: Awaitable[None] | None = None) -> None:
+        clock = asyncio.get_running_loop().time
+        until = clock() + TURN
         if rest is not None:
             await rest
         while (call := self._next_call()) is not None:
             rest = self._call(*call)
             if rest is not None:
                 await rest
+            if self._is_due and clock() >= until:
+                await asyncio.sleep(0)
+                until = clock() + TURN
 
     def _next_call(self) -> tuple[str, Handle[Any], Event] | None:
         while not self._calls:
@@ -325,7 +284,12 @@ class Dispatcher:
         return _CALLBACK_OF[type(event)], handle, event
 
     async def _serve_messages(self) -> None:
+        clock = asyncio.get_running_loop().time
+        until = clock() + TURN
         while self.consumes_messages:
+            if self._inbox.items and clock() >= until:
+                await asyncio.sleep(0)
+                until = clock() + TURN
             try:
                 message = await self._inbox.get()
             except Dismissed:
