@@ -149,19 +149,19 @@ class Live:
         self.burst = self._route_all if routed else self._inbox.extend
 
     def deliver_to(self, inbox: Inbox) -> None:
-        """From now on messages go to `inbox`; those that the set-up left go first."""
-        self._bytes_elsewhere += self.setup_inbox.bytes_received
-        for item in self.setup_inbox.take_all():
+        """From now on messages go to `inbox`; those that the set-up left go first. Whether reading goes on is the caller's."""
+        left, self.setup_inbox, self.patience = self.setup_inbox, _SPENT, _NOBODY
+        self._inbox = inbox
+        self._choose_way()
+        self._bytes_elsewhere += left.bytes_received
+        for item in left.take_all():
             if isinstance(item, Gap):
                 inbox.gap(item)
             else:
                 size = size_of(item)
                 self._bytes_elsewhere -= size
                 inbox.put(item, size)
-        self.discarded += self.setup_inbox.dropped
-        self.setup_inbox, self.patience = _SPENT, _NOBODY
-        self._inbox = inbox
-        self._choose_way()
+        self.discarded += left.dropped
 
     def discard(self) -> None:
         """From now on messages are thrown away and counted: our CLOSE has been sent."""
@@ -286,7 +286,8 @@ class Live:
 
     def inbox_relaxed(self) -> None:
         """Reading may go on."""
-        if self.link is not None and self.end is None:
+        # What the link holds is told within the call, and must not come before what a set-up that is over has left.
+        if self.link is not None and self.end is None and self.setup_inbox is not _SPENT:
             self.link.resume()
 
     def inbox_stuck(self) -> None:

@@ -220,9 +220,11 @@ class Owner:
         self._dials_since_loss = 0
         engine.answer_ready(is_open=True)
         live.deliver_to(engine.inbox)
+        engine.sender.attach(writer, pinger, confirming=engine.config.confirms)
         if engine.inbox.paused:
             link.pause()
-        engine.sender.attach(writer, pinger, confirming=engine.config.confirms)
+        else:
+            link.resume()  # the set-up may have left it paused
 
     async def _decide(self, failure: Failure, ending: Ending | None) -> Decision:
         engine = self._engine
