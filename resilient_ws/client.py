@@ -216,7 +216,8 @@ class WebSocketClient(Callbacks, Outgoing):
         It refuses further sends, wakes everything that is blocked, writes what waits if a connection is open, sends a
         CLOSE, reads to the peer's CLOSE, and returns after the callbacks have run. What was received before is still
         delivered. What an outbox file holds for the next client is left in it. Called from a callback it does not wait
-        for the callbacks. A second call waits for the first one. Cancel-safe: the client goes on closing.
+        for the callbacks. A second call waits for the first one, and ends its draining where it has none or less.
+        Cancel-safe: the client goes on closing.
 
         Args:
             code: 1000, 1001 or 3000-4999.
@@ -230,6 +231,8 @@ class WebSocketClient(Callbacks, Outgoing):
         checked_code, checked_reason = check_close(code, reason)
         limit = seconds("drain", drain, zero=True, none=True)
         engine = self._engine
+        if engine.owner is not None and engine.owner.finished.done():
+            return
         if engine.loop is not None:
             self._check_loop()
         inside = engine.is_inside

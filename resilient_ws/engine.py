@@ -158,14 +158,14 @@ class Engine:
             self.turns.hurry(next_one=self.state is State.BACKOFF)
 
     def request_close(self, code: int, reason: str, drain: float | None) -> None:
-        """Begins to close, once; later calls change nothing."""
+        """Begins to close, once; a later call may only end the draining earlier than the first one said."""
         if self.lifecycle.is_over:
+            self._shorten(drain)
             return
         if self.loop is None:
             self._begin()
         assert self.loop is not None
-        begins = self.now() + (drain or 0.0)
-        self.closing = Closing.within(self.config.close_timeout, begins, code, reason)
+        self._bound(Closing.within(self.config.close_timeout, self.now() + (drain or 0.0), code, reason))
         self.lifecycle.apply(Fact.CLOSE_ASKED)
         drains = drain is not None and not self.sender.is_settled
         self.sender.refuse(keep_waiters=drains)
@@ -179,6 +179,28 @@ class Engine:
             self.hurried = True
             self._wake()
             self.sender.watch(self._interrupt_when_settled)
+        else:
+            self._interrupt()
+
+    def _bound(self, closing: Closing) -> None:
+        """Sets the limits of `close()`; the last one holds whoever waits, also where nobody does."""
+        assert self.owner is not None
+        assert self.loop is not None
+        self.closing = closing
+        farewell = self.owner.farewell
+        farewell.unbind()
+        if closing.callbacks_until is not None:
+            farewell.limit = self.loop.call_at(closing.callbacks_until + FORCED, farewell.force)
+
+    def _shorten(self, drain: float | None) -> None:
+        """`close()` was called once more."""
+        until, closing = self.now() + (drain or 0.0), self.closing
+        if self._drain is None or self.interrupted or closing is None or until >= self._drain.when():
+            return
+        self._bound(Closing.within(self.config.close_timeout, until, closing.code, closing.reason))
+        self._drain.cancel()
+        if drain and self.loop is not None:
+            self._drain = self.loop.call_at(until, self._interrupt)
         else:
             self._interrupt()
 
@@ -208,19 +230,10 @@ class Engine:
         """Waits until the client is closed and, unless called from inside of it, the callbacks have run."""
         owner = self.owner
         assert owner is not None
-        if inside:
-            if not owner.is_running_here:
-                await asyncio.shield(owner.closed)
-            return
-        until = self.closing.callbacks_until if self.closing is not None else None
-        try:
-            async with asyncio.timeout_at(None if until is None else until + FORCED):
-                await asyncio.shield(owner.finished)
-        except TimeoutError:
-            if owner.finished.done():
-                return
-            log.error("the owner task did not end in time: code of the program swallows cancellation")  # noqa: TRY400
-            owner.farewell.terminate()
+        if not inside:
+            await asyncio.shield(owner.finished)
+        elif not owner.is_running_here:
+            await asyncio.shield(owner.closed)
 
     def ended_error(self) -> ClientClosed:
         """Returns the exception for a call that comes too late."""

@@ -39,7 +39,7 @@ log = logging.getLogger("resilient_ws")
 class Farewell:
     """Ends one client, once."""
 
-    __slots__ = ("_engine", "_opener", "closed", "finished")
+    __slots__ = ("_engine", "_opener", "closed", "finished", "limit")
 
     def __init__(self, engine: Engine, opener: Opener) -> None:
         loop = asyncio.get_running_loop()
@@ -49,6 +49,8 @@ class Farewell:
         """Done when the state is CLOSED."""
         self.finished: asyncio.Future[None] = loop.create_future()
         """Done when the callbacks have run, too."""
+        self.limit: asyncio.TimerHandle | None = None
+        """Until then `close()` waits for code of the program."""
 
     # ------------------------------------------------------------------------------------------ what ends it
 
@@ -127,6 +129,21 @@ class Farewell:
             self.as_asked(engine.ending)
         engine.sender.end_file()
         finish(self.closed)
+        self._finish()
+
+    def force(self) -> None:
+        """The limit of `close()` has passed, and the owner task has not ended."""
+        log.error("the owner task did not end in time: code of the program swallows cancellation")
+        self.terminate()
+
+    def unbind(self) -> None:
+        """There is no limit any more, or another one."""
+        if self.limit is not None:
+            self.limit.cancel()
+            self.limit = None
+
+    def _finish(self) -> None:
+        self.unbind()
         finish(self.finished)
 
     # ------------------------------------------------------------------------------------------ how it ends
@@ -184,7 +201,7 @@ class Farewell:
             if deaf:
                 log.error("a callback swallows cancellation and is left behind")
         await self.close_file(None if until is None else max(LAST_TURNS, until - engine.now()))
-        finish(self.finished)
+        self._finish()
 
     async def close_file(self, limit: float | None) -> None:
         """Waits until the outbox file, if there is one, is free for others."""

@@ -49,6 +49,7 @@ class Owner:
         self._group: asyncio.TaskGroup | None = None
         self._waker: asyncio.Future[None] | None = None
         self._scope: asyncio.Timeout | None = None  # of what `close()` cuts short
+        self._starting = False  # a task, which must not take a step before its caller knows of it
         self._last_failure: Failure | None = None
         self._dials_since_loss = 0
         self._resent = 0
@@ -58,7 +59,9 @@ class Owner:
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Creates the task."""
+        self._starting = True
         self._task = loop.create_task(self._own(), name=self._named("owner"))
+        self._starting = False
 
     @property
     def is_running_here(self) -> bool:
@@ -76,7 +79,23 @@ class Owner:
         """Starts a child; `None` before the task runs and after its end."""
         if self._group is None:
             return None
-        return self._group.create_task(_guarded(name, function), name=self._named(name))
+        before, self._starting = self._starting, True
+        task = self._group.create_task(self._guarded(name, function), name=self._named(name))
+        self._starting = before
+        return task
+
+    async def _guarded(self, name: str, function: Callable[[], Awaitable[None]]) -> None:
+        """Runs a child; a defect in it must be seen, and must not take the other children along."""
+        await self._begin()
+        try:
+            await function()
+        except Exception:
+            log.exception("the %s task failed", name)
+
+    async def _begin(self) -> None:
+        """Waits for the next turn where tasks begin at once (`asyncio.eager_task_factory`)."""
+        if self._starting:
+            await asyncio.sleep(0)
 
     def _named(self, name: str) -> str:
         return f"resilient_ws:{self._engine.config.addresses.host}:{name}"
@@ -84,6 +103,7 @@ class Owner:
     # ------------------------------------------------------------------------------------------ the task
 
     async def _own(self) -> None:
+        await self._begin()
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
@@ -98,8 +118,9 @@ class Owner:
                 self._group = None
         finally:
             self._group = None
-            self.farewell.terminate()
-            await self.farewell.close_file(FILE_TIMEOUT)
+            if self._engine.loop is not None and not self._engine.loop.is_closed():
+                self.farewell.terminate()
+                await self.farewell.close_file(FILE_TIMEOUT)
 
     async def _live_on(self) -> None:
         engine = self._engine
@@ -302,11 +323,3 @@ class Owner:
             rule=decision.rule,
         )
         engine.teller.tell(retry, logged=ending is None)  # the close has said it already
-
-
-async def _guarded(name: str, function: Callable[[], Awaitable[None]]) -> None:
-    """Runs a child; a defect in it must be seen, and must not take the other children along."""
-    try:
-        await function()
-    except Exception:
-        log.exception("the %s task failed", name)

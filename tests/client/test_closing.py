@@ -19,6 +19,7 @@ from resilient_ws import (
     ReconnectPolicy,
     RetriesExhausted,
     State,
+    Stop,
     WebSocketClient,
 )
 from resilient_ws.testing import FakeTransport, PingAnswers
@@ -373,16 +374,92 @@ async def test_drain_meanwhile_messages_are_received():
         await closing
 
 
-async def test_a_second_call_changes_nothing_and_waits_for_the_first():
+@pytest.mark.parametrize("second, ends", [(60, 5), (5, 5), (3, 4), (None, 1)])
+async def test_a_second_call_waits_for_the_first_and_may_end_its_draining(second, ends):
     async with stage() as played:
         played.peer.answers_pings = PingAnswers.NONE
         await played.client.send("a")
         patient = asyncio.create_task(played.client.close(4000, "patient", drain=5))
         await settle(1)
-        await played.client.close(3000)
-        assert now() == pytest.approx(5, abs=0.1)
+        await played.client.close(3000, drain=second)
+        assert now() == pytest.approx(ends, abs=0.1)
         await patient
         assert played.peer.close_code == 4000
+
+
+@pytest.mark.expects_errors
+@pytest.mark.parametrize("way", ["task", "callback", "run"])
+async def test_code_that_swallows_cancellation_holds_nobody_up(way, caplog):
+    released, ended = [], []
+
+    async def deaf(conn):
+        while not released:
+            try:
+                await asyncio.sleep(1)
+            except asyncio.CancelledError:
+                continue
+
+    async def close():
+        await played.client.close()
+        ended.append(now())
+
+    async def on_state(event):
+        if way == "callback" and event.new is State.CONNECTING:
+            await settle(1)
+            await close()
+
+    options = {"setup": deaf, "setup_timeout": None, "close_timeout": 2, "on_state": on_state}
+    async with stage(ready=False, **options) as played:
+        running = asyncio.create_task(played.client.run(signals=()))
+        await settle(1)
+        if way == "task":
+            await close()
+        elif way == "run":
+            running.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await running
+            ended.append(now())
+        await asyncio.wait([running])
+        await settle(4)
+        assert ended == [pytest.approx(3.25, abs=0.01)]
+        assert caplog.text.count("swallows cancellation") == 1
+        released.append(1)
+        await settle(5)
+
+
+@pytest.mark.skipif(not hasattr(asyncio, "eager_task_factory"), reason="tasks begin at once from Python 3.12 on")
+async def test_tasks_that_begin_at_once_change_nothing():
+    asyncio.get_running_loop().set_task_factory(getattr(asyncio, "eager_task_factory", None))
+    seen = []
+
+    async def greet(event):
+        await played.client.send("hello", queue=False)
+        await asyncio.sleep(0)
+        await played.client.close()
+        seen.append(now())
+
+    try:
+        async with stage(on_open=greet) as played:
+            await played.client.run(signals=())
+        assert played.received == ["hello"]
+        assert seen == [pytest.approx(0, abs=0.1)]
+        async with stage(url=lambda attempt: Stop("no"), ready=False) as played:
+            with pytest.raises(ClientStopped, match="no"):
+                await played.client.ready()
+    finally:
+        asyncio.get_running_loop().set_task_factory(None)
+
+
+def test_a_closed_client_may_be_closed_again_anywhere():
+    client = WebSocketClient(URL, transport=FakeTransport())
+
+    async def play():
+        async with client:
+            pass
+
+    asyncio.run(play())
+    asyncio.run(client.close())
+    assert client.state is State.CLOSED
 
 
 # --- inside code of the program
