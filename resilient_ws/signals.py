@@ -15,7 +15,7 @@ class ClosingSignals:
     """While it is entered, signals call a function instead of ending the program.
 
     Only in the main thread, and only where the handler is the default one, of Python or of `asyncio.run`, which comes
-    back afterwards.
+    back when the last one that was entered is left: several may be, and a signal calls the functions of all.
 
     Args:
         signals: Which ones.
@@ -28,27 +28,68 @@ class ClosingSignals:
     def __init__(self, signals: Sequence[signal.Signals], received: Callable[[], None]) -> None:
         self._signals = _checked(signals)
         self._received = received
-        self._taken: dict[signal.Signals, _Handler] = {}
+        self._joined: list[_Taken] = []
 
     def __enter__(self) -> None:
         if threading.current_thread() is not threading.main_thread():
             return
         loop = asyncio.get_running_loop()
         for number in self._signals:
-            before = signal.getsignal(number)
-            if not _is_default(before):
-                continue
-            try:
-                loop.add_signal_handler(number, self._received)
-            except (NotImplementedError, RuntimeError, ValueError):
-                continue  # this loop or platform has no signal handlers
-            self._taken[number] = before
+            taken = _taken.get(number)
+            if taken is None or taken.loop is not loop:
+                taken = _take(number, loop)
+            if taken is not None:
+                taken.received.append(self._received)
+                self._joined.append(taken)
 
     def __exit__(self, *_: object) -> None:
-        loop = asyncio.get_running_loop()
-        for number, before in self._taken.items():
-            loop.remove_signal_handler(number)
-            signal.signal(number, before)
+        for taken in self._joined:
+            taken.received.remove(self._received)
+            if not taken.received:
+                taken.give_back()
+
+
+class _Taken:
+    """A signal that calls functions in place of its handler.
+
+    Attributes:
+        loop: Where they are called.
+        received: Which ones.
+    """
+
+    def __init__(self, number: signal.Signals, loop: asyncio.AbstractEventLoop, before: _Handler) -> None:
+        self.loop = loop
+        self.received: list[Callable[[], None]] = []
+        self._number = number
+        self._before = before
+
+    def call(self) -> None:
+        """The signal has come."""
+        for received in tuple(self.received):
+            received()
+
+    def give_back(self) -> None:
+        """The handler is again what it was before."""
+        del _taken[self._number]
+        self.loop.remove_signal_handler(self._number)
+        signal.signal(self._number, self._before)
+
+
+_taken: dict[signal.Signals, _Taken] = {}
+
+
+def _take(number: signal.Signals, loop: asyncio.AbstractEventLoop) -> _Taken | None:
+    """Takes the signal where nobody has chosen a handler for it; `None` where it is not to be had."""
+    before = signal.getsignal(number)
+    if not _is_default(before):
+        return None
+    taken = _Taken(number, loop, before)
+    try:
+        loop.add_signal_handler(number, taken.call)
+    except (NotImplementedError, RuntimeError, ValueError):
+        return None  # this loop or platform has no signal handlers
+    _taken[number] = taken
+    return taken
 
 
 def _checked(signals: Sequence[signal.Signals]) -> tuple[signal.Signals, ...]:
@@ -64,6 +105,6 @@ def _checked(signals: Sequence[signal.Signals]) -> tuple[signal.Signals, ...]:
 
 def _is_default(handler: _Handler) -> bool:
     """Whether nobody has chosen this handler; `asyncio.run` puts one of its own in the place of Python's for SIGINT."""
-    if handler in {signal.SIG_DFL, signal.default_int_handler}:
+    if handler is signal.SIG_DFL or handler is signal.default_int_handler:
         return True
     return isinstance(getattr(getattr(handler, "func", None), "__self__", None), asyncio.Runner)

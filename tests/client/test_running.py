@@ -84,22 +84,40 @@ def test_what_ended_the_client_is_raised_and_the_handlers_come_back():
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
-def test_two_clients_at_once_both_close():
-    first, _ = begin()
-    second, _ = begin()
+def test_one_signal_closes_all_clients_that_run():
+    clients = [begin()[0] for _ in range(3)]
+    handlers = []
 
     async def main():
-        running = asyncio.gather(first.run(), second.run())
+        running = [asyncio.ensure_future(client.run()) for client in clients]
         await asyncio.sleep(0.05)
-        await asyncio.gather(first.ready(), second.ready())
+        await clients[0].close()
+        await asyncio.wait_for(running[0], 5)
+        handlers.append(signal.getsignal(signal.SIGTERM))
         os.kill(os.getpid(), signal.SIGTERM)
-        await asyncio.wait_for(asyncio.wait([asyncio.ensure_future(first.close())]), 5)
-        await second.close()
-        await running
+        await asyncio.wait_for(asyncio.gather(*running), 5)
 
     asyncio.run(main())
-    assert first.state is second.state is State.CLOSED
+    assert [client.state for client in clients] == [State.CLOSED] * 3
+    assert handlers[0] != signal.SIG_DFL  # the last one gives it back
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_handler_that_cannot_be_hashed_is_one_of_the_program():
+    class Handler:
+        __hash__ = None
+
+        def __call__(self, number, frame):
+            pass
+
+    handler = Handler()
+    before = signal.signal(signal.SIGTERM, handler)
+    client, _ = begin(on_open=lambda event: asyncio.ensure_future(client.close()))
+    try:
+        asyncio.run(client.run())
+        assert signal.getsignal(signal.SIGTERM) is handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.parametrize("signals", ["SIGTERM", [9999], 5, [None]])
