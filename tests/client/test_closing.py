@@ -427,7 +427,9 @@ async def test_code_that_swallows_cancellation_holds_nobody_up(way, caplog):
         await settle(5)
 
 
-@pytest.mark.skipif(not hasattr(asyncio, "eager_task_factory"), reason="tasks begin at once from Python 3.12 on")
+@pytest.mark.skipif(
+    not hasattr(asyncio, "eager_task_factory"), reason="tasks begin at once from Python 3.12 on"
+)
 async def test_tasks_that_begin_at_once_change_nothing():
     asyncio.get_running_loop().set_task_factory(getattr(asyncio, "eager_task_factory", None))
     seen = []
