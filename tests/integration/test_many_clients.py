@@ -4,9 +4,12 @@ import asyncio
 import contextlib
 import gc
 import ssl
+import tracemalloc
+from pathlib import Path
 
 import pytest
 
+import resilient_ws
 from resilient_ws import Governor, Heartbeat, ReconnectPolicy, WebSocketClient
 from resilient_ws.testing import Accept, FaultServer, Hangup, Redirect, Refuse
 from resilient_ws.transports import aiohttp as aiohttp_transport
@@ -133,6 +136,29 @@ async def test_after_a_restart_no_more_than_max_dials_are_in_their_handshake(tra
             await server.until(all_back, 30)
             assert 8 <= most <= 16
             assert clients[0].stats.dials_waiting == 0
+
+
+@pytest.mark.promise("P6")
+async def test_what_an_idle_client_allocates_in_this_package_fits_into_fifteen_kilobytes():
+    async with FaultServer() as server:
+        async with crowd(2, server.url, "aiohttp"):  # what is made once for all is not counted
+            await asyncio.sleep(0.05)
+        gc.collect()
+        tracemalloc.start()
+        try:
+            async with crowd(CLIENTS, server.url, "aiohttp"):
+                await asyncio.sleep(0.05)
+                gc.collect()
+                taken = tracemalloc.take_snapshot()
+        finally:
+            tracemalloc.stop()
+    own = Path(resilient_ws.__file__).parent
+    mine = [
+        tracemalloc.Filter(True, str(own / "*.py")),
+        tracemalloc.Filter(False, str(own / "testing" / "*.py")),
+    ]
+    size = sum(one.size for one in taken.filter_traces(mine).statistics("filename"))
+    assert 4 * 1024 < size / CLIENTS < 15 * 1024
 
 
 @pytest.mark.promise("P6")
