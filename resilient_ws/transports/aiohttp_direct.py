@@ -88,6 +88,8 @@ class _NarrowWire(_Between, asyncio.BufferedProtocol):
 class DirectLink(AiohttpLink):
     """A `Link` that needs no reader task."""
 
+    __slots__ = ("_compresses", "_feed", "_outlet", "_paused", "_pending", "_queue", "_stopped")
+
     def __init__(
         self,
         socket: DirectResponse,

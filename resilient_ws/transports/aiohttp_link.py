@@ -50,6 +50,8 @@ class _Rest(Awaitable[None]):
 class AiohttpLink(SocketLink):
     """A `Link` on a `ClientWebSocketResponse`."""
 
+    __slots__ = ("_connection", "_resumed", "_socket")
+
     def __init__(
         self,
         socket: ClientWebSocketResponse,

@@ -40,7 +40,7 @@ class PicowsLink(SocketLink):
         mask: Masks payloads where several messages are written at once; `None` = they are written one by one.
     """
 
-    # With more than 30 attributes of its own an object has a dictionary of 1.6 kB; those of the base class stay below.
+    # As in the base class: with more than 30 attributes an object would have a dictionary of 1.6 kB.
     __slots__ = (
         "_connection",
         "_finishing",

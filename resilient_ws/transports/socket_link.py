@@ -49,6 +49,30 @@ class SocketLink:
         max_message_size: Bytes, inclusive.
     """
 
+    # With more than 30 attributes, those of a subclass among them, an object has a dictionary of 1.6 kB.
+    __slots__ = (
+        "_frames",
+        "_leaving",
+        "_loop",
+        "_max_message_size",
+        "_message_at",
+        "_messages",
+        "_over",
+        "_owed",
+        "_owing",
+        "_pongs",
+        "_received_at",
+        "_receiver",
+        "_resumed_at",
+        "_sent_code",
+        "_sock",
+        "_transport",
+        "_written",
+        "endpoint",
+        "headers",
+        "subprotocol",
+    )
+
     def __init__(
         self,
         transport: asyncio.Transport,
