@@ -126,10 +126,12 @@ class Live:
     async def _read(self, reading: Awaitable[None]) -> None:
         try:
             await reading
-        except Exception as error:  # noqa: BLE001 - as above
+        except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # noqa: BLE001 - as above
             self._failed(error)
 
-    def _failed(self, error: Exception) -> None:
+    def _failed(self, error: BaseException) -> None:
         lost = ConnectionLost(f"the reader failed: {type(error).__name__}")
         lost.__cause__ = error
         self.ended(End(code=None, origin=CloseOrigin.NETWORK, cause=lost))
@@ -271,7 +273,7 @@ class Live:
                 if not match(message):
                     continue
             except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - it fails its own call only
-                answer.set_exception(error)
+                answer.set_exception(_bearable(error))
                 continue
             answer.set_result(message)
             return True
@@ -293,3 +295,12 @@ class Live:
     def inbox_stuck(self) -> None:
         """The answer to a request of the set-up cannot come."""
         self.patience.stuck()
+
+
+def _bearable(error: BaseException) -> BaseException:
+    """Returns what a future takes: instead of a `StopIteration` what a coroutine would raise (PEP 479)."""
+    if not isinstance(error, StopIteration):
+        return error
+    instead = RuntimeError("match raised StopIteration")
+    instead.__cause__ = error
+    return instead

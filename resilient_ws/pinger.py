@@ -224,7 +224,7 @@ class Pinger:
             return False
         try:
             answers = bool(heartbeat.is_reply(message))
-        except Exception as error:  # noqa: BLE001 - the program's code must not end the reader
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the program's code must not end the reader
             self._watcher.failed("heartbeat", error)
             return False
         if answers:

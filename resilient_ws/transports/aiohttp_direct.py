@@ -176,8 +176,10 @@ class DirectLink(AiohttpLink):
         self._messages += len(batch)
         self._message_at = self._received_at
         size, queue.bytes = queue.bytes, 0
-        self._receiver.burst(batch, size)
-        batch.clear()
+        try:
+            self._receiver.burst(batch, size)
+        finally:
+            batch.clear()  # whatever it raises must not come again at the end
 
     def tell_all(self) -> None:
         """Tells all that was read, one batch after the other, as long as nobody pauses."""

@@ -253,8 +253,10 @@ class PicowsLink(SocketLink):
         self._messages += len(batch)
         self._message_at = self._received_at
         size, self._listener.bytes = self._listener.bytes, 0
-        self._receiver.burst(batch, size)
-        batch.clear()
+        try:
+            self._receiver.burst(batch, size)
+        finally:
+            batch.clear()  # whatever it raises must not come again at the end
 
     def pause(self) -> None:
         """Stops reading; what has been read already is told."""

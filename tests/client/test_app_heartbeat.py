@@ -1,5 +1,6 @@
 """`Heartbeat.app` as the client lives it."""
 
+import asyncio
 import itertools
 
 import pytest
@@ -50,6 +51,21 @@ async def test_a_message_function_that_raises_is_reported_and_buries_nobody():
         assert not played.closes
         assert {where for where, _ in played.errors} == {"heartbeat"}
         assert 5 <= len(played.errors) <= 14
+
+
+@pytest.mark.promise("P9")
+@pytest.mark.expects_errors
+@pytest.mark.parametrize("error", [ValueError, StopIteration, asyncio.CancelledError])
+async def test_is_reply_that_raises_is_reported_and_the_message_delivered(error):
+    def broken(message):
+        raise error
+
+    async with stage(heartbeat=Heartbeat.app("ping", broken, 15, 10)) as played:
+        played.peer.send("data", "more")
+        assert [await played.client.recv() for _ in range(2)] == ["data", "more"]
+        await settle()
+        assert [where for where, _ in played.errors] == ["heartbeat"] * 2
+        assert not played.closes
 
 
 async def test_a_ping_that_waits_for_room_owes_no_answer_before_it_is_written():

@@ -94,6 +94,22 @@ async def test_match_that_raises_fails_its_own_request_only():
         assert played.client.state is State.OPEN
 
 
+@pytest.mark.promise("P9")
+async def test_match_that_raises_what_no_future_takes_fails_its_own_request_only():
+    table = ["known"]
+    async with stage() as played:
+        bad = asyncio.create_task(played.client.request("?", lambda m: next(x for x in table if x == m), 5))
+        good = asyncio.create_task(played.client.request("?", lambda m: m == "x", 5))
+        await settle()
+        played.peer.send("x", "y")
+        with pytest.raises(RuntimeError, match="StopIteration") as raised:
+            await bad
+        assert isinstance(raised.value.__cause__, StopIteration)
+        assert await good == "x"
+        assert await played.client.recv() == "y"
+        assert played.client.state is State.OPEN
+
+
 async def test_match_that_raises_cancelled_error_does_not_end_the_reader():
     def match(message):
         raise asyncio.CancelledError
