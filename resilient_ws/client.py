@@ -215,9 +215,9 @@ class WebSocketClient(Callbacks, Outgoing):
 
         It refuses further sends, wakes everything that is blocked, writes what waits if a connection is open, sends a
         CLOSE, reads to the peer's CLOSE, and returns after the callbacks have run. What was received before is still
-        delivered. What an outbox file holds for the next client is left in it. Called from a callback it does not wait
-        for the callbacks. A second call waits for the first one, and ends its draining where it has none or less.
-        Cancel-safe: the client goes on closing.
+        delivered. What an outbox file holds for the next client is left in it. Called from a callback, or from a task
+        that one waits for, it does not wait for the callbacks. A second call waits for the first one, and ends its
+        draining where it has none or less. Cancel-safe: the client goes on closing.
 
         Args:
             code: 1000, 1001 or 3000-4999.

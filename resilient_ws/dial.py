@@ -10,10 +10,10 @@ import attrs
 from multidict import CIMultiDict
 from yarl import URL
 
-from resilient_ws.dispatch import is_being_cancelled
 from resilient_ws.endpoints import NO_HEADERS, Endpoint
 from resilient_ws.errors import ConnectError
 from resilient_ws.events import Attempt, Stop
+from resilient_ws.program import called, is_being_cancelled
 
 Provider = Callable[[Attempt], Any]
 
@@ -96,7 +96,7 @@ class Addresses:
         try:
             given: object = self._provider(attempt)
             if isinstance(given, Awaitable):
-                given = await cast("Awaitable[object]", given)
+                given = await called(cast("Awaitable[object]", given))
             if isinstance(given, Stop):
                 raise given
             return self._complete(given)

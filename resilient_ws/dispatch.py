@@ -27,6 +27,7 @@ from resilient_ws.events import (
     UndeliveredEvent,
 )
 from resilient_ws.inbox import Dismissed, Ended, Inbox
+from resilient_ws.program import called, enter, is_being_cancelled, is_waited_for_by, wait_in
 from resilient_ws.stream import Subscription
 
 MAX_EVENTS_WAITING: Final = 10_000
@@ -88,7 +89,6 @@ class Dispatcher:
         self._subscriptions: weakref.WeakSet[Subscription] | None = None  # one nobody iterates over goes
         self._waiting: list[tuple[Event | Callable[[], None], tuple[Handle[Any], ...]]] = []
         self._calls: list[tuple[Handle[Any], Event]] = []  # of the event whose callbacks are being called
-        self._awaited: list[object] = []  # what callbacks returned: a task of theirs counts as inside, too
         self._loop: asyncio.AbstractEventLoop | None = None  # once lanes may run
         self._due = False  # a step of the event lane is
         self._stepping = False
@@ -214,13 +214,8 @@ class Dispatcher:
 
     @property
     def inside(self) -> bool:
-        """Whether the caller is a callback, running in one of the lanes."""
-        if self._stepping:
-            return True
-        task = _current_task()
-        return task is not None and (
-            task is self._event_lane or task is self._message_lane or task in self._awaited
-        )
+        """Whether the caller is part of a callback that a lane waits for."""
+        return is_waited_for_by(self._event_lane) or is_waited_for_by(self._message_lane)
 
     @property
     def lanes(self) -> list[asyncio.Task[None]]:
@@ -244,12 +239,14 @@ class Dispatcher:
             return
         assert self._loop is not None
         until = self._loop.time() + TURN
+        enter()
         self._stepping = True
         try:
             while (call := self._next_call()) is not None:
                 rest = self._call(*call)
                 if rest is not None:
                     self._event_lane = self._spawn("events", partial(self._serve_events, rest))
+                    wait_in(self._event_lane)
                     return
                 if self._is_due and self._loop.time() >= until:
                     self._due = True
@@ -261,7 +258,9 @@ class Dispatcher:
     async def _serve_events(self, rest: Awaitable[None] | None = None) -> None:
         clock = asyncio.get_running_loop().time
         until = clock() + TURN
-        if rest is not None:
+        if rest is None:
+            enter()
+        else:
             await rest
         while (call := self._next_call()) is not None:
             rest = self._call(*call)
@@ -286,6 +285,7 @@ class Dispatcher:
     async def _serve_messages(self) -> None:
         clock = asyncio.get_running_loop().time
         until = clock() + TURN
+        enter()
         while self.consumes_messages:
             if self._inbox.items and clock() >= until:
                 await asyncio.sleep(0)
@@ -315,17 +315,14 @@ class Dispatcher:
         return None
 
     async def _await(self, name: str, pending: Awaitable[object], argument: Event | Message) -> None:
-        self._awaited.append(pending)
         try:
-            await pending
+            await called(pending)
         except asyncio.CancelledError as error:
             if is_being_cancelled():
                 raise
             self._report(name, error, argument)  # raised by the callback itself, not asked of this lane
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not break the client
             self._report(name, error, argument)
-        finally:
-            self._awaited.remove(pending)
 
     def _report(self, name: str, error: BaseException, argument: object) -> None:
         if isinstance(error, ClientClosed):
@@ -334,16 +331,3 @@ class Dispatcher:
             log.error("callback %s raised %s", name, type(error).__name__, exc_info=error)
         if name != "on_error":
             self.emit(ErrorEvent(where=name, exception=error, event=argument))
-
-
-def is_being_cancelled() -> bool:
-    """Whether somebody cancels the running task; if not, a `CancelledError` is one that the program's code raised."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
-
-
-def _current_task() -> asyncio.Task[Any] | None:
-    try:
-        return asyncio.current_task()
-    except RuntimeError:
-        return None

@@ -8,13 +8,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Hashable
+from typing import cast
 
 import attrs
 
 from resilient_ws.closing import CloseCode
 from resilient_ws.connection import Connection, checked
 from resilient_ws.dial import Addresses
-from resilient_ws.dispatch import is_being_cancelled
 from resilient_ws.endpoints import Endpoint
 from resilient_ws.errors import ConnectError, OpenTimeout, SetupFailed, SetupTimeout
 from resilient_ws.events import Attempt, Message, Stop
@@ -23,6 +23,7 @@ from resilient_ws.live import Host, Live, Spawn
 from resilient_ws.options import Heartbeat, Inbox, Outbox
 from resilient_ws.outbox import DeliveryQueue
 from resilient_ws.pinger import Pinger, Watcher
+from resilient_ws.program import called, is_being_cancelled
 from resilient_ws.record import Record
 from resilient_ws.transports.base import End, Transport
 from resilient_ws.turns import Turns, origin_of
@@ -253,7 +254,7 @@ class Opener:
                 if options.setup is not None:
                     pending = options.setup(connection)
                     if isinstance(pending, Awaitable):
-                        await pending
+                        await called(cast("Awaitable[object]", pending))
                 step = "a subscription"
                 await self._declare(live)
         except Stop as error:

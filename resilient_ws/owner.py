@@ -11,7 +11,6 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
-from resilient_ws.dispatch import is_being_cancelled
 from resilient_ws.ending import Ending, close_event, describe_end, failed_attempt
 from resilient_ws.errors import ClientStopped, OutboxFileError, SetupFailed
 from resilient_ws.events import (
@@ -28,6 +27,7 @@ from resilient_ws.farewell import FILE_TIMEOUT, Farewell, finish
 from resilient_ws.lifecycle import Fact
 from resilient_ws.live import Live
 from resilient_ws.opening import AttemptFailed, Interrupted, Opener
+from resilient_ws.program import called, enter, is_being_cancelled, is_waited_for_by
 from resilient_ws.retry import Decision
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Owner:
     @property
     def is_running_here(self) -> bool:
         """Whether the caller is code that this task awaits."""
-        return self._task is not None and asyncio.current_task() is self._task
+        return is_waited_for_by(self._task)
 
     def wake(self) -> None:
         """Something has happened: look again."""
@@ -103,6 +103,7 @@ class Owner:
     # ------------------------------------------------------------------------------------------ the task
 
     async def _own(self) -> None:
+        enter()
         await self._begin()
         try:
             async with asyncio.TaskGroup() as group:
@@ -258,7 +259,7 @@ class Owner:
                 verdict = decide(failure)
                 if isinstance(verdict, Awaitable):
                     async with asyncio.timeout(DECIDE_TIMEOUT) as self._scope:
-                        verdict = await verdict
+                        verdict = await called(verdict)
             except Stop as stop:
                 verdict = stop
             except (Exception, asyncio.CancelledError) as error:  # the program's code must not end the client
