@@ -14,7 +14,7 @@ from yarl import URL
 from resilient_ws.callbacks import Callbacks
 from resilient_ws.closing import check_close
 from resilient_ws.config import make_config
-from resilient_ws.consumer import Consumer, WithGaps
+from resilient_ws.consumer import Batches, Consumer, WithGaps
 from resilient_ws.dial import Provider
 from resilient_ws.dispatch import CALLBACKS, Callback
 from resilient_ws.endpoints import Endpoint
@@ -308,17 +308,13 @@ class WebSocketClient(Callbacks, Outgoing):
             error = self._consumer.end_of_iteration()
         raise error  # out of the handler, so that it keeps its own cause
 
-    async def batches(self) -> AsyncIterator[list[Message]]:
+    def batches(self) -> AsyncIterator[list[Message]]:
         """The same iteration in lists: each holds everything that has arrived, one message at least.
 
         Cheaper than message by message where many come at once. It ends as `async for message in client` does.
+        Cancel-safe: a step that was cancelled has taken nothing, and the next one goes on.
         """
-        while True:
-            try:
-                first = await self.__anext__()
-            except StopAsyncIteration:
-                return
-            yield [first, *self._inbox.take_messages()]
+        return Batches(self, self._inbox)
 
     def with_gaps(self) -> AsyncIterator[Message | Gap]:
         """The same iteration, with a `Gap` wherever messages may be missing."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Self
 
 from resilient_ws.engine import Engine
 from resilient_ws.errors import ConcurrencyError, NotConnected
 from resilient_ws.events import Gap, Message
-from resilient_ws.inbox import Ended
+from resilient_ws.inbox import Ended, Inbox
 
 
 class Consumer:
@@ -66,3 +67,19 @@ class WithGaps:
 
     async def __anext__(self) -> Message | Gap:
         return await self._consumer.step_with_gaps()
+
+
+class Batches:
+    """The iterator of `WebSocketClient.batches`; a generator would be over once a step of it was cancelled."""
+
+    __slots__ = ("_inbox", "_messages")
+
+    def __init__(self, messages: AsyncIterator[Message], inbox: Inbox) -> None:
+        self._messages = messages
+        self._inbox = inbox
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> list[Message]:
+        return [await self._messages.__anext__(), *self._inbox.take_messages()]

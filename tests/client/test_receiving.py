@@ -41,6 +41,36 @@ async def test_recv_and_iteration_take_from_the_same_stream():
         assert await played.client.recv() == "4"
 
 
+STREAMS = {
+    "iteration": lambda client: aiter(client),
+    "with_gaps": lambda client: client.with_gaps(),
+    "batches": lambda client: client.batches(),
+}
+
+
+@pytest.mark.promise("P8")
+@pytest.mark.parametrize("name", STREAMS)
+async def test_an_iterator_goes_on_after_a_step_that_was_cancelled(name):
+    async with stage() as played:
+        stream = STREAMS[name](played.client)
+        for number in range(3):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(anext(stream), 1)
+            played.peer.send(str(number))
+            assert "".join(await anext(stream)) == str(number)
+
+
+@pytest.mark.promise("P11")
+@pytest.mark.parametrize("name", STREAMS)
+async def test_an_iterator_says_each_time_what_ended_the_client(name):
+    async with stage() as played:
+        stream = STREAMS[name](played.client)
+        played.peer.close(1008)
+        for _ in range(3):
+            with pytest.raises(ClientStopped, match="1008"):
+                await anext(stream)
+
+
 @pytest.mark.promise("P8")
 async def test_a_cancelled_recv_takes_nothing_whenever_it_is_cancelled():
     for turns in range(6):
