@@ -34,7 +34,6 @@ from resilient_ws.events import (
     UndeliveredEvent,
 )
 from resilient_ws.governor import SHARED, Governor
-from resilient_ws.inbox import Ended
 from resilient_ws.opening import Setup
 from resilient_ws.options import (
     Duration,
@@ -296,17 +295,20 @@ class WebSocketClient(Callbacks, Outgoing):
         return self
 
     async def __anext__(self) -> Message:
-        # Without a second coroutine for a message that is there: 0.11 us instead of 0.3.
+        # No other coroutine for a message that is there, nor for one that is waited for: each costs 0.1 to 0.2 us.
         inbox = self._inbox
         messages = inbox.messages
         if len(messages) > inbox.floor:
             return messages.popleft()
-        self._consumer.check()
-        try:
-            return await inbox.get()
-        except Ended:
-            error = self._consumer.end_of_iteration()
-        raise error  # out of the handler, so that it keeps its own cause
+        waiter = self._consumer.wait()
+        if waiter is not None:
+            try:
+                await waiter
+            finally:
+                inbox.stop_waiting(waiter)
+            if len(messages) > inbox.floor:
+                return messages.popleft()
+        return await self._consumer.step()  # gaps, room for more, the end
 
     def batches(self) -> AsyncIterator[list[Message]]:
         """The same iteration in lists: each holds everything that has arrived, one message at least.

@@ -15,25 +15,36 @@ from resilient_ws.inbox import Ended, Inbox
 class Consumer:
     """Takes messages from the inbox of one client."""
 
-    __slots__ = ("_engine",)
+    __slots__ = ("_engine", "_inbox")
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._inbox = engine.inbox
 
     async def recv(self) -> Message:
         """Returns the next message; raises at the end whatever ended the client."""
         self.check()
         try:
-            return await self._engine.inbox.get()
+            return await self._inbox.get()
         except Ended:
             error = self._engine.ended_error()
         raise error  # out of the handler, so that it keeps its own cause
+
+    def wait(self) -> asyncio.Future[None] | None:
+        """Checks who may receive, and begins to wait; see `Inbox.wait`."""
+        return self._inbox.wait(self.check())
+
+    async def step(self) -> Message:
+        """Returns the next message of an iteration."""
+        while isinstance(item := await self.step_with_gaps(), Gap):
+            pass
+        return item
 
     async def step_with_gaps(self) -> Message | Gap:
         """Returns the next message or gap of an iteration, which ends quietly only when we closed."""
         self.check()
         try:
-            return await self._engine.inbox.get_with_gaps()
+            return await self._inbox.get_with_gaps()
         except Ended:
             error = self.end_of_iteration()
         raise error
@@ -42,18 +53,20 @@ class Consumer:
         """Returns what ends an iteration."""
         return StopAsyncIteration() if self._engine.cause is None else self._engine.ended_error()
 
-    def check(self) -> None:
-        """Raises where nobody may receive now."""
+    def check(self) -> asyncio.AbstractEventLoop:
+        """Returns the running loop; raises where nobody may receive now."""
         engine = self._engine
-        if engine.dispatcher.consumes_messages:
+        if self._inbox.claimed:
             raise ConcurrencyError("on_message callbacks are the consumer of this client")
+        loop = asyncio.get_running_loop()
         if engine.loop is None:
             if not engine.inbox and not engine.lifecycle.is_over:
                 raise NotConnected("receiving waits, and the client has not been started")
-        elif engine.loop is not asyncio.get_running_loop():
+        elif engine.loop is not loop:
             raise ConcurrencyError(
                 "the client belongs to another event loop, the one in which it was started"
             )
+        return loop
 
 
 class WithGaps:

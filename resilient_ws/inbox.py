@@ -61,7 +61,6 @@ class Inbox:
     __slots__ = (
         "_bounds",
         "_bytes_bound",
-        "_claimed",
         "_drops",
         "_gaps",
         "_keeper",
@@ -73,11 +72,13 @@ class Inbox:
         "_sum",
         "_waiter",
         "_wake",
+        "claimed",
         "dropped",
         "floor",
         "items",
         "messages",
         "paused",
+        "wakes",
     )
 
     def __init__(
@@ -101,9 +102,10 @@ class Inbox:
         self._pending: Gap | None = None  # waits for the first message of the next connection
         self._waiter: asyncio.Future[None] | None = None
         self._wake: asyncio.Future[None] | None = None  # the same, until it is woken
-        self._claimed = False
+        self.claimed = False
         self._over = False
         self.paused = False
+        self.wakes = 0  # how often somebody was woken: the event loop has had its turn since
         self.floor: float = 0
         self.dropped = 0
 
@@ -119,11 +121,11 @@ class Inbox:
 
     def claim(self, *, claimed: bool) -> None:
         """Callbacks have become the consumer, or are it no more."""
-        self._claimed = claimed
+        self.claimed = claimed
         self._judge()
 
     def _judge(self) -> None:
-        if self._gaps or self._claimed:
+        if self._gaps or self.claimed:
             self.floor = math.inf
         else:
             # The take that leaves half of the bound asks `_relax`, and each one below.
@@ -166,6 +168,7 @@ class Inbox:
 
     def _rouse(self) -> None:
         """Wakes who waits for a message."""
+        self.wakes += 1
         wake, self._wake = self._wake, None
         if wake is not None and not wake.done():
             wake.set_result(None)
@@ -289,14 +292,15 @@ class Inbox:
         """As `get`, gaps included."""
         items = self.items
         while not items:
-            waiter = self._begin_to_wait()
+            waiter = self.wait(asyncio.get_running_loop())
+            if waiter is None:
+                raise Ended
             try:
                 await waiter
                 if self._waiter is not waiter:
                     raise Dismissed
             finally:
-                if self._waiter is waiter:
-                    self._waiter = self._wake = None
+                self.stop_waiting(waiter)
         return self._take()
 
     def _take(self) -> Message | Gap:
@@ -332,13 +336,26 @@ class Inbox:
         self.take_all()
         return count
 
-    def _begin_to_wait(self) -> asyncio.Future[None]:
-        if self._over:
-            raise Ended
+    def wait(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[None] | None:
+        """Begins to wait on `loop`, the running one, where nothing is held; `stop_waiting` follows.
+
+        Returns:
+            What is done as soon as there may be something to take; `None` if something is held or nothing will come.
+
+        Raises:
+            ConcurrencyError: Somebody else waits already.
+        """
+        if self.items or self._over:
+            return None
         if self._waiter is not None:
             raise ConcurrencyError("another recv() or iteration is waiting for a message")
-        self._waiter = self._wake = waiter = asyncio.get_running_loop().create_future()
+        self._waiter = self._wake = waiter = loop.create_future()
         return waiter
+
+    def stop_waiting(self, waiter: asyncio.Future[None]) -> None:
+        """Whoever waits does so no more, woken or cancelled."""
+        if self._waiter is waiter:
+            self._waiter = self._wake = None
 
     def dismiss(self) -> None:
         """Whoever waits for a message gets none, and another one may wait at once."""
