@@ -72,6 +72,7 @@ class Outflow:
         self._direct = self._inline if store is None else -1  # up to which size a message needs no `Entry`
         self._store = store
         self._untold: list[Entry] = []  # whose fate is about to be told, and which are kept until then
+        self._loop: asyncio.AbstractEventLoop | None = None  # known from the first connection on
         self._writer: Writer | None = None
         self._pinger: Pinger | None = None
         self._started = False
@@ -83,6 +84,7 @@ class Outflow:
         self._confirmations = Confirmations(self.queue, self.patience)
         self._turn_open = False
         self._fresh = True  # nothing plain has been sent in this turn
+        self._wakes = 0  # of the inbox, when a message was last sent alone
         self.lane = Lane(TURN_MESSAGES)
         self._now = 0.0
         self._expiry: asyncio.TimerHandle | None = None
@@ -92,10 +94,24 @@ class Outflow:
     def _open_turn(self) -> None:
         """What belongs to a loop turn in which something is sent: one clock reading, and one look afterwards."""
         if not self._turn_open:
-            loop = asyncio.get_running_loop()
+            loop = self._loop or asyncio.get_running_loop()
             self._turn_open = True
             self._now = loop.time()
             loop.call_soon(self._end_turn)
+
+    def _begin_alone(self) -> bool:
+        """Whether a message needs no end of the turn, which is a step of the loop: it answers one that woke the program.
+
+        What is sent behind it before another one wakes the program opens the turn as ever. Who waits for confirmations
+        has asked for them already.
+        """
+        wakes = self._inbox.wakes
+        if self._wakes == wakes or self._loop is None:
+            return False
+        self._wakes = wakes
+        self._now = self._loop.time()
+        self.lane.left = TURN_MESSAGES
+        return True
 
     def _end_turn(self) -> None:
         self._turn_open = False
@@ -104,12 +120,15 @@ class Outflow:
         self.lane.left = TURN_MESSAGES
         if self.patience.asks or self._watch is not None:
             self._want()
-        if self._pinger is not None:
-            self._pinger.wrote()
+        self._note_writing()
         if self._drops and self._lined_up:
             self._line.wake_all()  # the first one may be a message that must not wait in the outbox, and stay where it is
         else:
             self._line.wake_next()
+
+    def _note_writing(self) -> None:
+        if self._pinger is not None:
+            self._pinger.wrote()
 
     def _want(self) -> None:
         if self._pinger is not None:
@@ -132,6 +151,7 @@ class Outflow:
     def attach(self, writer: Writer, pinger: Pinger, *, confirming: bool) -> None:
         """A connection is open: what waits is written, and later messages at once."""
         self.queue.connected(confirming=confirming)
+        self._loop = asyncio.get_running_loop()
         self._writer = writer
         self._pinger = pinger
         writer.refused = self._refused

@@ -89,6 +89,7 @@ class Sender(Outflow):
         """Sends a plain message without any waiting, where nothing stands in its way; returns whether it did.
 
         The first one of a turn leaves at once; the others leave together, at the end of the turn or with the next ping.
+        Where the first one answers what has woken the program, the second one leaves at once, too.
         """
         writer, lane = self._writer, self.lane
         counted = lane.counted
@@ -105,22 +106,26 @@ class Sender(Outflow):
             if writer.busy:
                 return False
         lane.limit = -1
-        if not self._turn_open:
+        alone = not self._turn_open and self._begin_alone()
+        if not (alone or self._turn_open):
             self._open_turn()
         if not self.queue.write_through(message, size, self._now):
             return False
-        if self._fresh:
-            try:
-                writer.write(message, size)
-            except ConnectionLost:
-                self.queue.retract(size)
-                return False
-        else:
-            writer.hold(message, size)
         lane.left -= 1
-        self._fresh = False
-        if not writer.busy:
+        if not self._fresh:
+            writer.hold(message, size)
             self.queue.open(lane, self._now, self._joined)
+            return True
+        try:
+            writer.write(message, size)
+        except ConnectionLost:
+            lane.left += 1
+            self.queue.retract(size)
+            return False
+        if alone:
+            self._note_writing()
+        else:
+            self._fresh = False
         return True
 
     async def _keep(self, store: Persistence, entry: Entry) -> None:

@@ -132,7 +132,8 @@ class DirectLink(AiohttpLink):
         outlet = self._outlet
         if self._compresses:
             return super().write(message) or outlet.room
-        self._check_open()
+        if self._sent_code is not None:
+            self._check_open()
         self._written += outlet.message(message)
         return outlet.room if outlet.full else None
 
