@@ -18,6 +18,9 @@ SMALL: Final = 256
 FIRST_STEP: Final = 0.02
 """Seconds after which it is looked whether a ping has left an upload of ours behind; doubled each time."""
 
+STANDS: Final = math.inf
+"""The target of a ping that waits for room in the transport."""
+
 REMEMBERED: Final = 256
 """How many unanswered pings keep their time; the oldest is always one of them."""
 
@@ -58,9 +61,9 @@ def in_flight(reading: Reading) -> int:
     return reading.pending if reading.in_flight is None else reading.in_flight
 
 
-def has_left(target: int, reading: Reading) -> bool:
-    """Whether all that was written up to `target` is gone."""
-    return reading.left >= target or not reading.pending
+def has_left(target: float, reading: Reading) -> bool:
+    """Whether all that was written up to `target` is gone; `STANDS` has not been written yet."""
+    return reading.left >= target or (target < STANDS and not reading.pending)
 
 
 def with_ping(reading: Reading, size: int) -> Reading | None:
@@ -89,16 +92,17 @@ class Quiet:
 
     Attributes:
         since: When it was sent, or when its clock began anew.
+        target: What `Reading.left` shows when it has left, or `STANDS`.
         left_at: When it had left; `None` while it stands behind an upload of ours.
         step: Seconds until it is to be looked at again while it stands.
     """
 
     __slots__ = ("left_at", "since", "step", "target")
 
-    def __init__(self, now: float, reading: Reading) -> None:
+    def __init__(self, now: float, reading: Reading, *, stands: bool = False) -> None:
         self.since = now
-        self.target = reading.left + reading.pending
-        self.left_at: float | None = now if reading.pending <= SMALL else None
+        self.target = STANDS if stands else reading.left + reading.pending
+        self.left_at: float | None = now if reading.pending <= SMALL and not stands else None
         self.step = FIRST_STEP
 
     def observe(self, now: float, reading: Reading, coarsest: float) -> None:
@@ -121,16 +125,18 @@ class Ping:
     """A ping that is not answered yet.
 
     Attributes:
-        target: What `Reading.left` shows when it has left; `None` when that is known to be so.
+        target: What `Reading.left` shows when it has left, or `STANDS`; `None` when it is known to have left.
         counted: The counted time from which it is unanswered.
     """
 
     __slots__ = ("counted", "number", "sent_at", "target")
 
-    def __init__(self, number: int, now: float, reading: Reading, counted: float) -> None:
+    def __init__(self, number: int, now: float, reading: Reading, counted: float, *, stands: bool) -> None:
         self.number = number
         self.sent_at = now
-        self.target = None if reading.pending <= SMALL else reading.left + reading.pending
+        self.target: float | None = None if reading.pending <= SMALL else reading.left + reading.pending
+        if stands:
+            self.target = STANDS
         self.counted = counted
 
 
@@ -183,11 +189,15 @@ class Answers:
         """For how long, in counted seconds, the oldest ping is unanswered."""
         return self._counted - self._pings[0].counted
 
-    def sent(self, number: int, now: float, reading: Reading) -> None:
-        """Remembers when ping `number` went out."""
+    def sent(self, number: int, now: float, reading: Reading, *, stands: bool = False) -> None:
+        """Remembers when ping `number` went out; one that `stands` is told again when it does."""
+        if number == self.last:
+            if stands:
+                return
+            del self._pings[-1]
         if len(self._pings) == REMEMBERED:
             del self._pings[1]
-        self._pings.append(Ping(number, now, reading, self._counted))
+        self._pings.append(Ping(number, now, reading, self._counted, stands=stands))
         self.last = number
 
     def came(self, number: int, now: float) -> float | None:

@@ -22,7 +22,7 @@ from typing import Final, Literal
 
 import attrs
 
-from resilient_ws.evidence import Answers, Quiet, Reading, in_flight
+from resilient_ws.evidence import STANDS, Answers, Quiet, Reading, in_flight
 from resilient_ws.options import Heartbeat
 from resilient_ws.record import Record
 
@@ -195,23 +195,25 @@ class HeartbeatMonitor:
             return Verdict(ping=False, dead=dead, hint=self.hint)
         return _PING if ping else _NOTHING
 
-    def ping_sent(self, number: int, now: float, reading: Reading) -> None:
+    def ping_sent(self, number: int, now: float, reading: Reading, *, stands: bool = False) -> None:
         """Takes note of a ping that was just handed to the transport, whoever wanted it; the next is `interval` away.
 
         Args:
             number: Larger than that of any ping before.
             now: Seconds.
             reading: Taken after the ping was written, so that `pending` includes it.
+            stands: Whether it waits for room in the transport instead. It is told again, with the same number, when
+                it is handed over, and before that in place of each ping that would be due.
         """
         self._late = self._lateness(now)
         self._observe(now, reading, counts=self._late <= LATE)
-        self._answers.sent(number, now, reading)
+        self._answers.sent(number, now, reading, stands=stands)
         self._pinged_at = now
         if self._kind != "expect":
             self._owes_ping = False
             self._next_ping = now + self._interval
-            if self._quiet is None:
-                self._quiet = Quiet(now, reading)
+            if self._quiet is None or (self._quiet.target == STANDS and not stands):
+                self._quiet = Quiet(now, reading, stands=stands)
         self._act(now)
 
     def pong(self, number: int, now: float) -> float | None:
@@ -240,7 +242,7 @@ class HeartbeatMonitor:
         self._reading, self._looked_at = reading, now
         if reading.received != before.received:
             self._hear()
-        if reading.left != before.left:
+        if reading.left != before.left or not before.pending:
             self._moved_at = self._stuck_at = now
         elif not in_flight(before):
             self._stuck_at = now
@@ -326,6 +328,8 @@ class HeartbeatMonitor:
             # What we do not read proves nothing, but a living kernel acknowledges what reaches it.
             stuck = reading.acknowledged and in_flight(reading)
             return max(self._stuck_at, quiet.since) + self._timeout if stuck else math.inf
+        if quiet.left_at is None and not reading.pending:
+            return math.inf  # what it stands behind is still being compressed
         return self._silent_since(quiet) + self._timeout
 
     def _heard_at(self) -> float:

@@ -15,6 +15,7 @@ from typing import Final, Protocol
 
 import attrs
 
+from resilient_ws.app_pings import AppPings
 from resilient_ws.events import Message
 from resilient_ws.evidence import FirstPing, Reading, has_left, with_ping
 from resilient_ws.heartbeat import HeartbeatMonitor
@@ -72,6 +73,7 @@ class Pinger:
     __slots__ = (
         "_ahead_of_real",
         "_answered",
+        "_app",
         "_confirm_at",
         "_confirm_interval",
         "_due",
@@ -126,12 +128,14 @@ class Pinger:
         self._confirm_at: float | None = None
         self._wanted = False
         self._others = 0  # PONGs that answer none of our pings
+        self._app: AppPings | None = None
         self._answered = False
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
         self._stopped = False
         self._ahead_of_real = _suspend_clock()
         self.latency: float | None = None
+        self._use_app()
         self._arm()
 
     @property
@@ -143,7 +147,18 @@ class Pinger:
         """Goes on with other options: a gateway has told its interval."""
         self._heartbeat = heartbeat
         self._monitor = HeartbeatMonitor(heartbeat, self._loop.time(), self._look_at_link())
+        self._use_app()
         self._arm()
+
+    def _use_app(self) -> None:
+        heartbeat = self._heartbeat
+        if heartbeat is None or heartbeat.kind != "app":
+            return
+        if self._app is None:
+            self._app = AppPings(
+                heartbeat, self._writer, written=self._app_ping_written, failed=self._watcher.failed
+            )
+        self._app.heartbeat = heartbeat
 
     def stop(self) -> None:
         """Ends the timer; nothing is told afterwards."""
@@ -219,17 +234,11 @@ class Pinger:
 
     def is_reply(self, message: Message) -> bool:
         """Whether `message` answers a ping of the application's own protocol; then it is consumed."""
-        heartbeat = self._heartbeat
-        if heartbeat is None or heartbeat.is_reply is None or self._monitor is None:
+        app = self._app
+        if app is None or self._monitor is None or not app.is_reply(message):
             return False
-        try:
-            answers = bool(heartbeat.is_reply(message))
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the program's code must not end the reader
-            self._watcher.failed("heartbeat", error)
-            return False
-        if answers:
-            self._note_latency(self._monitor.pong(self._number, self._loop.time()))
-        return answers
+        self._note_latency(self._monitor.pong(app.answered, self._loop.time()))
+        return True
 
     @property
     def _is_pinging(self) -> bool:
@@ -268,22 +277,20 @@ class Pinger:
         if self._monitor is not None and self._is_pinging:
             self._monitor.ping_sent(self._number, now, reading)
 
-    def _app_ping(self, heartbeat: Heartbeat) -> None:
-        try:
-            made = heartbeat.message() if callable(heartbeat.message) else heartbeat.message
-            if not isinstance(made, str | bytes | bytearray | memoryview):
-                raise TypeError(f"Heartbeat.app message must be str or bytes-like, got {type(made).__name__}")
-        except Exception as error:  # noqa: BLE001 - the program's code must not end the timer
-            self._watcher.failed("heartbeat", error)
-            return  # no ping has left, so nothing is owed; the monitor asks again
-        self._writer.post(made if isinstance(made, str) else bytes(made), self._app_ping_written)
+    def _app_ping(self, app: AppPings) -> None:
+        app.ask()
+        if app.stands:
+            self._note_app_ping(app)
 
     def _app_ping_written(self) -> None:
-        if self._stopped or self._monitor is None:
-            return
-        self._number += 1
-        self._monitor.ping_sent(self._number, self._loop.time(), self._look_at_link())
-        self._arm()
+        if self._app is not None:
+            self._note_app_ping(self._app)
+            self._arm()
+
+    def _note_app_ping(self, app: AppPings) -> None:
+        if self._monitor is not None and not self._stopped:
+            reading = self._look_at_link()
+            self._monitor.ping_sent(app.number, self._loop.time(), reading, stands=app.stands)
 
     # --- the timer ---
 
@@ -360,9 +367,8 @@ class Pinger:
         if verdict.dead is not None:
             self._watcher.dead(verdict.dead, verdict.hint)
         elif verdict.ping:
-            heartbeat = self._heartbeat
-            if heartbeat is not None and heartbeat.kind == "app":
-                self._app_ping(heartbeat)
+            if self._app is not None:
+                self._app_ping(self._app)
             else:
                 self._ping(reading)
 

@@ -5,7 +5,8 @@ import itertools
 
 import pytest
 
-from resilient_ws import CloseOrigin, Heartbeat, NotConnected
+from resilient_ws import CloseOrigin, Heartbeat, NotConnected, Outbox
+from resilient_ws.testing import FakeTransport
 from tests.client.kit import now, settle, stage
 
 
@@ -42,9 +43,10 @@ async def test_a_peer_that_never_answers_dies_and_the_rule_does_not_blame_protoc
 
 @pytest.mark.promise("P9")
 @pytest.mark.expects_errors
-async def test_a_message_function_that_raises_is_reported_and_buries_nobody():
+@pytest.mark.parametrize("error", [ValueError, StopIteration, asyncio.CancelledError])
+async def test_a_message_function_that_raises_is_reported_and_buries_nobody(error):
     def broken():
-        raise ValueError("no clock")
+        raise error("no clock")
 
     async with stage(heartbeat=Heartbeat.app(broken, answer, 15, 10)) as played:
         await settle(200)
@@ -80,6 +82,80 @@ async def test_a_ping_that_waits_for_room_owes_no_answer_before_it_is_written():
         assert played.received == ["held up", "ping"]
         await settle(9)
         assert not played.closes, f"{now() - started} s"
+
+
+@pytest.mark.promise("P2")
+@pytest.mark.parametrize("how", ["go_silent", "go_deaf", "congest"])
+async def test_a_peer_that_takes_nothing_and_says_nothing_dies_though_no_ping_can_leave(how):
+    async with stage(FakeTransport(buffer=100), heartbeat=Heartbeat.app("ping", answer, 15, 10)) as played:
+        getattr(played.peer, how)()
+        sending = asyncio.create_task(played.client.send("x" * 1000))
+        await settle(20)
+        assert not played.closes
+        await played.reopened()
+        assert sending.done()
+        (close,) = played.closes
+        assert close.origin is CloseOrigin.HEARTBEAT
+        assert 25 <= close.opened_for <= 26
+
+
+@pytest.mark.promise("P2")
+async def test_a_peer_that_talks_and_takes_nothing_dies_though_no_ping_can_leave():
+    heartbeat = Heartbeat.app("ping", answer, 15, 10, pong_timeout=40)
+    async with stage(heartbeat=heartbeat) as played:
+        await settle(15.1)
+        played.peer.send("pong")
+        played.peer.congest()
+        await played.client.send("held up")
+        for _ in range(50):
+            played.peer.send("talk")
+            await settle(1)
+        assert not played.closes
+        for _ in range(25):
+            if played.peer.is_open:
+                played.peer.send("talk")
+            await settle(1)
+        assert "no reply for 40" in str(played.closes[0].cause)
+
+
+@pytest.mark.promise("P6")
+async def test_one_ping_waits_for_room_and_no_second_one():
+    async with stage(heartbeat=Heartbeat.app("ping", answer, 15, 10, pong_timeout=None)) as played:
+        played.peer.congest()
+        await played.client.send("held up")
+        for _ in range(100):
+            played.peer.send("talk")
+            await settle(1)
+        played.peer.recover()
+        await settle()
+        assert played.received == ["held up", "ping"]
+        await settle(2)
+        played.peer.send("pong")
+        await settle()
+        assert played.client.latency == pytest.approx(2, abs=0.1)
+
+
+async def test_a_late_reply_does_not_answer_a_ping_that_has_not_left():
+    async with stage(heartbeat=Heartbeat.app("ping", answer, 15, 10)) as played:
+        await settle(15.1)
+        played.peer.congest()
+        await played.client.send("held up")
+        await settle(7)
+        played.peer.send("talk")
+        await settle(10)
+        played.peer.send("pong")
+        await settle()
+        assert played.client.latency == pytest.approx(17.1, abs=0.1)
+
+
+async def test_pings_for_confirmation_take_no_reply_from_those_of_the_application():
+    outbox = Outbox(confirm=True)
+    async with stage(heartbeat=Heartbeat.app("ping", answer, 15, 10), outbox=outbox) as played:
+        await settle(15.1)
+        await played.client.send("x", confirm=True)
+        played.peer.send("pong")
+        await settle()
+        assert 0 < played.client.latency < 0.2
 
 
 async def test_a_gateway_tells_its_interval_in_the_hello():

@@ -9,6 +9,7 @@ import pytest
 from resilient_ws import (
     ClientClosed,
     CloseEvent,
+    CloseOrigin,
     DeliveryUncertain,
     Fate,
     Gap,
@@ -94,6 +95,24 @@ async def test_while_open_a_full_outbox_is_back_pressure(overflow):
                     await waiting
             else:
                 await asyncio.wait_for(waiting, 5)
+
+
+@pytest.mark.promise("P2")
+@pytest.mark.usefixtures("transport")
+async def test_no_send_stays_blocked_on_a_peer_that_vanishes_behind_our_upload_with_pings_of_the_application():
+    heartbeat = Heartbeat.app("ping", lambda message: message == "pong", interval=0.3, timeout=0.3)
+    closes = asyncio.Queue()
+    async with FaultServer(default=LISTEN, receive_buffer=4096) as server:
+        options = {"heartbeat": heartbeat, "reconnect": ReconnectPolicy(60, 60, 60), "close_timeout": 0.2}
+        async with WebSocketClient(server.url, on_close=closes.put_nowait, **options) as client:
+            (await server.connection()).stop_reading()
+            with pytest.raises(OutboxFull):
+                async with asyncio.timeout(10):
+                    while True:
+                        await client.send(b"x" * 100_000)
+            close = await asyncio.wait_for(closes.get(), 5)
+    assert close.origin is CloseOrigin.HEARTBEAT
+    assert "nothing of ours moved" in str(close.cause)
 
 
 async def test_with_drop_oldest_a_send_never_waits():

@@ -31,6 +31,7 @@ class Driver:
     def __init__(self, options=None, **reading):
         self.shown = {**START, **reading}
         self.numbers = 0
+        self.stands = False
         self.pings = []
         self.monitor = HeartbeatMonitor(options or Heartbeat(), 0.0, self.reading())
 
@@ -49,7 +50,9 @@ class Driver:
         now = self.deadline if now is None else now
         verdict = self.monitor.look(now, self.reading(), **options)
         assert self.deadline > now
-        if verdict.ping and send:
+        if verdict.ping and self.stands:
+            self.stand(now)
+        elif verdict.ping and send:
             self.ping(now)
         return verdict
 
@@ -59,6 +62,18 @@ class Driver:
         self.show(pending=self.shown["pending"] + size)
         self.monitor.ping_sent(self.numbers, now, self.reading())
         assert self.deadline > now
+
+    def stand(self, now):
+        """A ping waits for room, and those asked for later stand back."""
+        self.numbers += not self.stands
+        self.stands = True
+        self.monitor.ping_sent(self.numbers, now, self.reading(), stands=True)
+        assert self.deadline > now
+
+    def leave(self, now):
+        """The ping that waits is handed over."""
+        self.stands = False
+        self.monitor.ping_sent(self.numbers, now, self.reading())
 
     def pong(self, now, number=None):
         self.show(received=self.shown["received"] + 1, received_at=now)
@@ -386,6 +401,72 @@ def test_a_short_message_before_the_ping_is_no_upload():
     driver.show(pending=200, acknowledged=True)
     driver.ping(1.0)
     assert driver.deadline == 1.0 + TIMEOUT
+
+
+# --- a ping that waits for room in the transport ---
+
+
+def standing(now=INTERVAL, **reading):
+    driver = Driver(Heartbeat.app("ping", bool, pong_timeout=60), **reading)
+    assert driver.look(now, send=False).ping
+    driver.stand(now)
+    return driver
+
+
+def test_a_ping_that_waits_for_room_behind_what_does_not_move_is_death_after_the_timeout():
+    end = standing(pending=5000).until()
+    assert end.due == INTERVAL + TIMEOUT
+    assert end.dead == "nothing of ours moved and nothing arrived for 10.0 s: 5000 bytes stand"
+
+
+def test_while_what_is_before_it_moves_there_is_no_verdict_nor_while_that_is_compressed():
+    driver = standing(pending=5000)
+    for second in range(16, 60):
+        driver.show(left=(second - 15) * 100)
+        assert driver.until(second).dead is None
+    driver.show(left=10_000, pending=0)
+    assert driver.until(200).dead is None
+    driver.show(pending=5000)
+    assert driver.until().dead == "nothing of ours moved and nothing arrived for 10.0 s: 5000 bytes stand"
+
+
+def test_the_clock_of_such_a_ping_starts_when_it_has_left():
+    driver = standing(pending=5000)
+    driver.show(left=4900)
+    assert driver.until(20.0).dead is None
+    driver.show(pending=1000)
+    driver.leave(20.0)
+    driver.show(left=5900, pending=0)
+    driver.look(21.0)
+    end = driver.until()
+    assert (end.due, end.dead) == (31.0, "nothing arrived for 10.0 s after a ping")
+
+
+def test_one_that_is_handed_over_later_does_not_begin_the_silence_anew():
+    driver = Driver(Heartbeat.app("ping", bool), pending=5000)
+    driver.look(15.0)
+    driver.show(left=5000, pending=5000)
+    driver.look(16.0)
+    driver.stand(20.0)
+    driver.leave(22.0)
+    assert driver.until().due == 26.0
+
+
+def test_an_answer_is_owed_from_when_it_waits_while_nothing_moves_and_from_its_leaving_else():
+    driver = Driver(Heartbeat.app("ping", bool, pong_timeout=60))
+    driver.look(1.0)
+    driver.ping(1.0)
+    driver.pong(2.0)
+    driver.show(pending=5000)
+    driver.stand(15.0)
+    for second in range(16, 60):
+        driver.show(received=second, messages=second, received_at=second, message_at=second, left=second)
+        assert driver.until(second).dead is None
+    for second in range(60, 200):
+        driver.show(received=second, messages=second, received_at=second, message_at=second)
+        if driver.until(second).dead is not None:
+            break
+    assert 119 <= second <= 121
 
 
 # --- paused by our own inbox ---
