@@ -62,6 +62,11 @@ class Addresses:
         return len(self._static) or 1
 
     @property
+    def origins(self) -> list[str]:
+        """Scheme, host and port of each; a provider's are not known."""
+        return [str(endpoint.url.origin()) for endpoint in self._static] or [""]
+
+    @property
     def is_provided(self) -> bool:
         """Whether a provider is asked."""
         return self._provider is not None

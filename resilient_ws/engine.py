@@ -67,6 +67,7 @@ class Engine:
             config.reconnect,
             RANDOM,
             endpoints=config.addresses.count,
+            origins=config.addresses.origins,
             provider=config.addresses.is_provided,
         )
         self.tally = Tally(self.sender.queue, self.inbox, self.dispatcher)

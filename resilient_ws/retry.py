@@ -7,14 +7,14 @@ it asks only how long (`wait`) and whether that was enough (`stop`): its loops r
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
 import attrs
 
-from resilient_ws.closing import CloseOrigin, CloseRule, describe, rule_for
-from resilient_ws.errors import CertificateRejected, ConnectError, ConnectionLost
-from resilient_ws.events import CloseEvent, Failure, Retry, Stop
+from resilient_ws.defaults import Default, DefaultTable, is_replaced
+from resilient_ws.errors import ConnectionLost
+from resilient_ws.events import Failure, Retry, Stop
 from resilient_ws.options import ReconnectPolicy, seconds, whole
 from resilient_ws.record import Record
 
@@ -23,12 +23,6 @@ if TYPE_CHECKING:
 
 RETRY_AFTER_CAP: Final = 3600.0
 """Seconds of `Retry-After` that are waited at most: a wrong header must not park a client for days."""
-
-BROKEN_IN_A_ROW: Final = 3
-"""How many connections in a row may break the protocol, the last one included that ends the client."""
-
-REFUSED_IN_A_ROW: Final = 10
-"""How many attempts in a row a once reachable server may refuse, the last one included that ends the client."""
 
 _NOWHERE: Final[frozenset[int]] = frozenset()
 
@@ -60,15 +54,6 @@ class Decision(Record):
     errors: tuple[tuple[str, BaseException], ...] = ()
 
 
-@attrs.frozen(eq=False, repr=False)
-class _Default(Record):
-    """What the default table says: why, whether to stop, and whether the delay comes from the longest range."""
-
-    why: str
-    stop: bool = False
-    slow: bool = False
-
-
 def delay_range(policy: ReconnectPolicy, n: int, *, slow: bool = False) -> tuple[float, float]:
     """Returns the range, in seconds, from which the delay before retry `n` is drawn evenly.
 
@@ -97,6 +82,7 @@ class RetryState:
         policy: `None` = `reconnect=False`: the first end is the end.
         random: Draws the delays.
         endpoints: How many addresses are tried in turn, 1 or more; a URL provider counts as one.
+        origins: What each of them belongs to: a `Retry-After` holds for all that have the same; `None` = each has its own.
         provider: Whether the address comes from a URL provider, which may have a fresh token.
 
     Attributes:
@@ -107,7 +93,13 @@ class RetryState:
     """
 
     def __init__(
-        self, policy: ReconnectPolicy | None, random: Random, *, endpoints: int = 1, provider: bool = False
+        self,
+        policy: ReconnectPolicy | None,
+        random: Random,
+        *,
+        endpoints: int = 1,
+        origins: Sequence[Hashable] | None = None,
+        provider: bool = False,
     ) -> None:
         self.attempt = 0
         self.failures = 0
@@ -116,14 +108,11 @@ class RetryState:
         self._only_once = policy is None
         self._random = random
         self._endpoints = whole("endpoints", endpoints)
-        self._provider = provider
-        self._was_open = False
+        self._origins = range(endpoints) if origins is None else origins
+        self._asked_until: dict[Hashable, float] = {}  # by `Retry-After`, until it is dialed again
+        self._table = DefaultTable(self._policy.min_uptime, provider=provider)
         self._down_since: float | None = None
         self._dialed_at = -math.inf
-        self._broken = 0
-        self._refused = 0
-        self._refreshed = False
-        self._slow = False
         self._said_stop = _NOWHERE
 
     def started(self, now: float) -> None:
@@ -135,6 +124,7 @@ class RetryState:
         if self._down_since is None:
             self._down_since = now
         self._dialed_at = now
+        self._asked_until.pop(self._origins[self.endpoint], None)
         self.attempt += 1
         return self.attempt
 
@@ -144,9 +134,7 @@ class RetryState:
 
     def opened(self) -> None:
         """The connection has become open: the server takes us, so a refusal later is no verdict on our request."""
-        self._was_open = True
-        self._refused = 0
-        self._refreshed = False
+        self._table.opened()
 
     def elapsed(self, now: float) -> float:
         """Returns the seconds without an open connection since the last stable one was lost, or since the start.
@@ -163,7 +151,7 @@ class RetryState:
 
     def spread(self) -> float:
         """Returns a delay, in seconds, drawn as for a retry of now: what keeps clients apart that waited together."""
-        return self._draw(*delay_range(self._policy, max(1, self.failures), slow=self._slow))
+        return self._draw(*delay_range(self._policy, max(1, self.failures), slow=self._table.is_slow))
 
     def redial_in(self, now: float) -> float:
         """Returns the seconds until `reconnect_now()` may dial: `min_delay` after the last dial, 0 or more."""
@@ -194,8 +182,9 @@ class RetryState:
         """
         stable = self._is_stable(failure.opened_for)
         self._count(failure, now if lost_at is None else lost_at)
-        default = self._by_table(failure, rejected=not stable)
+        default = self._table.after(failure, rejected=not stable)
         address = self.endpoint
+        self._asked_until[self._origins[address]] = now + _retry_after(failure)
         if not stable:
             self.endpoint = (address + 1) % self._endpoints
         if isinstance(failure.error, Stop):
@@ -226,24 +215,27 @@ class RetryState:
 
     def _count(self, failure: Failure, lost_at: float) -> None:
         if self._is_stable(failure.opened_for):
-            self.attempt = self.failures = self._broken = 0
-            self._slow = False
+            self.attempt = self.failures = 0
+            self._said_stop = _NOWHERE
+            self._table.begin_anew()
             self._down_since = lost_at
         elif self._down_since is not None and failure.opened_for is not None:
             self._down_since = min(lost_at, self._down_since + failure.opened_for)
         self.failures += 1
+        if is_replaced(failure.close) and self.attempt:
+            self.attempt -= 1  # it has led to a connection, which nothing was wrong with
 
     def _paced(
         self,
         failure: Failure,
         now: float,
         verdict: Retry | None,
-        default: _Default,
+        default: Default,
         errors: list[tuple[str, BaseException]],
         held: Callable[[int], tuple[float, str] | None],
     ) -> Decision:
         """A retry is due: returns when, or that a limit is reached."""
-        asked = _is_replaced(failure.close)
+        asked = is_replaced(failure.close)
         state = self._tenacity_state(failure, now)
         if verdict is not None and verdict.after is not None:
             delay, how = float(verdict.after), f"after {verdict.after:g} s, as decide said"
@@ -251,13 +243,13 @@ class RetryState:
             delay, how = self.redial_in(now), "at once, but min_delay after the last dial"
         else:
             delay, how = self._drawn(
-                state, slow=verdict is None and (default.slow or self._slow), errors=errors
+                state, slow=verdict is None and (default.slow or self._table.is_slow), errors=errors
             )
-            wished, why = _retry_after(failure), "for Retry-After"
+            wished, why = self._asked_until.get(self._origins[self.endpoint], now) - now, "for Retry-After"
             hold = held(self.endpoint)
             if hold is not None and hold[0] > wished:
                 wished, why = hold[0], f"since {hold[1]}"
-            if wished:
+            if wished > 0:
                 delay, how = wished + delay, f"after {wished:.4g} s {why} and then {how}"
             if verdict is not None:
                 how = f"{how}, as decide said"
@@ -323,63 +315,6 @@ class RetryState:
         state.start_time, state.outcome_timestamp = now - self.elapsed(now), now
         return state
 
-    def _by_table(self, failure: Failure, *, rejected: bool) -> _Default:
-        """Returns what the default table says."""
-        if failure.close is not None:
-            return self._after_close(failure.close, rejected=rejected)
-        error, status = failure.error, failure.status
-        if status is not None and status != 101:
-            return self._after_answer(status)
-        if isinstance(error, CertificateRejected):
-            return self._refusal(_named(error))
-        return _Default(_named(error), stop=isinstance(error, ConnectError) and not error.retryable)
-
-    def _after_close(self, close: CloseEvent, *, rejected: bool) -> _Default:
-        if _is_replaced(close):
-            self._broken = 0
-            return _Default("reconnect_now() replaced the connection")
-        code, who = close.code, f"closed by {close.origin} with"
-        if close.origin is CloseOrigin.PROTOCOL and close.sent_code is not None:
-            code, who = close.sent_code, "closed by us with"
-        rule, why = rule_for(code), f"{who} {describe(code)}"
-        if rule is CloseRule.RETRY or rule is CloseRule.RETRY_SLOW:
-            self._broken = 0
-            self._slow |= rule is CloseRule.RETRY_SLOW  # until it has recovered, however it refuses
-            return _Default(why)
-        uptime = f"min_uptime={self._policy.min_uptime:g} s"
-        if rule is CloseRule.RETRY_UNLESS_REPEATED:
-            self._broken += 1
-            counted = f"number {self._broken} of {BROKEN_IN_A_ROW} in a row without {uptime} in between"
-            return _Default(f"{why}, {counted}", stop=self._broken >= BROKEN_IN_A_ROW)
-        self._broken = 0
-        return _Default(f"{why} {'within' if rejected else 'after'} {uptime} of opening", stop=rejected)
-
-    def _after_answer(self, status: int) -> _Default:
-        """An HTTP answer that is not 101.
-
-        Source: RFC 9110 section 15 (a status outside of 100 to 599 is to be treated as 5xx).
-        """
-        why = f"HTTP {status}"
-        if status in {408, 425, 429} or not 100 <= status < 500:
-            return _Default(why)
-        if status in {401, 403} and self._provider and not self._refreshed:
-            self._refreshed = True
-            self._refused += 1
-            return _Default(f"{why}, the URL provider may have a fresh token")
-        return self._refusal(why)
-
-    def _refusal(self, why: str) -> _Default:
-        if not self._was_open:
-            return _Default(f"{why} before the client was ever open", stop=True)
-        self._refused += 1
-        counted = f"{why}, number {self._refused} of {REFUSED_IN_A_ROW} since the last open"
-        return _Default(counted, stop=self._refused >= REFUSED_IN_A_ROW, slow=True)
-
-
-def _is_replaced(close: CloseEvent | None) -> bool:
-    """Whether the program itself replaced a live connection: no failure of anybody, so no limit applies."""
-    return close is not None and close.origin is CloseOrigin.LOCAL
-
 
 def _retry_after(failure: Failure) -> float:
     """Returns the seconds the server asked to wait, 0 where it may not ask or made no sense."""
@@ -387,11 +322,3 @@ def _retry_after(failure: Failure) -> float:
     if failure.status not in {429, 503} or wished is None or not wished > 0:
         return 0.0
     return float(min(wished, RETRY_AFTER_CAP))
-
-
-def _named(error: BaseException | None) -> str:
-    """Returns the type of `error`, with its text only where that is ours: a foreign one may hold a secret."""
-    if error is None:
-        return "the attempt failed"
-    name = type(error).__name__
-    return f"{name} ({error})" if isinstance(error, ConnectError) else name

@@ -190,6 +190,7 @@ class ClientLife(RuleBasedStateMachine):
         self.row = 0  # failures since the last stable connection
         self.dials = 0  # dials since then
         self.down = 0.0  # seconds without a connection since then
+        self.asked = {}  # until when an address is to be left alone
         self.open = self.ended = False
         self.dial(0.0)
 
@@ -197,6 +198,7 @@ class ClientLife(RuleBasedStateMachine):
         self.now += delay
         self.down += delay
         self.dials += 1
+        self.asked.pop(self.state.endpoint, None)
         assert self.state.dialing(self.now) == self.dials
         self.dialed_at = self.now
 
@@ -208,12 +210,16 @@ class ClientLife(RuleBasedStateMachine):
         self.row += 1
         assert self.state.next_failure_number(failure.opened_for) == self.row
         before = self.state.endpoint
+        replaced = failure.close is not None and failure.close.origin is CloseOrigin.LOCAL
+        if replaced and not stable:
+            self.dials -= 1  # it has led to a connection
+        if failure.status in {429, 503} and failure.retry_after is not None:
+            self.asked[before] = self.now + min(RETRY_AFTER_CAP, failure.retry_after)
         decision = self.state.failed(failure, self.now, verdict)
         assert self.state.failures == self.row
         assert self.state.attempt == self.dials
         assert self.state.endpoint == (before if stable else (before + 1) % self.state._endpoints)
         assert self.state.elapsed(self.now) == pytest.approx(self.down, abs=1e-6)
-        replaced = failure.close is not None and failure.close.origin is CloseOrigin.LOCAL
         if decision.stop:
             assert decision.delay == 0
             assert not (replaced and verdict is None), "the program asked for a new connection"
@@ -222,11 +228,11 @@ class ClientLife(RuleBasedStateMachine):
             assert self.now + decision.delay >= self.dialed_at + self.policy.min_delay - 1e-6
             self.dial(decision.delay)
         else:
-            self.may_dial(decision, failure, verdict, free=replaced)
+            self.may_dial(decision, verdict, free=replaced)
             self.dial(decision.delay)
         self.open = False
 
-    def may_dial(self, decision, failure, verdict, *, free):
+    def may_dial(self, decision, verdict, *, free):
         policy = self.policy
         if not free:
             assert policy.max_attempts is None or self.dials < policy.max_attempts
@@ -234,9 +240,7 @@ class ClientLife(RuleBasedStateMachine):
         if isinstance(verdict, Retry) and verdict.after is not None:
             assert decision.delay == verdict.after
             return
-        asked = 0.0
-        if failure.status in {429, 503} and failure.retry_after is not None:
-            asked = min(RETRY_AFTER_CAP, failure.retry_after)
+        asked = max(0.0, self.asked.get(self.state.endpoint, self.now) - self.now)
         assert decision.delay >= asked + (policy.min_delay if self.row > 1 else 0.0) - 1e-6
         assert decision.delay <= asked + max(policy.min_delay, policy.max_delay) + 1e-6
 

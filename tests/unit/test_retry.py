@@ -361,7 +361,15 @@ def test_a_refusal_later_is_waited_out_up_to_the_tenth(status):
         assert (decision.stop, decision.delay) == (False, 30)
     decision = story.fails(answered(status))
     assert (decision.stop, decision.exhausted) == (True, False)
-    assert decision.rule == f"HTTP {status}, number 10 of 10 since the last open: stop"
+    assert decision.rule == f"HTTP {status}, number 10 of 10 in a row: stop"
+
+
+@pytest.mark.parametrize("other", [refused(), answered(502), answered(429)], ids=["refused", "502", "429"])
+def test_another_failure_begins_a_new_row_of_refusals(other):
+    story = Story().was_open()
+    for _ in range(3):
+        assert not any(story.fails(answered(404)).stop for _ in range(9))
+        assert not story.fails(other).stop
 
 
 def test_a_connection_that_was_open_for_a_moment_counts_as_open():
@@ -849,9 +857,35 @@ def test_an_open_takes_back_the_word_of_that_address_only():
     story = Story(endpoints=2)
     bad = Failure(error=InvalidURL("bad"))
     assert not story.fails(bad).stop
+    assert not story.fails(closed(1000, opened_for=1.0)).stop
+    assert story.state.endpoint == 0
+    assert not story.fails(bad).stop
+    assert story.fails(bad).stop
+
+
+def test_after_a_stable_connection_a_new_round_begins():
+    story = Story(endpoints=2)
+    bad = Failure(error=InvalidURL("bad"))
+    assert not story.fails(bad).stop
     assert not story.fails(closed(1000, opened_for=60.0)).stop
     assert story.state.endpoint == 1
+    assert not story.fails(bad).stop, "address 1 has said so before that connection, and was not asked since"
     assert story.fails(bad).stop
+
+
+def test_retry_after_is_about_the_address_that_asked():
+    story = Story(endpoints=2)
+    assert story.fails(answered(503, retry_after=60)).delay == 1, "the other address has not asked"
+    assert story.fails(refused()).delay == 59 + 2, "what is left of the minute, then the drawn delay"
+    assert story.fails(refused()).delay == 4
+    assert story.fails(refused()).delay == 8, "it has been waited once"
+
+
+def test_retry_after_is_about_all_addresses_of_one_origin():
+    story = Story(endpoints=3, origins=["a", "a", "b"])
+    assert story.fails(answered(503, retry_after=60)).delay == 60 + 1
+    assert story.fails(answered(429, retry_after=60)).delay == 2
+    assert story.fails(refused()).delay == 58 + 4
 
 
 def test_an_address_that_opened_is_asked_again_though_it_was_refused_before():
