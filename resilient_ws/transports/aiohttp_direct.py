@@ -13,13 +13,14 @@ from typing import Any, Final, cast
 from aiohttp import WebSocketError, WSMsgType
 from aiohttp.connector import Connection
 
-from resilient_ws.closing import CloseCode, CloseOrigin
+from resilient_ws.closing import CloseCode
 from resilient_ws.endpoints import Endpoint
 from resilient_ws.errors import ConnectionLost
 from resilient_ws.events import Message
 from resilient_ws.inbox import size_of
 from resilient_ws.transports.aiohttp_link import LOST, AiohttpLink
 from resilient_ws.transports.aiohttp_outlet import Outlet
+from resilient_ws.transports.aiohttp_queue import DirectQueue
 from resilient_ws.transports.aiohttp_response import DirectResponse
 from resilient_ws.transports.base import End, Receiver
 from resilient_ws.transports.scratch import scratch
@@ -113,7 +114,7 @@ class DirectLink(AiohttpLink):
         self._queue = socket.queue
         self._paused = False
         self._stopped = False  # the transport does not read
-        self._pending: End | None = None
+        self._pending: End | None = None  # of a socket that is gone before anybody reads
         self._compresses = bool(socket.compress)
         self._outlet = Outlet(transport, socket.frame_writer if self._compresses else None)
         self._feed = socket.feed
@@ -160,6 +161,8 @@ class DirectLink(AiohttpLink):
         queue = self._queue
         queue.link = self
         self._let_go()
+        if self._pending is not None:
+            self._finish(self._pending)
         if queue.ended is not None:
             self.note_end(queue.ended[0])
 
@@ -213,14 +216,7 @@ class DirectLink(AiohttpLink):
         queue = self._queue
         if not self._over:
             self.tell_batch()
-            for _ in range(queue.held):
-                frame = queue.take()
-                if frame is not None and (frame[0] is _TEXT or frame[0] is _BINARY):
-                    self._tell_message(frame[1])
-            if queue.stalled:  # one batch more: what waits may be a thousand times as large
-                queue.link, queue.direct = _DEAF, True
-                self._feed(b"")
-                self.tell_batch()
+            self._tell_held()
             self._over = True
         queue.link = _DEAF
         queue.direct = False
@@ -242,9 +238,7 @@ class DirectLink(AiohttpLink):
         self.tell_all()
         if self._paused or self._over:
             return
-        if self._pending is not None:
-            self._finish(self._pending)
-        elif self._stopped and not self._transport.is_closing():
+        if self._stopped and not self._transport.is_closing():
             self._stopped = False
             self._transport.resume_reading()
 
@@ -284,19 +278,37 @@ class DirectLink(AiohttpLink):
         why = (
             "no CLOSE frame" if error is None else str(error.args[-1] if error.args else type(error).__name__)
         )
-        self._finish(self._pending or self._lost(f"the connection was lost: {why}"))
+        self._finish(self._lost(f"the connection was lost: {why}"))
 
     def _finish(self, end: End) -> None:
         """Tells the end, after what came before."""
         self.tell_batch()
         if self._over:
             return
-        if self._paused and (self._queue.held or self._queue.stalled):
-            if self._pending is None or self._pending.origin is CloseOrigin.NETWORK:
-                self._pending = end  # the socket is lost behind all that was parsed, whenever that is
+        if self._queue.link is None:
+            self._pending = end
             return
+        if self._paused and (close := self._tell_held()) is not None:
+            end = self._closed(int(close[1]), str(close[2] or ""))
         self._stop()
         self._end(end)
+
+    def _tell_held(self) -> Any:
+        """Tells the messages that are held, though nobody takes them; returns the CLOSE behind them, if there is one."""
+        queue = self._queue
+        for _ in range(queue.held):
+            frame = queue.take()
+            if frame is None or frame[0] is WSMsgType.CLOSE:
+                return frame
+            if frame[0] is _TEXT or frame[0] is _BINARY:
+                self._tell_message(frame[1])
+        if not queue.stalled:
+            return None
+        last = queue.link = _LastWord(queue)
+        queue.direct = True
+        self._feed(b"")  # one batch more: what waits may be a thousand times as large
+        self.tell_batch()
+        return last.close
 
 
 class _Deaf:
@@ -307,6 +319,19 @@ class _Deaf:
 
     def note_end(self, error: BaseException | None) -> None:
         pass
+
+
+class _LastWord(_Deaf):
+    """Takes the place of a link that is about to be over: hears the CLOSE behind what was read before."""
+
+    def __init__(self, queue: DirectQueue) -> None:
+        self._queue = queue
+        self.close: Any = None
+
+    def take_frame(self, frame: Any) -> None:
+        if frame[0] is WSMsgType.CLOSE and self.close is None:
+            self.close = frame
+            self._queue.direct = False  # what follows it is not told
 
 
 _DEAF: Final[Any] = _Deaf()
