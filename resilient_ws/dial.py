@@ -13,7 +13,7 @@ from yarl import URL
 from resilient_ws.endpoints import NO_HEADERS, Endpoint
 from resilient_ws.errors import ConnectError
 from resilient_ws.events import Attempt, Stop
-from resilient_ws.program import called, is_being_cancelled
+from resilient_ws.program import called_apart, is_being_cancelled
 
 Provider = Callable[[Attempt], Any]
 
@@ -101,7 +101,7 @@ class Addresses:
         try:
             given: object = self._provider(attempt)
             if isinstance(given, Awaitable):
-                given = await called(cast("Awaitable[object]", given))
+                given = await called_apart(cast("Awaitable[object]", given))
             if isinstance(given, Stop):
                 raise given
             return self._complete(given)

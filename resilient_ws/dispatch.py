@@ -27,7 +27,7 @@ from resilient_ws.events import (
     UndeliveredEvent,
 )
 from resilient_ws.inbox import Dismissed, Ended, Inbox
-from resilient_ws.program import called, enter, is_being_cancelled, is_waited_for_by, wait_in
+from resilient_ws.program import called, enter, go_on, is_being_cancelled, is_waited_for_by, wait_in
 from resilient_ws.stream import Subscription
 
 MAX_EVENTS_WAITING: Final = 10_000
@@ -78,13 +78,19 @@ class Dispatcher:
     Args:
         inbox: Where the message lane takes its messages.
         spawn: Starts a lane, a child of the owner task; called when there is something to do and no lane runs.
+        is_ending: Whether somebody cancels the owner task.
     """
 
     def __init__(
-        self, inbox: Inbox, spawn: Callable[[str, Callable[[], Any]], asyncio.Task[None] | None]
+        self,
+        inbox: Inbox,
+        spawn: Callable[[str, Callable[[], Any]], asyncio.Task[None] | None],
+        *,
+        is_ending: Callable[[], bool],
     ) -> None:
         self._inbox = inbox
         self._spawn = spawn
+        self._is_ending = is_ending
         self._callbacks: dict[str, list[Handle[Any]]] = {}
         self._subscriptions: weakref.WeakSet[Subscription] | None = None  # one nobody iterates over goes
         self._waiting: list[tuple[Event | Callable[[], None], tuple[Handle[Any], ...]]] = []
@@ -95,6 +101,7 @@ class Dispatcher:
         self._event_lane: asyncio.Task[None] | None = None
         self._message_lane: asyncio.Task[None] | None = None
         self._over = False
+        self._stopped = False
         self.dropped: Counter[str] = Counter()
 
     def register(self, name: str, function: Callback[Any]) -> Handle[Any]:
@@ -232,6 +239,10 @@ class Dispatcher:
         if self._is_due:
             self._start()
 
+    def stop(self) -> None:
+        """A lane that is cancelled from now on ends; before, code of the program has cancelled it, and it goes on."""
+        self._stopped = True
+
     def _step(self) -> None:
         """Calls the callbacks that are due; the first one that has to be awaited makes the rest a task."""
         self._due = False
@@ -267,7 +278,7 @@ class Dispatcher:
             if rest is not None:
                 await rest
             if self._is_due and clock() >= until:
-                await asyncio.sleep(0)
+                await self._give_way(call[0])
                 until = clock() + TURN
 
     def _next_call(self) -> tuple[str, Handle[Any], Event] | None:
@@ -288,7 +299,7 @@ class Dispatcher:
         enter()
         while self.consumes_messages:
             if self._inbox.items and clock() >= until:
-                await asyncio.sleep(0)
+                await self._give_way("on_message")
                 until = clock() + TURN
             try:
                 message = await self._inbox.get()
@@ -296,6 +307,9 @@ class Dispatcher:
                 continue
             except Ended:
                 return
+            except asyncio.CancelledError as error:
+                self._survive("on_message", error)
+                continue
             for handle in tuple(self._callbacks["on_message"]):
                 rest = self._call("on_message", handle, message)
                 if rest is not None:
@@ -318,11 +332,31 @@ class Dispatcher:
         try:
             await called(pending)
         except asyncio.CancelledError as error:
-            if is_being_cancelled():
-                raise
-            self._report(name, error, argument)  # raised by the callback itself, not asked of this lane
+            self._survive(name, error, argument)
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not break the client
             self._report(name, error, argument)
+        if is_being_cancelled():
+            await self._give_way(
+                name
+            )  # it has cancelled its task and not waited since, or has kept that to itself
+
+    async def _give_way(self, name: str) -> None:
+        """Lets the loop turn once."""
+        try:
+            await asyncio.sleep(0)
+        except asyncio.CancelledError as error:
+            self._survive(name, error)
+        if not self._stopped:
+            go_on()
+
+    def _survive(
+        self, name: str, error: asyncio.CancelledError, argument: Event | Message | None = None
+    ) -> None:
+        """Raises `error` where the client ends the lane; else a callback raised it, or had its own task cancelled."""
+        if is_being_cancelled() and (self._stopped or self._is_ending()):
+            raise error
+        self._report(name, error, argument)
+        go_on()
 
     def _report(self, name: str, error: BaseException, argument: object) -> None:
         if isinstance(error, ClientClosed):

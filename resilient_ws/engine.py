@@ -50,7 +50,9 @@ class Engine:
         self.config = config
         self.subscriptions: dict[Hashable, Subscription] = {}
         self.inbox = Inbox(config.inbox, self)
-        self.dispatcher = Dispatcher(self.inbox, self.spawn)
+        self.dispatcher = Dispatcher(
+            self.inbox, self.spawn, is_ending=lambda: self.owner is not None and self.owner.is_cancelled
+        )
         self.teller = Teller(config.addresses.shown, self.dispatcher, self.now)
         self._pause_notice = PauseNotice(self.teller, self.inbox)
         self.sender = Sender(

@@ -194,6 +194,7 @@ class Farewell:
                 break
             await asyncio.wait(engine.dispatcher.lanes, timeout=left)
         late = engine.dispatcher.lanes
+        engine.dispatcher.stop()
         for lane in late:
             lane.cancel()
         if late:

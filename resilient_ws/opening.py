@@ -23,7 +23,7 @@ from resilient_ws.live import Host, Live, Spawn
 from resilient_ws.options import Heartbeat, Inbox, Outbox
 from resilient_ws.outbox import DeliveryQueue
 from resilient_ws.pinger import Pinger, Watcher
-from resilient_ws.program import called, is_being_cancelled
+from resilient_ws.program import called_apart, is_being_cancelled
 from resilient_ws.record import Record
 from resilient_ws.transports.base import End, Transport
 from resilient_ws.turns import Turns, origin_of
@@ -254,7 +254,7 @@ class Opener:
                 if options.setup is not None:
                     pending = options.setup(connection)
                     if isinstance(pending, Awaitable):
-                        await called(cast("Awaitable[object]", pending))
+                        await called_apart(cast("Awaitable[object]", pending))
                 step = "a subscription"
                 await self._declare(live)
         except Stop as error:

@@ -27,7 +27,7 @@ from resilient_ws.farewell import FILE_TIMEOUT, Farewell, finish
 from resilient_ws.lifecycle import Fact
 from resilient_ws.live import Live
 from resilient_ws.opening import AttemptFailed, Interrupted, Opener
-from resilient_ws.program import called, enter, is_being_cancelled, is_waited_for_by
+from resilient_ws.program import called_apart, enter, is_being_cancelled, is_waited_for_by
 from resilient_ws.retry import Decision
 
 if TYPE_CHECKING:
@@ -67,6 +67,11 @@ class Owner:
     def is_running_here(self) -> bool:
         """Whether the caller is code that this task awaits."""
         return is_waited_for_by(self._task)
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether somebody cancels the task, as `asyncio.run` does with all tasks at its end."""
+        return self._task is not None and self._task.cancelling() > 0
 
     def wake(self) -> None:
         """Something has happened: look again."""
@@ -259,7 +264,7 @@ class Owner:
                 verdict = decide(failure)
                 if isinstance(verdict, Awaitable):
                     async with asyncio.timeout(DECIDE_TIMEOUT) as self._scope:
-                        verdict = await called(verdict)
+                        verdict = await called_apart(verdict)
             except Stop as stop:
                 verdict = stop
             except (Exception, asyncio.CancelledError) as error:  # the program's code must not end the client

@@ -1,6 +1,7 @@
-"""Code of the program that a task of ours waits for: who waits, as seen from inside of it.
+"""Code of the program that a task of ours waits for: who waits for it, and what it does to the task that does.
 
-A task that such code starts inherits the answer, so that it holds for `gather`, `TaskGroup` and `wait_for`, too.
+A task that such code starts inherits the answer to the first, so that it holds for `gather`, `TaskGroup` and
+`wait_for`, too.
 """
 
 from __future__ import annotations
@@ -47,6 +48,12 @@ async def called(pending: Awaitable[T]) -> T:
         enter()
 
 
+async def called_apart(pending: Awaitable[T]) -> T:
+    """The same in a task of its own: what the code cancels, and what it sets in its context, is that task's alone."""
+    wait_in(asyncio.current_task())
+    return await called(asyncio.ensure_future(pending))
+
+
 def is_waited_for_by(task: asyncio.Task[Any] | None) -> bool:
     """Whether `task` waits for the code that calls this."""
     call = _call.get(None)
@@ -57,3 +64,10 @@ def is_being_cancelled() -> bool:
     """Whether somebody cancels the running task; if not, a `CancelledError` is one that the program's code raised."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
+
+
+def go_on() -> None:
+    """The running task has been cancelled by code that it called, and goes on."""
+    task = asyncio.current_task()
+    while task is not None and task.cancelling():
+        task.uncancel()

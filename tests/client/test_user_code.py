@@ -1,11 +1,13 @@
 """What the program's code does to the loop and to the tasks that call it: the client lives on (P9)."""
 
 import asyncio
+import contextvars
 
 import pytest
+from tenacity import wait_fixed
 
-from resilient_ws import State
-from tests.client.kit import now, settle, stage
+from resilient_ws import ReconnectPolicy, State
+from tests.client.kit import URL, now, settle, stage
 
 pytestmark = pytest.mark.promise("P9")
 
@@ -153,3 +155,176 @@ async def test_close_in_a_task_that_a_callback_has_left_behind_waits_for_the_cal
         await settle()
         await asyncio.gather(*tasks)
         assert done == ["called", "closed"]
+
+
+async def cancels_itself(_event=None):
+    asyncio.current_task().cancel()
+    await asyncio.sleep(0)
+
+
+async def cancels_itself_at_its_end(_event=None):
+    asyncio.current_task().cancel()
+
+
+async def is_late(_event=None):
+    """Have a time limit of the old kind, which takes back nothing."""
+    task = asyncio.current_task()
+    asyncio.get_running_loop().call_later(1, task.cancel)
+    try:
+        await asyncio.sleep(100)
+    except asyncio.CancelledError:
+        raise TimeoutError from None
+
+
+async def lets_itself_be_cancelled_later(_event=None):
+    asyncio.get_running_loop().call_later(1, asyncio.current_task().cancel)
+
+
+async def waits_for_what_is_cancelled(_event=None):
+    other = asyncio.create_task(asyncio.sleep(100))
+    other.cancel()
+    await other
+
+
+CANCELLING = [cancels_itself, cancels_itself_at_its_end, is_late, lets_itself_be_cancelled_later]
+
+
+@pytest.mark.expects_errors
+@pytest.mark.parametrize("how", CANCELLING)
+@pytest.mark.parametrize("name", ["on_message", "on_state"])
+async def test_a_callback_may_cancel_its_task(how, name):
+    seen = []
+
+    async def called(event):
+        seen.append(event)
+        if len(seen) == 1:
+            await how()
+        if len(seen) == 2:
+            await waits_for_what_is_cancelled()
+
+    async with stage(start=False, **{name: called}) as played:
+        played.client.start()
+        await settle()
+        for number in range(3):
+            played.peer.send(str(number))
+            await settle(10)
+        await settle(10)
+        assert len(seen) == (3 if name == "on_message" else 2)
+        # On the lane of events the task has ended when the timer comes, so there it cancels nothing.
+        silent = name == "on_state" and how is lets_itself_be_cancelled_later
+        assert [where for where, _ in played.errors] == [name] * (1 if silent else 2)
+        assert played.client.state is State.OPEN
+
+
+@pytest.mark.expects_errors
+async def test_a_sync_callback_may_cancel_its_task():
+    seen = []
+
+    def called(message):
+        seen.append(message)
+        asyncio.current_task().cancel()
+
+    async with stage(on_message=called) as played:
+        played.peer.send("1", "2", "3")
+        await settle()
+        played.peer.send("4")
+        await settle()
+        assert seen == ["1", "2", "3", "4"]
+        assert [where for where, _ in played.errors] == ["on_message"] * 2
+
+
+@pytest.mark.expects_errors
+@pytest.mark.parametrize("how", CANCELLING)
+async def test_setup_may_cancel_its_task(how):
+    calls = []
+
+    async def setup(_connection):
+        calls.append(now())
+        if len(calls) == 1:
+            await how()
+        if len(calls) == 2:
+            await waits_for_what_is_cancelled()
+
+    async with stage(setup=setup) as played:
+        await settle(100)
+        assert len(calls) == (1 if how is lets_itself_be_cancelled_later else 3)
+        assert played.client.state is State.OPEN
+
+
+@pytest.mark.expects_errors
+@pytest.mark.parametrize("how", CANCELLING)
+async def test_a_provider_and_decide_may_cancel_their_task(how):
+    asked, decided = [], []
+
+    async def provide(_attempt):
+        asked.append(now())
+        if len(asked) == 2:
+            await how()
+        if len(asked) == 3:
+            await waits_for_what_is_cancelled()
+        return URL
+
+    async def decide(_failure):
+        decided.append(now())
+        if len(decided) == 1:
+            await how()
+        if len(decided) == 2:
+            await waits_for_what_is_cancelled()
+
+    policy = ReconnectPolicy(wait=wait_fixed(1), decide=decide)
+    async with stage(url=provide, reconnect=policy) as played:
+        for _ in range(3):
+            played.peer.drop()
+            await played.reopened()
+            await settle(10)
+        assert len(asked) >= 4
+        assert len(decided) >= 3
+
+
+@pytest.mark.promise("P8")
+@pytest.mark.parametrize("name", ["setup", "on_open", "on_message"])
+async def test_who_cancels_all_tasks_ends_the_client(name):
+    async def stays(_event):
+        await asyncio.sleep(1_000)
+
+    async with stage(ready=False, **{name: stays}) as played:
+        await played.transport.next_peer()
+        await settle()
+        played.peer.send("x")
+        await settle()
+        others = asyncio.all_tasks() - {asyncio.current_task(), played._recorder}
+        for task in others:
+            task.cancel()
+        await asyncio.wait_for(asyncio.wait(others), 1)
+        assert played.client.state is State.CLOSED
+        assert now() < 1
+
+
+async def test_what_code_of_the_program_sets_in_its_context_stays_there():
+    variable = contextvars.ContextVar("variable", default=0)
+    seen = []
+
+    def note(where):
+        seen.append((where, variable.get()))
+        variable.set(variable.get() + 1)
+
+    async def setup(_connection):
+        note("setup")
+
+    async def provide(_attempt):
+        note("provider")
+        return URL
+
+    async def opened(_event):
+        note("on_open")
+
+    async def decide(_failure):
+        note("decide")
+
+    policy = ReconnectPolicy(wait=wait_fixed(1), decide=decide)
+    async with stage(url=provide, setup=setup, on_open=opened, reconnect=policy) as played:
+        played.peer.drop()
+        await played.reopened()
+    assert seen == [
+        (where, 0) for where in ("provider", "setup", "on_open", "decide", "provider", "setup", "on_open")
+    ]
