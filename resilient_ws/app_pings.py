@@ -19,30 +19,35 @@ class AppPings:
     Args:
         heartbeat: One of `Heartbeat.app`; may be replaced.
         writer: The way out of the connection.
-        written: Called when a ping has been handed to the link.
+        clock: Seconds of the event loop.
+        told: Called when a ping has been handed to the link, and when one was asked for and waits.
         failed: Called with where, and with what code of the program raised.
 
     Attributes:
         number: Of the last ping; 0 = there was none.
         stands: Whether that one still waits for room.
+        data_at: When the last message came that is no reply; the beginning of the connection at first.
     """
 
-    __slots__ = ("_failed", "_writer", "_written", "heartbeat", "number", "stands")
+    __slots__ = ("_clock", "_failed", "_told", "_writer", "data_at", "heartbeat", "number", "stands")
 
     def __init__(
         self,
         heartbeat: Heartbeat,
         writer: Writer,
         *,
-        written: Callable[[], None],
+        clock: Callable[[], float],
+        told: Callable[[], None],
         failed: Callable[[str, BaseException], None],
     ) -> None:
         self.heartbeat = heartbeat
         self._writer = writer
-        self._written = written
+        self._clock = clock
+        self._told = told
         self._failed = failed
         self.number = 0
         self.stands = False
+        self.data_at = clock()
 
     @property
     def answered(self) -> int:
@@ -51,8 +56,12 @@ class AppPings:
 
     def ask(self) -> None:
         """Writes a ping now or as soon as there is room; one that waits for room already is enough."""
+        if not self.stands:
+            self._write()
         if self.stands:
-            return
+            self._told()
+
+    def _write(self) -> None:
         message = self.heartbeat.message
         try:
             made = message() if callable(message) else message
@@ -67,13 +76,19 @@ class AppPings:
 
     def _has_left(self) -> None:
         self.stands = False
-        self._written()
+        self._told()
 
     def is_reply(self, message: Message) -> bool:
         """Whether `message` answers a ping."""
         is_reply = self.heartbeat.is_reply
         try:
-            return is_reply is not None and bool(is_reply(message))
+            if is_reply is not None and is_reply(message):
+                return True
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the program's code must not end the reader
             self._failed("heartbeat", error)
-            return False
+        self.note_data()
+        return False
+
+    def note_data(self) -> None:
+        """A message has come that is no reply."""
+        self.data_at = self._clock()

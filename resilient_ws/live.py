@@ -276,6 +276,8 @@ class Live:
                 answer.set_exception(_bearable(error))
                 continue
             answer.set_result(message)
+            if self.pinger is not None:
+                self.pinger.note_data()
             return True
         return self.pinger is not None and self.pinger.is_reply(message)
 

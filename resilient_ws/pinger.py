@@ -155,9 +155,8 @@ class Pinger:
         if heartbeat is None or heartbeat.kind != "app":
             return
         if self._app is None:
-            self._app = AppPings(
-                heartbeat, self._writer, written=self._app_ping_written, failed=self._watcher.failed
-            )
+            clock, failed = self._loop.time, self._watcher.failed
+            self._app = AppPings(heartbeat, self._writer, clock=clock, told=self._app_pinged, failed=failed)
         self._app.heartbeat = heartbeat
 
     def stop(self) -> None:
@@ -240,6 +239,11 @@ class Pinger:
         self._note_latency(self._monitor.pong(app.answered, self._loop.time()))
         return True
 
+    def note_data(self) -> None:
+        """A message has arrived that is none, though nobody has asked `is_reply`."""
+        if self._app is not None:
+            self._app.note_data()
+
     @property
     def _is_pinging(self) -> bool:
         return self._heartbeat is not None and self._heartbeat.kind == "ping"
@@ -277,20 +281,12 @@ class Pinger:
         if self._monitor is not None and self._is_pinging:
             self._monitor.ping_sent(self._number, now, reading)
 
-    def _app_ping(self, app: AppPings) -> None:
-        app.ask()
-        if app.stands:
-            self._note_app_ping(app)
-
-    def _app_ping_written(self) -> None:
-        if self._app is not None:
-            self._note_app_ping(self._app)
-            self._arm()
-
-    def _note_app_ping(self, app: AppPings) -> None:
-        if self._monitor is not None and not self._stopped:
+    def _app_pinged(self) -> None:
+        app = self._app
+        if app is not None and self._monitor is not None and not self._stopped:
             reading = self._look_at_link()
             self._monitor.ping_sent(app.number, self._loop.time(), reading, stands=app.stands)
+            self._arm()
 
     # --- the timer ---
 
@@ -333,9 +329,12 @@ class Pinger:
         return self._last_ping + DEFAULT_TIMEOUT if self._queue.unconfirmed else None
 
     def _look_at_link(self) -> Reading:
-        """Returns what the link shows; a PONG that answers none of our pings is as much a word as a message is."""
+        """Returns what the link shows; a PONG that answers none of our pings is a word as a message is, a reply is not data."""
         reading = self._link.look(paused=self._is_paused())
-        return attrs.evolve(reading, messages=reading.messages + self._others) if self._others else reading
+        app, messages = self._app, reading.messages + self._others
+        if app is not None:
+            return attrs.evolve(reading, messages=messages, message_at=app.data_at)
+        return attrs.evolve(reading, messages=messages) if self._others else reading
 
     def _fired(self) -> None:
         self._timer = None
@@ -368,7 +367,7 @@ class Pinger:
             self._watcher.dead(verdict.dead, verdict.hint)
         elif verdict.ping:
             if self._app is not None:
-                self._app_ping(self._app)
+                self._app.ask()
             else:
                 self._ping(reading)
 

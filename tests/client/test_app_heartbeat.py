@@ -158,6 +158,25 @@ async def test_pings_for_confirmation_take_no_reply_from_those_of_the_applicatio
         assert 0 < played.client.latency < 0.2
 
 
+async def test_a_reply_is_no_data_for_idle_timeout():
+    def meet(peer):
+        peer.on_message = lambda message: peer.send("pong")
+
+    heartbeat = Heartbeat.app("ping", answer, 15, 10, idle_timeout=100)
+    async with stage(FakeTransport(meet), heartbeat=heartbeat) as played:
+        await settle(50)
+        played.peer.send("data")
+        await settle(40)
+        asking = asyncio.create_task(played.client.request("?", lambda message: message == "pong!"))
+        await settle()
+        played.peer.send("pong!")
+        assert await asking == "pong!"
+        await played.until(lambda: bool(played.closes))
+        (close,) = played.closes
+        assert close.opened_for == pytest.approx(190, abs=0.2)
+        assert "no data message for 100" in str(close.cause)
+
+
 async def test_a_gateway_tells_its_interval_in_the_hello():
     kept = []
 
