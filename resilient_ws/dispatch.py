@@ -121,8 +121,9 @@ class Dispatcher:
 
     def _remove(self, name: str, handle: Handle[Any]) -> None:
         handles = self._callbacks.get(name, [])
-        if handle in handles:
-            handles.remove(handle)
+        if handle not in handles:
+            return
+        handles.remove(handle)
         if name != "on_message" or handles:
             return
         self._inbox.claim(claimed=False)

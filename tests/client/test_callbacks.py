@@ -196,6 +196,17 @@ async def test_a_removed_one_is_not_called_again_not_even_for_what_waits():
         assert seen == []
 
 
+async def test_one_for_messages_that_is_removed_once_more_disturbs_nobody():
+    async with stage() as played:
+        handle = played.client.on_message(print)
+        handle.remove()
+        receiving = asyncio.create_task(played.client.recv())
+        await settle()
+        handle.remove()
+        played.peer.send("x")
+        assert await receiving == "x"
+
+
 async def test_one_that_was_added_late_sees_what_happens_from_then_on():
     seen = []
 
