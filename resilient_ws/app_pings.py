@@ -67,12 +67,16 @@ class AppPings:
             made = message() if callable(message) else message
             if not isinstance(made, str | bytes | bytearray | memoryview):
                 raise TypeError(f"Heartbeat.app message must be str or bytes-like, got {type(made).__name__}")
+            if isinstance(made, str):
+                made.encode()  # a lone surrogate is found here, not when the ping is written
+            else:
+                made = bytes(made)
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the program's code must not end the timer
             self._failed("heartbeat", error)
             return  # no ping has left, so nothing is owed; the monitor asks again
         self.number += 1
         self.stands = True
-        self._writer.post(made if isinstance(made, str) else bytes(made), self._has_left)
+        self._writer.post(made, self._has_left)
 
     def _has_left(self) -> None:
         self.stands = False

@@ -203,7 +203,13 @@ class Heartbeat(Record):
 
 
 def _check_message(value: object) -> None:
-    if isinstance(value, str | bytes):
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"message must be encodable as UTF-8: {error.reason}") from None
+        return
+    if isinstance(value, bytes):
         return
     if not callable(value):
         raise TypeError(f"message must be str, bytes-like or callable, got {type(value).__name__}")

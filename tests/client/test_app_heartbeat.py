@@ -55,6 +55,23 @@ async def test_a_message_function_that_raises_is_reported_and_buries_nobody(erro
         assert 5 <= len(played.errors) <= 14
 
 
+def released():
+    view = memoryview(b"ping")
+    view.release()
+    return view
+
+
+@pytest.mark.promise("P9")
+@pytest.mark.expects_errors
+@pytest.mark.parametrize("make", [lambda: "\ud83d", released, lambda: None])
+async def test_a_message_that_cannot_be_sent_is_reported_and_the_heartbeat_goes_on(make):
+    heartbeat = Heartbeat.app(make, answer, 15, 10, idle_timeout=100)
+    async with stage(heartbeat=heartbeat) as played:
+        await played.until(lambda: bool(played.closes))
+        assert played.closes[0].opened_for == pytest.approx(100, abs=0.2)
+        assert [where for where, _ in played.errors] == ["heartbeat"] * 6
+
+
 @pytest.mark.promise("P9")
 @pytest.mark.expects_errors
 @pytest.mark.parametrize("error", [ValueError, StopIteration, asyncio.CancelledError])

@@ -182,6 +182,8 @@ def test_a_ping_does_not_change_with_the_buffer_it_came_in(kind):
 def test_a_ping_of_the_application_is_checked():
     with pytest.raises(TypeError, match="message must be str, bytes-like or callable, got int"):
         Heartbeat.app(1, bool)
+    with pytest.raises(ValueError, match="message must be encodable as UTF-8"):
+        Heartbeat.app("\ud83d", bool)
     with pytest.raises(TypeError, match="is_reply must be callable, got str"):
         Heartbeat.app("ping", "pong")
     with pytest.raises(TypeError, match="is_reply must not be async"):
