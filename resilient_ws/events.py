@@ -104,7 +104,7 @@ class CloseEvent(Record):
     final: bool = False
 
     def __str__(self) -> str:
-        said = f": {self.reason}" if self.reason else ""
+        said = f": {_on_one_line(self.reason)}" if self.reason else ""
         made = ", synthesized" if self.synthesized else ""
         why = f" ({self.cause})" if self.cause is not None else ""
         return f"closed by {self.origin} with {describe(self.code)}{said}{made}{why}"
@@ -302,3 +302,8 @@ class Retry(Record):
 
 Event = OpenEvent | CloseEvent | RetryEvent | ReconnectEvent | UndeliveredEvent | StateEvent | ErrorEvent
 """Whatever `events()` yields."""
+
+
+def _on_one_line(text: str) -> str:
+    """Returns what a peer said with all that could move the cursor escaped: a line of a log is a line."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)

@@ -200,7 +200,9 @@ class Outgoing:
             ClientClosed: The client has ended.
             TypeError, ValueError, MessageTooBig: As for `send`.
         """
-        if not callable(message):
+        if callable(message):
+            function("message", message, sync=True)
+        else:
             message = checked(message, self._max_bytes)[0]
         farewell = None if unsubscribe is None else checked(unsubscribe, self._max_bytes)[0]
         self._check_not_over()

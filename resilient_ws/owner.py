@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
 from resilient_ws.ending import Ending, close_event, describe_end, failed_attempt
+from resilient_ws.endpoints import Endpoint
 from resilient_ws.errors import ClientStopped, OutboxFileError, SetupFailed
 from resilient_ws.events import (
     Attempt,
@@ -51,6 +52,7 @@ class Owner:
         self._scope: asyncio.Timeout | None = None  # of what `close()` cuts short
         self._starting = False  # a task, which must not take a step before its caller knows of it
         self._last_failure: Failure | None = None
+        self._last_endpoint: Endpoint | None = None
         self._dials_since_loss = 0
         self._resent = 0
         self.farewell = Farewell(engine, opener)
@@ -189,7 +191,7 @@ class Owner:
         last = self._last_failure
         attempt = Attempt(
             number=number,
-            endpoint=last.endpoint if last is not None else None,
+            endpoint=self._last_endpoint,
             last_failure=last,
             last_close=engine.last_close,
         )
@@ -200,11 +202,15 @@ class Owner:
         except AttemptFailed as failed:
             engine.step(Fact.FAILED)
             self._last_failure = failed_attempt(failed, engine.retry.next_failure_number(None))
+            if failed.endpoint is not None:
+                self._last_endpoint = failed.endpoint
             if isinstance(failed.error, SetupFailed) and failed.error.__cause__ is not None:
                 engine.teller.tell_failure("setup", failed.error.__cause__, level=logging.WARNING)
             if engine.first_error is None:
                 engine.first_error = failed.error
             return self._last_failure
+        assert live.link is not None
+        self._last_endpoint = live.link.endpoint
         self._opened(live, number)
         return None
 

@@ -252,8 +252,12 @@ class Sender(Outflow):
     # --- the life of the client ---
 
     def start(self) -> None:
-        """From now on waiting makes sense."""
+        """From now on waiting makes sense, and this is the event loop."""
         self._started = True
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
+        self._arm_expiry()
 
     def refuse(self, *, keep_waiters: bool) -> None:
         """The client is closing: nothing more is accepted, and blocked calls end.

@@ -118,8 +118,7 @@ def told(event: Event) -> str:
     if isinstance(event, StateEvent):
         return changed(event.old, event.new)
     if isinstance(event, OpenEvent):
-        chosen = f", subprotocol {event.subprotocol}" if event.subprotocol else ""
-        return f"open to {event.endpoint}, attempt {event.attempt}{chosen}"
+        return f"open to {event.endpoint}, attempt {event.attempt}"
     if isinstance(event, CloseEvent):
         length = "" if event.opened_for is None else f" after {event.opened_for:.1f} s open"
         last = "; this is the end" if event.final else ""

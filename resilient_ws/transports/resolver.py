@@ -8,6 +8,7 @@ Nothing is cached: each attempt that starts after the last one has answered reso
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import threading
 from typing import Any
@@ -59,6 +60,17 @@ class _Lookup:
 
 _lock = threading.Lock()
 _in_flight: dict[_Key, _Lookup] = {}
+
+
+def _forget() -> None:
+    """A forked child has neither the threads nor the loops that wait for them."""
+    global _lock
+    _lock = threading.Lock()  # somebody may have held it
+    _in_flight.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
 
 
 def _settle(future: asyncio.Future[_AddressInfo], result: _AddressInfo, error: OSError | None) -> None:

@@ -445,6 +445,22 @@ async def test_a_provider_is_asked_for_each_attempt_and_told_what_happened():
         assert "secret" not in repr(played.events)
 
 
+async def test_a_provider_that_failed_hears_what_was_used_before():
+    asked = []
+
+    async def where(attempt):
+        asked.append(attempt)
+        if len(asked) == 2:
+            raise OSError("the token service is down")
+        return f"ws://n{len(asked)}.test"
+
+    async with stage(url=where) as played:
+        played.peer.drop()
+        await played.reopened()
+        assert [str(attempt.endpoint) for attempt in asked[1:]] == ["ws://n1.test/"] * 2
+        assert isinstance(asked[2].last_failure.error, ConnectError)
+
+
 @pytest.mark.promise("P9")
 @pytest.mark.parametrize(
     "given,stops",

@@ -18,9 +18,10 @@ from resilient_ws import (
     ReconnectPolicy,
     State,
     UndeliveredEvent,
+    WebSocketClient,
 )
 from resilient_ws.testing import FakeTransport, PingAnswers
-from tests.client.kit import now, settle, stage
+from tests.client.kit import URL, now, settle, stage
 
 SLOW = ReconnectPolicy(wait=wait_fixed(50))
 
@@ -417,6 +418,26 @@ async def test_what_waited_too_long_expires_at_its_time_and_is_reported():
         await settle(100)
         assert [fate for _, fate in played.fates] == ["expired", "expired"]
         assert [event.age for event in played.of(UndeliveredEvent)] == pytest.approx([5, 100], abs=0.01)
+
+
+def test_what_was_sent_in_another_loop_before_the_start_expires_too():
+    transport = FakeTransport()
+    transport.refuse(times=None)
+    client = WebSocketClient(URL, transport=transport)
+    gone = []
+
+    async def run():
+        client.on_undelivered(lambda event: gone.append(event.message))
+        client.start()
+        await client.send("later", ttl=0.02)
+        async with asyncio.timeout(5):
+            while len(gone) < 2:
+                await asyncio.sleep(0.001)
+        await client.close()
+
+    asyncio.run(client.send("early", ttl=0.01))
+    asyncio.run(run())
+    assert gone == ["early", "later"]
 
 
 async def test_a_message_that_was_written_does_not_expire():

@@ -579,3 +579,14 @@ async def test_answers_may_be_missing_while_it_runs():
     transport = FakeTransport(lambda peer: setattr(peer, "answers_pings", PingAnswers.NONE))
     async with stage(transport, setup=setup, setup_timeout=None, heartbeat=Heartbeat.expect(100)) as played:
         assert played.client.stats.attempts == 1
+
+
+async def test_a_subscription_must_not_be_async():
+    async def message():
+        return "x"
+
+    async with stage() as played:
+        with pytest.raises(TypeError, match="message must not be async"):
+            played.client.subscribe("k", message)
+        played.peer.drop()
+        await played.reopened()

@@ -5,8 +5,9 @@ import logging
 
 import pytest
 
-from resilient_ws import CloseOrigin
+from resilient_ws import CloseOrigin, OpenEvent
 from resilient_ws.telling import is_read
+from resilient_ws.testing import FakeTransport
 from tests.client.kit import settle, stage
 
 
@@ -28,6 +29,30 @@ async def test_each_transition_has_one_line_and_no_line_says_a_thing_twice(caplo
     assert "1001 Going Away" in told[1][1]
     assert "1006" in told[3][1]
     assert all(text.count("closed by") <= 1 for _, text in told)
+
+
+@pytest.mark.promise("P12")
+async def test_a_peer_cannot_write_lines_of_its_own(caplog):
+    caplog.set_level(logging.INFO, logger="resilient_ws")
+    async with stage() as played:
+        played.peer.close(4000, "bye\n\x1b[2Jünd \u202e")
+        await played.reopened()
+        assert played.closes[0].reason == "bye\n\x1b[2Jünd \u202e"
+        for text in (caplog.text, played.client.explain()):
+            assert "bye\\n\\x1b[2Jünd \\u202e" in text
+            assert "\x1b" not in text
+
+
+@pytest.mark.promise("P12")
+async def test_the_chosen_subprotocol_is_not_shown(caplog):
+    """A token that is offered as a subprotocol comes back in the answer."""
+    caplog.set_level(logging.DEBUG)
+    transport = FakeTransport()
+    transport.accept(subprotocol="bearer.secret")
+    async with stage(transport, subprotocols=["bearer.secret"]) as played:
+        assert played.of(OpenEvent)[0].subprotocol == "bearer.secret"
+        shown = f"{played.client.explain()} {played.client!r} {played.events!r} {caplog.text}"
+    assert "secret" not in shown
 
 
 @pytest.fixture

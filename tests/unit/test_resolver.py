@@ -1,6 +1,7 @@
 """Name look-ups: on a thread of their own, joined while one is under way, and never answered from memory."""
 
 import asyncio
+import os
 import socket
 import threading
 import time
@@ -229,3 +230,29 @@ async def test_what_only_looks_like_an_address_is_looked_up(monkeypatch, host):
     monkeypatch.setattr(module, "_join", join)
     await LookupResolver().resolve(host, 80, socket.AF_UNSPEC)
     assert asked == [(host, 80, socket.AF_UNSPEC)]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing is forked here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_forked_child_does_not_wait_for_a_thread_of_its_parent(names):
+    async def give_up():
+        waiting = look_up()
+        await names.until_asked(1)
+        waiting.cancel()
+
+    async def again():
+        names.release()
+        async with asyncio.timeout(5):
+            assert await look_up()
+
+    asyncio.run(give_up())
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            names.released = threading.Semaphore(0)
+            asyncio.run(again())
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
