@@ -48,7 +48,7 @@ class _Lookup:
 
     def settle(self, result: _AddressInfo, error: OSError | None) -> None:
         """Tells everybody who waits; from now on the name is looked up anew."""
-        with _lock:
+        with _guard.lock:
             _in_flight.pop(self._key, None)
             waiting, self._waiting = self._waiting, []
         for loop, future in waiting:
@@ -58,19 +58,23 @@ class _Lookup:
                 continue  # that loop is closed; nobody waits there any more
 
 
-_lock = threading.Lock()
+class _Guard:
+    """Guards `_in_flight`."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+
+    def begin_anew(self) -> None:
+        """In a forked child: it has neither the threads nor the loops that wait for them, nor who holds the lock."""
+        self.lock = threading.Lock()
+        _in_flight.clear()
+
+
+_guard = _Guard()
 _in_flight: dict[_Key, _Lookup] = {}
 
-
-def _forget() -> None:
-    """A forked child has neither the threads nor the loops that wait for them."""
-    global _lock
-    _lock = threading.Lock()  # somebody may have held it
-    _in_flight.clear()
-
-
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+    os.register_at_fork(after_in_child=_guard.begin_anew)
 
 
 def _settle(future: asyncio.Future[_AddressInfo], result: _AddressInfo, error: OSError | None) -> None:
@@ -83,7 +87,7 @@ def _settle(future: asyncio.Future[_AddressInfo], result: _AddressInfo, error: O
 
 
 def _join(key: _Key) -> asyncio.Future[_AddressInfo]:
-    with _lock:
+    with _guard.lock:
         lookup = _in_flight.get(key)
         if lookup is not None:
             return lookup.join()
