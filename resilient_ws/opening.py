@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Hashable
-from typing import cast
+from typing import Final, cast
 
 import attrs
 
@@ -30,6 +30,9 @@ from resilient_ws.turns import Turns, origin_of
 from resilient_ws.writer import Writer
 
 Setup = Callable[[Connection], Awaitable[object] | object]
+
+LAST_WORDS: Final = 1.0
+"""Seconds for a `setup` hook to read what a server said before it closed: it may be why."""
 
 log = logging.getLogger("resilient_ws")
 
@@ -135,13 +138,15 @@ class Opener:
             self._live.cut()
 
     def ended(self, live: Live) -> None:
-        """A connection has ended during its set-up, so that there is nothing to wait for."""
+        """A connection has ended during its set-up, so that there is nothing to wait for but for what it has left."""
         if live is self._live:
-            self._cut_short()
+            self._cut_short(LAST_WORDS if len(live.setup_inbox) else 0.0)
 
-    def _cut_short(self) -> None:
-        if self._scope is not None and not self._scope.expired():
-            self._scope.reschedule(asyncio.get_running_loop().time())
+    def _cut_short(self, grace: float = 0.0) -> None:
+        scope = self._scope
+        if scope is not None and not scope.expired():
+            until, limit = asyncio.get_running_loop().time() + grace, scope.when()
+            scope.reschedule(until if limit is None else min(until, limit))
 
     async def open(self, index: int, attempt: Attempt, *, first: bool) -> Live:
         """Returns a connection that is set up.

@@ -269,6 +269,46 @@ async def test_it_is_cut_short_when_the_connection_ends_under_it():
         assert now() == pytest.approx(1, abs=0.1)
 
 
+@pytest.mark.parametrize("pause", [None, 0, 0.5])
+async def test_what_the_server_said_before_it_closed_can_be_read(pause):
+    async def setup(conn):
+        assert await conn.recv() == "hello"
+        if pause is not None:
+            await asyncio.sleep(pause)
+        raise Stop(await conn.recv())
+
+    def refuse(peer):
+        peer.send("hello")
+        peer.send("the key was revoked")
+        peer.close(4001)
+
+    async with stage(FakeTransport(refuse), setup=setup, ready=False) as played:
+        with pytest.raises(ClientStopped, match="the key was revoked"):
+            await played.client.ready()
+        assert len(played.transport.dials) == 1
+
+
+@pytest.mark.parametrize("limit, cut_at", [(None, 1), (0.4, 0.4)])
+async def test_it_has_a_second_for_what_it_does_not_read(limit, cut_at):
+    async def setup(conn):
+        if conn.attempt == 1:
+            try:
+                await asyncio.sleep(8)
+            except asyncio.CancelledError:
+                cut.append(now())
+                raise
+
+    def say(peer):
+        peer.send("unread")
+        peer.close(1001)
+
+    cut = []
+    async with stage(FakeTransport(say), setup=setup, setup_timeout=limit, ready=False) as played:
+        await played.until_state(State.BACKOFF)
+        assert cut == [pytest.approx(cut_at, abs=0.05)]
+        assert "1001" in played.of(RetryEvent)[0].rule
+
+
 async def test_a_heartbeat_death_in_it_is_a_failed_attempt():
     async def setup(conn):
         if conn.attempt == 1:
