@@ -50,8 +50,9 @@ class Inbox:
     """The queue between the reader of a connection and the program.
 
     The bytes are a sum since the queue was last empty, which costs one addition for each message; only when that sum
-    reaches a bound are they counted. `messages` and `floor` are for the one caller that cannot afford a call for each
-    message: while there are more of them than `floor`, the first one may simply be taken.
+    reaches a bound are they counted, and where that would happen again and again, with each message that is taken.
+    `messages` and `floor` are for the one caller that cannot afford a call for each message: while there are more of
+    them than `floor`, the first one may simply be taken.
 
     Args:
         bounds: How much may wait, and what happens beyond.
@@ -62,6 +63,7 @@ class Inbox:
         "_bounds",
         "_bytes_bound",
         "_drops",
+        "_exact",
         "_gaps",
         "_keeper",
         "_messages_bound",
@@ -95,6 +97,7 @@ class Inbox:
         self._gaps = 0  # how many of the items are gaps
         self._sum = 0  # bytes since it was last empty, at least those of what it holds
         self._settled = 0  # bytes that came before those
+        self._exact = False  # whether the sum is that of what it holds
         self._patient = 0  # how many wait for an answer that must come past what is held
         self._messages_bound = bounds.max_messages
         self._bytes_bound = bounds.max_bytes
@@ -125,7 +128,7 @@ class Inbox:
         self._judge()
 
     def _judge(self) -> None:
-        if self._gaps or self.claimed:
+        if self._gaps or self.claimed or self._exact:
             self.floor = math.inf
         else:
             # The take that leaves half of the bound asks `_relax`, and each one below.
@@ -202,14 +205,29 @@ class Inbox:
         self._settled += self._sum - held
         self._sum = held
 
+    def _count_on(self) -> None:
+        """Counts them, and from now on each message that is taken: to count all for each would take too long."""
+        if not self._exact:
+            self._count()
+            self._exact = True
+            self._judge()
+
+    def _stop_counting(self) -> None:
+        self._exact = False
+        self._judge()
+
     def _full(self) -> None:
         if self.paused and not self._patient:
             return  # to count for each message that was on its way would take time with the square of their number
-        self._count()
-        if not (len(self) >= self._messages_bound or self._sum >= self._bytes_bound):
-            return
         if self._drops:
+            self._count_on()
             self._drop()
+            return
+        if self._patient:
+            self._count_on()
+        else:
+            self._count()
+        if not (len(self) >= self._messages_bound or self._sum >= self._bytes_bound):
             return
         if not self.paused:
             self.paused = True
@@ -271,7 +289,7 @@ class Inbox:
 
     def _unpause(self) -> None:
         self.paused = False
-        self._judge()
+        self._stop_counting()
         self._keeper.inbox_relaxed()
 
     # --- the side of the program ---
@@ -310,6 +328,12 @@ class Inbox:
         if isinstance(item, Gap):
             self._gaps -= 1
             self._judge()
+        elif self._exact:
+            size = size_of(item)
+            self._sum -= size
+            self._settled += size
+            if not self.items:
+                self._stop_counting()
         if self.paused:
             self._relax()
         return item
@@ -319,7 +343,7 @@ class Inbox:
         taken = list(self.items)
         self.items.clear()
         self._gaps = 0
-        self._judge()
+        self._stop_counting()
         if self.paused:
             self._relax()
         return taken
@@ -366,7 +390,7 @@ class Inbox:
         """Reading goes on when half of each bound is free."""
         if len(self) > self._messages_bound // 2:
             return
-        self._count()
+        self._count_on()
         if self._sum <= self._bytes_bound // 2:
             self._unpause()
 
