@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, cast
 
@@ -13,7 +12,7 @@ from yarl import URL
 from resilient_ws.endpoints import NO_HEADERS, Endpoint
 from resilient_ws.errors import ConnectError
 from resilient_ws.events import Attempt, Stop
-from resilient_ws.program import called_apart, is_being_cancelled
+from resilient_ws.program import called_apart, must_pass
 
 Provider = Callable[[Attempt], Any]
 
@@ -107,8 +106,8 @@ class Addresses:
             return self._complete(given)
         except (Stop, ConnectError):
             raise
-        except (Exception, asyncio.CancelledError) as error:
-            if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
+        except BaseException as error:
+            if must_pass(error):
                 raise
             raise ConnectError(f"the URL provider raised {type(error).__name__}") from error
 

@@ -27,7 +27,15 @@ from resilient_ws.events import (
     UndeliveredEvent,
 )
 from resilient_ws.inbox import Dismissed, Ended, Inbox
-from resilient_ws.program import called, enter, go_on, is_being_cancelled, is_waited_for_by, wait_in
+from resilient_ws.program import (
+    called,
+    enter,
+    go_on,
+    is_being_cancelled,
+    is_waited_for_by,
+    must_pass,
+    wait_in,
+)
 from resilient_ws.stream import Subscription
 
 MAX_EVENTS_WAITING: Final = 10_000
@@ -322,7 +330,9 @@ class Dispatcher:
             return None  # removed meanwhile
         try:
             result = handle.function(argument)
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - it must not break the client
+        except BaseException as error:
+            if not isinstance(error, asyncio.CancelledError) and must_pass(error):
+                raise
             self._report(name, error, argument)
             return None
         if isinstance(result, Awaitable):
@@ -334,7 +344,9 @@ class Dispatcher:
             await called(pending)
         except asyncio.CancelledError as error:
             self._survive(name, error, argument)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it must not break the client
+        except BaseException as error:
+            if must_pass(error):
+                raise
             self._report(name, error, argument)
         if is_being_cancelled():
             await self._give_way(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import attrs
 
@@ -117,19 +117,36 @@ class Farewell:
             rule = f"{rule}; {ending.hint}"
         self._end(attrs.evolve(final_event(ending, failure, cause), rule=rule), ending)
 
-    def terminate(self) -> None:
-        """The last resort: whatever is still there ends now, without waiting."""
+    def terminate(self, cause: BaseException | None = None) -> None:
+        """The last resort: whatever is still there ends now, without waiting.
+
+        Args:
+            cause: What has ended the owner task; `None` = it has not ended.
+        """
         engine = self._engine
         if engine.state is not State.CLOSED:
-            if engine.closing is None:
-                engine.cause = ClientStopped("the owner task was cancelled, and close() was not called")
             engine.step(Fact.CLOSE_ASKED)
             self._cut_line()
             self._opener.abandon()
-            self.as_asked(engine.ending)
+            if engine.closing is not None:
+                self.as_asked(engine.ending)
+            else:
+                self._broken(cause or asyncio.CancelledError())
         engine.sender.end_file()
         finish(self.closed)
         self._finish()
+
+    def _broken(self, cause: BaseException) -> None:
+        """The owner task ends, and nobody has called `close()`."""
+        if isinstance(cause, BaseExceptionGroup):  # the group of its tasks has packed it
+            cause = cast("BaseExceptionGroup[BaseException]", cause).exceptions[0]
+        was_cancelled = isinstance(cause, asyncio.CancelledError)
+        what = (
+            "the owner task was cancelled"
+            if was_cancelled
+            else f"{type(cause).__name__} ended the owner task"
+        )
+        self.stop(ClientStopped(f"{what}, and close() was not called"), cause, what, self._engine.ending)
 
     def force(self) -> None:
         """The limit of `close()` has passed, and the owner task has not ended."""

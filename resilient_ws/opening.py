@@ -23,7 +23,7 @@ from resilient_ws.live import Host, Live, Spawn
 from resilient_ws.options import Heartbeat, Inbox, Outbox
 from resilient_ws.outbox import DeliveryQueue
 from resilient_ws.pinger import Pinger, Watcher
-from resilient_ws.program import called_apart, is_being_cancelled
+from resilient_ws.program import called_apart, must_pass
 from resilient_ws.record import Record
 from resilient_ws.transports.base import End, Transport
 from resilient_ws.turns import Turns, origin_of
@@ -264,9 +264,9 @@ class Opener:
                 await self._declare(live)
         except Stop as error:
             failure = error
-        except (Exception, asyncio.CancelledError) as error:
+        except BaseException as error:
             # The program's code fails the attempt, whatever it raises.
-            if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
+            if must_pass(error):
                 raise
             if isinstance(error, TimeoutError) and scope.expired():
                 failure = SetupTimeout(f"setup took longer than setup_timeout={options.setup_timeout} s")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
@@ -28,7 +29,7 @@ from resilient_ws.farewell import FILE_TIMEOUT, Farewell, finish
 from resilient_ws.lifecycle import Fact
 from resilient_ws.live import Live
 from resilient_ws.opening import AttemptFailed, Interrupted, Opener
-from resilient_ws.program import called_apart, enter, is_being_cancelled, is_waited_for_by
+from resilient_ws.program import called_apart, enter, is_waited_for_by, must_pass
 from resilient_ws.retry import Decision
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ class Owner:
         finally:
             self._group = None
             if self._engine.loop is not None and not self._engine.loop.is_closed():
-                self.farewell.terminate()
+                self.farewell.terminate(sys.exception())
                 await self.farewell.close_file(FILE_TIMEOUT)
 
     async def _live_on(self) -> None:
@@ -273,8 +274,8 @@ class Owner:
                         verdict = await called_apart(verdict)
             except Stop as stop:
                 verdict = stop
-            except (Exception, asyncio.CancelledError) as error:  # the program's code must not end the client
-                if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
+            except BaseException as error:  # the program's code must not end the client
+                if must_pass(error):
                     raise
                 if not engine.interrupted:  # then `close()` has cut it short, and nobody asks any more
                     engine.failed("decide", error)

@@ -66,6 +66,13 @@ def is_being_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
+def must_pass(error: BaseException) -> bool:
+    """Whether `error`, which code of the program let out, is not about that code: the task or the process is to end."""
+    if isinstance(error, asyncio.CancelledError):
+        return is_being_cancelled()
+    return isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit)
+
+
 def go_on() -> None:
     """The running task has been cancelled by code that it called, and goes on."""
     task = asyncio.current_task()

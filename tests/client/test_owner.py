@@ -4,10 +4,11 @@ import asyncio
 
 import pytest
 
-from resilient_ws import ClientStopped, CloseEvent, OpenEvent, State, WebSocketClient
+from resilient_ws import ClientStopped, CloseEvent, OpenEvent, ReconnectPolicy, State, WebSocketClient
 from resilient_ws.owner import Owner
-from resilient_ws.testing import FakeTransport
-from tests.client.kit import stage
+from resilient_ws.retry import RetryState
+from resilient_ws.testing import FakeTransport, run_virtual
+from tests.client.kit import URL, stage
 
 pytestmark = pytest.mark.promise("P11")
 
@@ -30,9 +31,50 @@ async def test_a_cancelled_owner_task_ends_the_client_aloud():
         await asyncio.sleep(0)
         (owner,) = (task for task in asyncio.all_tasks() if task.get_name().endswith(":owner"))
         owner.cancel()
-        with pytest.raises(ClientStopped, match="cancelled"):
+        with pytest.raises(ClientStopped, match="cancelled") as caught:
             await receiving
+        assert isinstance(caught.value.__cause__, asyncio.CancelledError)
         assert played.client.state is State.CLOSED
+        assert played.client.close_event.rule == "the owner task was cancelled"
+
+
+@pytest.mark.expects_errors
+async def test_what_no_one_may_catch_is_what_has_ended_the_client(monkeypatch):
+    class NoException(BaseException):
+        pass
+
+    def wait(*_, **__):
+        raise NoException
+
+    monkeypatch.setattr(RetryState, "failed", wait)
+    async with stage() as played:
+        played.peer.drop()
+        with pytest.raises(ClientStopped, match="NoException ended the owner task") as caught:
+            await played.client.recv()
+        assert isinstance(caught.value.__cause__, NoException)
+        assert played.client.close_event.rule == "NoException ended the owner task"
+
+
+@pytest.mark.expects_errors  # asyncio says that nobody asked the task what it raised
+def test_what_ends_the_process_is_what_has_ended_the_client():
+    def decide(_failure):
+        raise SystemExit(3)
+
+    made = []
+
+    async def main():
+        transport = FakeTransport()
+        made.append(WebSocketClient(URL, transport=transport, reconnect=ReconnectPolicy(decide=decide)))
+        async with made[0]:
+            transport.peer.drop()
+            await asyncio.sleep(10)
+
+    with pytest.raises(SystemExit):
+        run_virtual(main())
+    (client,) = made
+    assert client.state is State.CLOSED
+    assert client.close_event.rule == "SystemExit ended the owner task"
+    assert client.close_event.final
 
 
 @pytest.mark.expects_errors

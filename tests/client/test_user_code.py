@@ -6,7 +6,7 @@ import contextvars
 import pytest
 from tenacity import wait_fixed
 
-from resilient_ws import ReconnectPolicy, State
+from resilient_ws import ErrorEvent, ReconnectPolicy, RetryEvent, State
 from tests.client.kit import URL, now, settle, stage
 
 pytestmark = pytest.mark.promise("P9")
@@ -328,3 +328,46 @@ async def test_what_code_of_the_program_sets_in_its_context_stays_there():
     assert seen == [
         (where, 0) for where in ("provider", "setup", "on_open", "decide", "provider", "setup", "on_open")
     ]
+
+
+class NoException(BaseException):
+    """As `pytest.fail` raises one."""
+
+
+@pytest.mark.expects_errors
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("name", ["setup", "on_open", "on_message", "decide", "provider"])
+async def test_what_is_raised_may_be_no_exception(name, asynchronous):
+    raised = []
+
+    def once(value=None):
+        if not raised:
+            raised.append(NoException())
+            raise raised[0]
+        return value
+
+    def code(_given):
+        return once(URL if name == "provider" else None)
+
+    async def later(_given):
+        await asyncio.sleep(0)
+        return code(None)
+
+    function = later if asynchronous else code
+    url, options = URL, {}
+    if name == "provider":
+        url = function
+    elif name == "decide":
+        options = {"reconnect": ReconnectPolicy(wait=wait_fixed(1), decide=function)}
+    else:
+        options = {name: function}
+    async with stage(url=url, **options) as played:
+        played.peer.send("x")
+        await settle()
+        played.peer.drop()
+        await played.reopened()
+        assert raised
+        if name == "provider":
+            assert len(played.of(RetryEvent)) == 2
+        else:
+            assert [(event.where, event.exception) for event in played.of(ErrorEvent)] == [(name, raised[0])]
