@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from aiohttp import WebSocketError, WSMsgType
 from aiohttp.connector import Connection
@@ -52,7 +52,9 @@ class _Between(asyncio.BaseProtocol):
         self._http.resume_writing()
 
     def eof_received(self) -> bool | None:
-        return cast("bool | None", self._http.eof_received())
+        self._http.eof_received()
+        self._link.lost(None)  # asyncio would first wait for our send buffer, which nobody may ever empty
+        return self._link.keeps_socket
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._outlet.drain()

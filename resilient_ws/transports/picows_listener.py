@@ -156,8 +156,13 @@ class Wire(asyncio.BufferedProtocol):
         self._inner.resume_writing()
 
     def eof_received(self) -> bool | None:
-        """The peer sends no more."""
-        return cast("bool | None", self._inner.eof_received())
+        """The peer sends no more; asyncio would first wait for our send buffer, which nobody may ever empty."""
+        self._inner.eof_received()
+        link = self._listener.link
+        if link is None:
+            return None
+        link.lost(None)
+        return link.keeps_socket
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is gone, perhaps before there is a link that reads."""

@@ -171,6 +171,11 @@ class SocketLink:
         """Bytes in our own buffer; a TLS transport that is closed has none to ask for."""
         return 0 if self._transport.is_closing() else self._transport.get_write_buffer_size()
 
+    @property
+    def keeps_socket(self) -> bool:
+        """Whether the socket stays open though the peer sends no more, because our CLOSE has yet to leave; TLS cannot."""
+        return not self._over and self._transport.get_extra_info("ssl_object") is None
+
     def _answer_ping(self, payload: bytes) -> None:
         """Answers as soon as is practical (RFC 6455 5.5.2); where the answers pile up, only the last one (5.5.3)."""
         unsent = self._unsent()

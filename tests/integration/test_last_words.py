@@ -6,8 +6,10 @@ import os
 import attrs
 import pytest
 
-from resilient_ws import CloseOrigin, Inbox, State, WebSocketClient
+from resilient_ws import ClientStopped, CloseOrigin, Inbox, Outbox, OutboxFull, State, WebSocketClient
 from resilient_ws.testing import Accept, Deflate, FaultServer, Opcode, encode_frame
+from tests.conftest import until
+from tests.integration import tls
 from tests.integration.listening import SOON, Told
 from tests.transports.test_aiohttp_deflate import Server
 
@@ -18,6 +20,8 @@ pytestmark = [
     ),
 ]
 
+# More than a TLS server of asyncio takes in although it does not read.
+SMALL = Outbox(max_bytes=600_000)
 MANY = [encode_frame(Opcode.TEXT, b"%d" % number) for number in range(60)]
 GOODBYE = encode_frame(Opcode.CLOSE, b"\x03\xe9see you")
 
@@ -101,3 +105,71 @@ async def test_what_came_with_the_handshake_decides_though_the_socket_is_lost_at
                 event = await told.close(number)
                 assert (event.code, event.origin) == (1001, CloseOrigin.PEER)
                 assert [await client.recv() for _ in MANY] == [str(number) for number in range(60)]
+
+
+@pytest.fixture(params=["tcp", "tls"])
+def stuck(request):
+    """Options of a server and of a client, of which one may stop reading and the other gives too much."""
+    server, client = {"receive_buffer": 8192}, {"outbox": SMALL, "heartbeat": None, "reconnect": False}
+    if request.param == "tls":
+        server |= {"ssl": tls.good(), "host": "localhost"}
+        client |= {"ssl": tls.trusting()}
+    return server, client
+
+
+async def fill(client):
+    """Send until that blocks, for good."""
+    while True:
+        await client.send(bytes(50_000))
+
+
+async def until_stuck(client):
+    link = client._engine.live.link
+    await until(lambda: link._unsent() > 0)
+    before = None
+    while before != (before := (client.stats.sent, link._unsent())):
+        await asyncio.sleep(0.05)
+
+
+@pytest.mark.promise("P2")
+async def test_a_peer_that_has_ended_its_side_is_lost_though_our_send_buffer_is_full(stuck):
+    options, own = stuck
+    async with FaultServer(default=Accept(echo=False), **options) as server:
+        client = WebSocketClient(server.url, **own)
+        told = Told(client)
+        async with client, asyncio.timeout(5):
+            peer = await server.connection()
+            await peer.send("the last")
+            peer.stop_reading()
+            filling = asyncio.create_task(fill(client))
+            await until_stuck(client)
+            peer.half_close()
+            event = await told.close()
+            assert (event.code, event.origin, event.synthesized) == (1006, CloseOrigin.NETWORK, True)
+            with pytest.raises((ClientStopped, OutboxFull)):
+                await filling
+            assert await client.recv() == "the last"
+
+
+@pytest.mark.promise("P1")
+async def test_our_answer_reaches_a_peer_that_has_ended_its_side_and_reads_on():
+    async with FaultServer(default=Accept(echo=False), receive_buffer=8192) as server:
+        client = WebSocketClient(server.url, outbox=SMALL, heartbeat=None, reconnect=False)
+        told = Told(client)
+        async with client, asyncio.timeout(5):
+            peer = await server.connection()
+            peer.stop_reading()
+            filling = asyncio.create_task(fill(client))
+            await until_stuck(client)
+            peer.raw(GOODBYE)
+            peer.half_close()
+            link = client._engine.live.link
+            await until(lambda: link._sent_code is not None)
+            await asyncio.sleep(0.05)  # in which our side is not to be ended, either
+            peer.start_reading()
+            event = await told.close()
+            assert (event.code, event.sent_code, event.was_clean) == (1001, 1001, True)
+            with pytest.raises((ClientStopped, OutboxFull)):
+                await filling
+            await peer.wait_ended()
+            assert peer.close_code == 1001
