@@ -181,13 +181,14 @@ def checked(message: object, limit: int) -> tuple[Message, int]:
     """
     plain: Message
     if isinstance(message, str):
-        plain = text = message if type(message) is str else str(message)
+        # What it holds: an `Enum` that is a `str` says something else of itself.
+        plain = text = message if type(message) is str else str.__str__(message)
         try:
             size = len(text) if text.isascii() else len(text.encode())
         except UnicodeEncodeError as error:
             raise ValueError(f"message must be encodable as UTF-8: {error.reason}") from None
     elif isinstance(message, bytes | bytearray):
-        plain = message if type(message) is bytes else bytes(message)
+        plain = message if type(message) is bytes else memoryview(message).tobytes()
         size = len(plain)
     elif isinstance(message, memoryview):
         plain = message.tobytes()

@@ -1,6 +1,7 @@
 """What `send` accepts, refuses and waits for (section: sending; P4, P5, P8)."""
 
 import asyncio
+import enum
 
 import pytest
 from tenacity import wait_fixed
@@ -60,6 +61,27 @@ async def test_text_is_text_and_bytes_are_bytes():
         await played.client.send_json({"a": [1, "ü"]})
         await asyncio.sleep(0)
         assert played.received == [b"abc", b"12", b"024", "ü", '{"a":[1,"ü"]}']
+
+
+Word = enum.Enum("Word", {"PING": "ping", "UMLAUT": "ü"}, type=str)
+
+
+class Quiet(bytes):
+    def __bytes__(self):
+        return b""
+
+
+async def test_of_a_subclass_its_content_is_sent_and_not_what_it_says_of_itself():
+    async def setup(conn):
+        await conn.send(Word.PING)
+
+    async with stage(setup=setup) as played:
+        played.client.subscribe("k", lambda: Word.PING)
+        await played.client.send(Word.UMLAUT)
+        await played.client.send(Quiet(b"heard"), ttl=5)
+        await played.client.flush()
+        assert played.received == ["ping", "ping", "ü", b"heard"]
+        assert {type(message) for message in played.received} == {str, bytes}
 
 
 @pytest.mark.parametrize("message", [5, None, ["x"], object()])

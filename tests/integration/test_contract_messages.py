@@ -1,6 +1,7 @@
 """What a program may rely on about messages, requests, subscriptions and what is known."""
 
 import asyncio
+import enum
 from datetime import timedelta
 
 import attrs
@@ -33,9 +34,12 @@ STATS_FIELDS = """
 """.split()  # noqa: SIM905 - as the reference lists them
 
 
+Word = enum.Enum("Word", {"PING": "ping"}, type=str)
+
+
 async def test_text_and_binary_keep_their_types():
     async with websockets_server(echo) as url, WebSocketClient(yarl.URL(url)) as client:
-        for message in ("text", b"bytes", bytearray(b"array"), memoryview(b"view"), "", b""):
+        for message in ("text", b"bytes", bytearray(b"array"), memoryview(b"view"), "", b"", Word.PING):
             await client.send(message)
             got = await client.recv()
             assert got == (message if isinstance(message, str) else bytes(message))
@@ -43,7 +47,7 @@ async def test_text_and_binary_keep_their_types():
         for wrong in (None, 1, {"a": 1}, ["a"]):
             with pytest.raises(TypeError):
                 await client.send(wrong)
-        assert client.stats.sent == client.stats.received == 6
+        assert client.stats.sent == client.stats.received == 7
 
 
 async def test_two_consumers_at_once_are_refused():

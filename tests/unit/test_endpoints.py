@@ -1,5 +1,7 @@
 """Where to connect: what an address, a header and a subprotocol may be, and what of them is shown."""
 
+import enum
+
 import pytest
 from multidict import CIMultiDict
 from yarl import URL
@@ -8,6 +10,8 @@ from resilient_ws.endpoints import Endpoint, parse_url, public_url
 from resilient_ws.errors import InvalidURL
 
 HOME = Endpoint("wss://host/path")
+
+Place = enum.Enum("Place", {"HOST": "wss://host/p"}, type=str)
 
 
 # ------------------------------------------------------------------------------------------------- addresses
@@ -22,6 +26,7 @@ HOME = Endpoint("wss://host/path")
         ("ws://host/p#part", "ws://host/p"),
         ("ws://[::1]:9000/p", "ws://[::1]:9000/p"),
         (URL("wss://host/p"), "wss://host/p"),
+        (Place.HOST, "wss://host/p"),
     ],
 )
 def test_an_address_is_parsed(given, url):
