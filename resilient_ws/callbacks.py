@@ -43,7 +43,11 @@ class Callbacks:
         return self._dispatcher.register("on_retry", function)
 
     def on_message(self, function: Callback[Any]) -> Handle[Any]:
-        """Calls `function` for each message, one at a time; while registered, callbacks are the consumer."""
+        """Calls `function` for each message, one at a time; while registered, callbacks are the consumer.
+
+        Raises:
+            ConcurrencyError: A `recv()` or iteration is waiting, or the client runs in another thread.
+        """
         return self._dispatcher.register("on_message", function)
 
     def on_undelivered(self, function: Callback[UndeliveredEvent]) -> Handle[UndeliveredEvent]:

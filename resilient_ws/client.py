@@ -325,7 +325,8 @@ class WebSocketClient(Callbacks, Outgoing):
     def events(self) -> AsyncIterator[Event]:
         """Every event from this call on, until after the final `CloseEvent`.
 
-        The iterator holds 1,000 events; then the oldest go, and an `ErrorEvent` says how many.
+        The iterator holds 1,000 events; then the oldest go, and an `ErrorEvent` says how many. To wait for one in another
+        event loop than that of the client raises `ConcurrencyError`.
         """
         return self._engine.dispatcher.subscribe()
 

@@ -63,9 +63,7 @@ class Consumer:
             if not engine.inbox and not engine.lifecycle.is_over:
                 raise NotConnected("receiving waits, and the client has not been started")
         elif engine.loop is not loop:
-            raise ConcurrencyError(
-                "the client belongs to another event loop, the one in which it was started"
-            )
+            raise ConcurrencyError.other_loop()
         return loop
 
 

@@ -116,6 +116,8 @@ class Dispatcher:
         """Adds a callback; it sees what happens from now on."""
         if not callable(function):
             raise TypeError(f"{name} must be callable, got {type(function).__name__}")
+        if name == "on_message":
+            self._check_loop()
         if name == "on_message" and not self.consumes_messages and self._inbox.is_awaited:
             raise ConcurrencyError(
                 "a recv() or iteration is waiting for a message, so on_message cannot take over"
@@ -131,11 +133,21 @@ class Dispatcher:
         handles = self._callbacks.get(name, [])
         if handle not in handles:
             return
+        if name == "on_message":
+            self._check_loop()
         handles.remove(handle)
         if name != "on_message" or handles:
             return
         self._inbox.claim(claimed=False)
         self._inbox.dismiss()  # the lane, if it waits; a callback that runs is not disturbed
+
+    def _check_loop(self) -> None:
+        """Raises in another loop, or in another thread than the loop's: what follows sets a task of the client going."""
+        home, here = self._loop, _running_loop()
+        if home is None or home is here or self._over:
+            return
+        if here is not None or home.is_running():
+            raise ConcurrencyError.other_loop()
 
     @property
     def consumes_messages(self) -> bool:
@@ -144,7 +156,7 @@ class Dispatcher:
 
     def subscribe(self) -> Subscription:
         """Returns an iterator over the events from now on."""
-        subscription = Subscription(self._over)
+        subscription = Subscription(self._over, lambda: self._loop)
         if not self._over:
             if self._subscriptions is None:
                 self._subscriptions = weakref.WeakSet()
@@ -378,3 +390,10 @@ class Dispatcher:
             log.error("callback %s raised %s", name, type(error).__name__, exc_info=error)
         if name != "on_error":
             self.emit(ErrorEvent(where=name, exception=error, event=argument))
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

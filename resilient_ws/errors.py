@@ -171,3 +171,8 @@ class DeliveryUncertain(ResilientWSError):
 
 class ConcurrencyError(ResilientWSError):
     """Two consumers at once, or a client used from an event loop that it is not bound to."""
+
+    @classmethod
+    def other_loop(cls) -> ConcurrencyError:
+        """Returns the one for a call from another event loop."""
+        return cls("the client belongs to another event loop, the one in which it was started")

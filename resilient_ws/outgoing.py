@@ -238,9 +238,7 @@ class Outgoing:
     def _check_loop(self) -> None:
         loop = self._engine.loop
         if loop is not None and loop is not asyncio.get_running_loop():
-            raise ConcurrencyError(
-                "the client belongs to another event loop, the one in which it was started"
-            )
+            raise ConcurrencyError.other_loop()
 
 
 def _check_options(confirm: object, queue: object, key: object, priority: object) -> None:

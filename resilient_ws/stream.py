@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Final, Self
 
 from resilient_ws.errors import ConcurrencyError, ResilientWSError
@@ -26,13 +27,19 @@ class EventsDropped(ResilientWSError):  # noqa: N818 - a fact that is reported, 
 
 
 class Subscription:
-    """What `events()` returns: an async iterator over every event from now on."""
+    """What `events()` returns: an async iterator over every event from now on.
 
-    def __init__(self, ended: bool) -> None:
+    Args:
+        ended: Whether no event comes any more.
+        home: Returns the loop in which events happen, as soon as it is known.
+    """
+
+    def __init__(self, ended: bool, home: Callable[[], asyncio.AbstractEventLoop | None]) -> None:
         self._events: deque[Event] = deque()
         self._dropped = 0
         self._waiter: asyncio.Future[None] | None = None
         self._ended = ended
+        self._home = home
 
     def push(self, event: Event) -> None:
         """Appends an event; the oldest one goes when the queue is full."""
@@ -60,7 +67,10 @@ class Subscription:
                 raise StopAsyncIteration
             if self._waiter is not None:
                 raise ConcurrencyError("another task is waiting on this events() iterator")
-            self._waiter = asyncio.get_running_loop().create_future()
+            loop = asyncio.get_running_loop()
+            if self._home() not in (None, loop):
+                raise ConcurrencyError.other_loop()
+            self._waiter = loop.create_future()
             try:
                 await self._waiter
             finally:

@@ -17,7 +17,7 @@ from resilient_ws import (
     WebSocketClient,
 )
 from resilient_ws.owner import Owner
-from resilient_ws.testing import FakeTransport
+from resilient_ws.testing import FakeTransport, VirtualLoop
 from tests.client.kit import STEADY, URL, now, settle, stage
 
 pytestmark = pytest.mark.promise("P9")
@@ -205,6 +205,28 @@ async def test_one_for_messages_that_is_removed_once_more_disturbs_nobody():
         handle.remove()
         played.peer.send("x")
         assert await receiving == "x"
+
+
+async def test_one_for_messages_cannot_be_added_in_another_thread():
+    async with stage() as played:
+        handle = played.client.on_message(print)
+        for call in (played.client.on_message, lambda _: handle.remove()):
+            with pytest.raises(ConcurrencyError, match="another event loop"):
+                await asyncio.to_thread(call, print)
+
+
+def test_between_two_runs_of_its_loop_and_after_the_end_one_can_be_added_anywhere():
+    client = WebSocketClient(URL, transport=FakeTransport())
+
+    async def begin():
+        client.start()
+        await client.ready()
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as home:
+        home.run(begin())
+        client.on_message(print).remove()
+        home.run(client.close())
+        asyncio.run(asyncio.to_thread(client.on_message, print))
 
 
 async def test_one_that_was_added_late_sees_what_happens_from_then_on():

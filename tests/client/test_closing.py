@@ -784,11 +784,14 @@ def test_a_client_belongs_to_the_loop_in_which_it_was_started():
         await client.ready()
         client.subscribe("k", "x")
 
+    async def anext_event():
+        await anext(client.events())
+
     async def elsewhere():
         for call in blocked_calls(client).values():
             with pytest.raises(ConcurrencyError, match="another event loop"):
                 await call()
-        for wait in (client.__anext__, client.with_gaps().__anext__, client.close, client.run):
+        for wait in (client.__anext__, client.with_gaps().__anext__, client.close, client.run, anext_event):
             with pytest.raises(ConcurrencyError, match="another event loop"):
                 await wait()
         for call in (
@@ -796,6 +799,7 @@ def test_a_client_belongs_to_the_loop_in_which_it_was_started():
             client.reconnect_now,
             lambda: client.subscribe("k", "x"),
             lambda: client.unsubscribe("k"),
+            lambda: client.on_message(print),
         ):
             with pytest.raises(ConcurrencyError, match="another event loop"):
                 call()
