@@ -16,6 +16,7 @@ from ssl import SSLContext
 from typing import Any, Final, cast
 from weakref import WeakValueDictionary
 
+import attrs
 from aiohttp import (
     BaseConnector,
     ClientHandlerType,
@@ -58,6 +59,8 @@ _NO_TIMEOUT: Final = ClientTimeout(total=None, connect=None, sock_connect=None, 
 # Not for type checkers: its fields are declared in a way of attrs that they do not know.
 _HARDLY_ANY_WAIT: Final = cast("Any", ClientWSTimeout)(ws_receive=None, ws_close=0.001)
 _DEFLATE_WINDOW_BITS: Final = 15
+_LARGEST: Final = 2**32 - 2
+"""Bytes of the largest message that aiohttp can take: it holds the limit, one more, in 32 bits."""
 _JOINED: Final = (
     hdrs.CONNECTION,
     hdrs.UPGRADE,
@@ -209,9 +212,11 @@ class AiohttpTransport:
     __slots__ = ("_options", "_shared")
 
     def __init__(self, options: TransportOptions) -> None:
+        check(options)
+        if options.max_message_size > _LARGEST:
+            options = attrs.evolve(options, max_message_size=_LARGEST)
         self._options = options
         self._shared: TCPConnector | None = None  # held for as long as this client may dial
-        check(options)
 
     async def open(self, endpoint: Endpoint, receiver: Receiver, /) -> Link:
         """Connects and shakes hands, by way of at most five redirects."""

@@ -45,7 +45,6 @@ class PicowsLink(SocketLink):
         "_connection",
         "_finishing",
         "_fragments",
-        "_fragments_size",
         "_full",
         "_is_text",
         "_listener",
@@ -81,8 +80,7 @@ class PicowsLink(SocketLink):
         listener.connection = None
         self._listener = listener
         self._mask = mask
-        self._fragments: list[bytes] | None = None  # of a message that is not whole
-        self._fragments_size = 0
+        self._fragments: bytearray | None = None  # of a message that is not whole
         self._is_text = False
         self._paused = False
         self._full = False
@@ -198,15 +196,13 @@ class PicowsLink(SocketLink):
     def _take_data(self, kind: int, payload: bytes, *, fin: bool) -> None:
         """A frame of a message that may consist of several."""
         if self._fragments is None:
-            self._fragments, self._fragments_size, self._is_text = [], 0, kind == frames.TEXT
+            self._fragments, self._is_text = bytearray(), kind == frames.TEXT
             self._listener.direct = False
-        self._fragments.append(payload)
-        self._fragments_size += len(payload)
-        if self._fragments_size > self._max_message_size:
+        self._fragments += payload
+        if len(self._fragments) > self._max_message_size:
             self._break(CloseCode.MESSAGE_TOO_BIG, f"a message is larger than {self._max_message_size} bytes")
         elif fin:
-            whole = b"".join(self._fragments)
-            self._fragments = None
+            whole, self._fragments = bytes(self._fragments), None
             self._listener.direct = True
             self._listener.bytes += len(whole)
             try:

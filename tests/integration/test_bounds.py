@@ -1,11 +1,14 @@
 """What a program may do at full speed on a healthy connection: nothing raises, nothing hangs, nothing grows (P6)."""
 
 import asyncio
+import gc
+import sys
+import tracemalloc
 
 import pytest
 
 from resilient_ws import Inbox, Outbox, WebSocketClient
-from resilient_ws.testing import Accept, FaultServer
+from resilient_ws.testing import Accept, Deflate, FaultServer, Opcode, encode_frame
 
 pytestmark = pytest.mark.usefixtures("transport")
 
@@ -112,3 +115,44 @@ async def test_a_consumer_that_flushes_inside_its_own_iteration_amid_a_flood():
             if taken == 20_000:
                 break
         assert client.stats.confirmed == 20_000
+
+
+@pytest.mark.promise("P6")
+@pytest.mark.parametrize("payload", [b"", b"ab"])
+async def test_fragments_of_a_message_hold_no_more_than_their_bytes(payload):
+    """Each costs its sender two bytes, and may cost us ten or thirty times as much."""
+    count, rounds = 10_000, 10
+    async with (
+        FaultServer(default=Accept(echo=False)) as server,
+        WebSocketClient(server.url) as client,
+    ):
+        peer = await server.connection()
+        peer.raw(encode_frame(Opcode.TEXT, b"a", fin=False))
+        held = []
+        tracemalloc.start()
+        try:
+            for number in range(1, rounds + 1):
+                peer.raw(encode_frame(Opcode.CONTINUATION, payload, fin=False) * count)
+                peer.ping(b"%d" % number)
+                await server.until(lambda number=number: len(peer.pongs) == number, timeout=20)
+                gc.collect()
+                held.append(tracemalloc.get_traced_memory()[0])
+        finally:
+            tracemalloc.stop()
+        peer.raw(encode_frame(Opcode.CONTINUATION, b"z"))
+        assert await client.recv() == "a" + payload.decode() * count * rounds + "z"
+        assert held[-1] - held[0] < 200_000 + 2 * len(payload) * count * rounds
+
+
+@pytest.mark.parametrize("size", [2**32 - 2, 2**32 - 1, 2**32, sys.maxsize])
+@pytest.mark.parametrize("compression", [None, "deflate"])
+async def test_the_largest_message_may_be_as_large_as_anybody_likes(size, compression):
+    accept = Accept(deflate=Deflate() if compression else None)
+    async with (
+        FaultServer(default=accept) as server,
+        WebSocketClient(
+            server.url, max_message_size=size, compression=compression, reconnect=False
+        ) as client,
+    ):
+        await client.send("hello" * 100)
+        assert await client.recv() == "hello" * 100
