@@ -83,17 +83,12 @@ class Inbox:
         "wakes",
     )
 
-    def __init__(
-        self,
-        bounds: options.Inbox,
-        keeper: Keeper,
-    ) -> None:
+    def __init__(self, bounds: options.Inbox, keeper: Keeper) -> None:
         self._bounds = bounds
         self._keeper = keeper
         self.items: deque[Message | Gap] = deque()
-        self.messages = cast(
-            "deque[Message]", self.items
-        )  # the same, for the caller who knows that none is a gap
+        # The same, for the caller who knows that none is a gap.
+        self.messages = cast("deque[Message]", self.items)
         self._gaps = 0  # how many of the items are gaps
         self._sum = 0  # bytes since it was last empty, at least those of what it holds
         self._settled = 0  # bytes that came before those
@@ -142,7 +137,7 @@ class Inbox:
     def put(self, message: Message, size: int) -> None:
         """Appends one received message of `size` bytes."""
         if self._pending is not None:
-            self._settle_gap()
+            self._settle_gap(self._pending)
         items = self.items
         if not items:
             self._settled += self._sum
@@ -157,7 +152,7 @@ class Inbox:
     def extend(self, messages: list[Message], size: int) -> None:
         """Appends several at once, of `size` bytes in all."""
         if self._pending is not None:
-            self._settle_gap()
+            self._settle_gap(self._pending)
         items = self.items
         if not items:
             self._settled += self._sum
@@ -187,10 +182,8 @@ class Inbox:
         self._over = True
         self._rouse()
 
-    def _settle_gap(self) -> None:
-        gap, self._pending = self._pending, None
-        if gap is None:
-            return
+    def _settle_gap(self, gap: Gap) -> None:
+        self._pending = None
         items = self.items
         if items and isinstance(last := items[-1], Gap):
             items[-1] = merged(last, gap)
@@ -219,15 +212,14 @@ class Inbox:
     def _full(self) -> None:
         if self.paused and not self._patient:
             return  # to count for each message that was on its way would take time with the square of their number
-        if self._drops:
-            self._count_on()
-            self._drop()
-            return
-        if self._patient:
+        if self._drops or self._patient:
             self._count_on()
         else:
             self._count()
         if not (len(self) >= self._messages_bound or self._sum >= self._bytes_bound):
+            return
+        if self._drops:
+            self._drop()
             return
         if not self.paused:
             self.paused = True

@@ -110,6 +110,17 @@ async def left_in(path):
 # ------------------------------------------------------------------------------------------------ from one to the next
 
 
+async def test_a_message_that_took_the_place_of_another_is_where_it_was_accepted_for_the_next_client(path):
+    first, fates = make(path, unreachable())
+    first.start()
+    await first.send("A1", key="a")
+    await first.send("B")
+    await first.send("A2", key="a")
+    await first.close()
+    assert fates == [("A1", Fate.EVICTED)]
+    assert await left_in(path) == (["B", "A2"], [])
+
+
 @pytest.mark.promise("P5")
 async def test_what_was_never_written_is_sent_by_the_next_client_before_anything_else(path):
     first, fates = make(path, unreachable())
