@@ -172,13 +172,14 @@ class Outgoing:
         self._check_loop()
         async with asyncio.timeout(seconds("timeout", timeout, zero=True, none=True)):
             sender = self._sender
-            await sender.admit_unqueued(size)
-            live = self._engine.live
-            assert live is not None
             answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
             with sender.patience.waiting(answer, asks=False):
-                if not answer.done():
-                    sender.write_unqueued(plain, size)
+                await sender.admit_unqueued(size, answer)
+                if answer.done():
+                    return answer.result()  # it has failed
+                live = self._engine.live
+                assert live is not None
+                sender.write_unqueued(plain, size)
                 return await live.answer(answer, match)
 
     def subscribe(

@@ -73,9 +73,20 @@ class Sender(Outflow):
         if token is not None:
             await self._confirmations.of(token)
 
-    async def admit_unqueued(self, size: int) -> None:
-        """Waits until a message that must not wait may be written."""
-        await self._admission(size, queue=False, key=None)
+    async def admit_unqueued(self, size: int, answer: asyncio.Future[Message]) -> None:
+        """Waits until a message that must not wait may be written, or until its `answer` is known not to come."""
+        answer.add_done_callback(self._look_again)
+        try:
+            if not self._admits(size, queue=False, key=None, first=not self._line):
+                await self._line.join(
+                    lambda first: answer.done() or self._admits(size, queue=False, key=None, first=first)
+                )
+        finally:
+            answer.remove_done_callback(self._look_again)
+
+    def _look_again(self, answer: asyncio.Future[Message]) -> None:
+        answer.exception()  # also where the call has ended by something else, and nobody looks at it
+        self._line.wake_all()
 
     def write_unqueued(self, message: Message, size: int) -> None:
         """Writes it; `admit_unqueued` has returned in this same step.

@@ -1,6 +1,7 @@
 """`request`, `subscribe` and `unsubscribe`: what is asked, and what is declared once."""
 
 import asyncio
+import gc
 
 import pytest
 
@@ -8,6 +9,8 @@ from resilient_ws import (
     ClientClosed,
     DeliveryUncertain,
     ErrorEvent,
+    Inbox,
+    InboxFull,
     MessageTooBig,
     NotConnected,
     Outbox,
@@ -121,6 +124,82 @@ async def test_match_that_raises_cancelled_error_does_not_end_the_reader():
         with pytest.raises(asyncio.CancelledError):
             await bad
         assert [await played.client.recv(), await played.client.recv()] == ["x", "y"]
+
+
+def behind_an_upload(played, match=lambda message: message == "answer"):
+    """Begins a request that cannot be written yet, while the inbox of 10 messages is full."""
+    played.peer.congest()
+    played.peer.send(*map(str, range(10)))
+    return asyncio.create_task(asked(played, match))
+
+
+async def asked(played, match):
+    await played.client.send("fills the way")
+    await settle()
+    return await played.client.request("?", match, 1000)
+
+
+async def test_one_that_waits_to_be_written_lets_reading_go_on():
+    async with stage(inbox=Inbox(max_messages=10), heartbeat=None) as played:
+        call = behind_an_upload(played)
+        await settle()
+        played.peer.send(*map(str, range(10, 15)))
+        await settle()
+        assert played.client.stats.unread == 15
+        played.peer.recover()
+        await settle()
+        played.peer.send("answer")
+        assert await call == "answer"
+        assert played.received == ["fills the way", "?"]
+
+
+async def test_one_that_waits_to_be_written_is_told_that_no_answer_can_come():
+    async with stage(inbox=Inbox(max_messages=10), heartbeat=None) as played:
+        call = behind_an_upload(played)
+        await settle()
+        assert not call.done()
+        played.peer.send(*map(str, range(10, 25)))
+        with pytest.raises(InboxFull):
+            await call
+        assert now() < 1
+        with pytest.raises(InboxFull):
+            await played.client.request("at once", lambda _: True, 1000)
+        played.peer.recover()
+        await settle()
+        assert played.received == ["fills the way"]
+
+
+@pytest.mark.promise("P8")
+async def test_one_that_waits_to_be_written_is_cancelled_while_it_is_told(caplog):
+    async with stage(inbox=Inbox(max_messages=10), heartbeat=None) as played:
+        call = behind_an_upload(played)
+        await settle()
+        played.peer.send(*map(str, range(10, 25)))
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        played.peer.recover()
+        await played.client.send("on we go")
+        await settle()
+        assert played.received == ["fills the way", "on we go"]
+    gc.collect()
+    assert not [record for record in caplog.records if "never retrieved" in record.getMessage()]
+
+
+async def test_that_there_is_no_connection_is_said_before_that_the_inbox_is_full(caplog):
+    async with stage(inbox=Inbox(max_messages=10)) as played:
+        call = behind_an_upload(played)
+        await settle()
+        played.peer.send(*map(str, range(10, 20)))
+        with pytest.raises(InboxFull):
+            await call
+        played.client.reconnect_now()
+        await settle()
+        assert played.client.state is not State.OPEN
+        with pytest.raises(NotConnected):
+            await played.client.request("?", lambda _: True, 1000)
+    gc.collect()
+    assert not [record for record in caplog.records if "never retrieved" in record.getMessage()]
 
 
 async def test_it_needs_a_connection_and_says_uncertain_when_that_ends():
