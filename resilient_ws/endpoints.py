@@ -5,6 +5,7 @@ Header values, subprotocols and all of a URL that may carry a token never appear
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import cast
@@ -71,6 +72,7 @@ def _headers(value: Mapping[str, str] | None) -> Mapping[str, str]:
     return value
 
 
+_UNSENDABLE = re.compile("[\\x00-\\x08\\x0a-\\x1f\\x7f\\ud800-\\udfff]")
 _OF_THE_HANDSHAKE = frozenset({"connection", "content-length", "transfer-encoding", "upgrade"})
 _OPTION_FOR = {"sec-websocket-protocol": "subprotocols", "sec-websocket-extensions": "compression"}
 
@@ -89,6 +91,10 @@ def _check_headers(value: object) -> None:
             raise TypeError("headers must map str to str")
         if any(c in "\r\n\0" for c in name) or any(c in "\r\n\0" for c in text):
             raise ValueError(f"header {name!r}: CR, LF and NUL are not allowed in a header")
+        if _UNSENDABLE.search(text):
+            raise ValueError(
+                f"header {name!r}: control characters and lone surrogates are not allowed in a value (RFC 9110 5.5)"
+            )
         if not name or any(not 33 <= ord(c) <= 126 or c in '()<>@,;:\\"/[]?={}' for c in name):
             raise ValueError(f"header {name!r}: a header name is one or more token characters (RFC 9110 5.1)")
         if is_handshake_header(name):

@@ -47,6 +47,7 @@ from resilient_ws.transports.aiohttp_trial import is_supported
 from resilient_ws.transports.base import Link, Receiver
 from resilient_ws.transports.handshake import (
     REDIRECTS,
+    authorization,
     says_upgrade,
     verify,
 )
@@ -230,15 +231,20 @@ class AiohttpTransport:
         if self._options.session is None:
             return own
         headers = own.copy()
+        named = authorization(endpoint.url) is not None
         lent: ClientSession = self._options.session
         for name, value in lent.headers.items():
-            is_replaced = name in own or (name == hdrs.AUTHORIZATION and endpoint.url.user is not None)
+            is_replaced = name in own or (name == hdrs.AUTHORIZATION and named)
             if not is_replaced and not is_handshake_header(name):
                 headers.add(name, value)
         return headers
 
     async def _dial(self, endpoint: Endpoint, headers: CIMultiDict[str], receiver: Receiver) -> Link:
         options = self._options
+        named = authorization(endpoint.url)
+        if named is not None:  # aiohttp would take Latin-1, which has not every character
+            headers = headers.copy()
+            headers[hdrs.AUTHORIZATION] = named
         jar: AbstractCookieJar = DummyCookieJar() if options.session is None else options.session.cookie_jar
         handshake = _Handshake(endpoint.subprotocols, extensions=options.compression is not None, jar=jar)
         session = self._session(handshake, jar, self._response_class())
@@ -247,7 +253,7 @@ class AiohttpTransport:
         failure: ConnectError | None = None
         try:
             opened = await session.ws_connect(
-                endpoint.url,
+                endpoint.url.with_user(None),
                 headers=headers,
                 protocols=endpoint.subprotocols,
                 timeout=_HARDLY_ANY_WAIT,

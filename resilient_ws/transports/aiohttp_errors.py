@@ -18,6 +18,7 @@ from aiohttp import (
     ClientProxyConnectionError,
     ClientResponseError,
     ClientSSLError,
+    InvalidURL,
     ServerDisconnectedError,
     ServerFingerprintMismatch,
 )
@@ -63,6 +64,12 @@ def translate(error: Exception) -> ConnectError:
         return _chained(ConnectError(text), error.os_error)
     if isinstance(error, OSError) and not isinstance(error, ClientError):
         return _chained(ConnectError(f"the connection failed: {_said(error)}"), error)
+    return _by_name(error, name)
+
+
+def _by_name(error: Exception, name: str) -> ConnectError:
+    if isinstance(error, InvalidURL):
+        return ConnectError("aiohttp does not take the host of this address", retryable=False, foreign=name)
     return ConnectError(f"the connection failed during the handshake ({name})", foreign=name)
 
 

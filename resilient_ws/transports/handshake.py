@@ -35,6 +35,16 @@ def accept_for(key: str) -> str:
     ).decode()
 
 
+def authorization(url: URL) -> str | None:
+    """Returns the `Authorization` that user and password in `url` stand for, as UTF-8; `None` where it has neither.
+
+    Source: RFC 7617 section 2.
+    """
+    if url.user is None and url.password is None:
+        return None
+    return "Basic " + base64.b64encode(f"{url.user or ''}:{url.password or ''}".encode()).decode()
+
+
 def says_upgrade(headers: Mapping[str, str]) -> bool:
     """Whether `Connection` names `Upgrade`, alone or among other options, as in `keep-alive, Upgrade`.
 

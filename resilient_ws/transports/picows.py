@@ -10,7 +10,6 @@ Foreign exceptions end here; the text of none of them is passed on where it coul
 from __future__ import annotations
 
 import asyncio
-import base64
 import functools
 import logging
 import socket
@@ -29,7 +28,7 @@ from resilient_ws.errors import ConnectError
 from resilient_ws.transports import aiohttp_outlet
 from resilient_ws.transports.base import Link, Receiver
 from resilient_ws.transports.frames import Mask, is_mask
-from resilient_ws.transports.handshake import verify
+from resilient_ws.transports.handshake import authorization, verify
 from resilient_ws.transports.options import TransportOptions
 from resilient_ws.transports.picows_errors import translate
 from resilient_ws.transports.picows_link import PicowsLink
@@ -201,10 +200,9 @@ def _make_context(verified: bool) -> ssl.SSLContext:
 def _sent(endpoint: Endpoint, headers: CIMultiDict[str]) -> CIMultiDict[str]:
     """Returns what is sent besides the handshake's own header fields."""
     sent = headers.copy()
-    url = endpoint.url
-    if url.user is not None and "Authorization" not in sent:
-        pair = f"{url.user}:{url.password or ''}".encode()
-        sent["Authorization"] = f"Basic {base64.b64encode(pair).decode()}"
+    named = authorization(endpoint.url)
+    if named is not None:
+        sent["Authorization"] = named
     if endpoint.subprotocols:
         sent["Sec-WebSocket-Protocol"] = ", ".join(endpoint.subprotocols)
     return sent

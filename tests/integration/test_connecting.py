@@ -1,6 +1,7 @@
 """From an address to a connection: time limits, one TCP connection per attempt, and handshakes that are none."""
 
 import asyncio
+import base64
 import os
 import re
 import socket
@@ -91,6 +92,28 @@ async def failure_of(server, **options):
 
 
 class TestAddresses:
+    @pytest.mark.parametrize(
+        "user, pair",
+        [
+            ("us%C3%A9r:p%40ss%3A%C3%A9@", "usér:p@ss:é"),
+            ("u:%E2%82%AC@", "u:€"),
+            (":secret@", ":secret"),
+            ("u@", "u:"),
+        ],
+    )
+    async def test_user_and_password_are_sent_as_utf_8(self, user, pair):
+        async with FaultServer() as server, WebSocketClient(f"ws://{user}127.0.0.1:{server.port}/"):
+            sent = server.attempts[0].headers["Authorization"]
+            assert base64.b64decode(sent.removeprefix("Basic ")).decode() == pair
+
+    async def test_one_that_a_transport_does_not_take_is_not_tried_again(self, transport):
+        if transport == "picows":
+            pytest.skip("picows takes what the system takes")
+        client = WebSocketClient("ws://127.1:9", reconnect=SOON)
+        with pytest.raises(ClientStopped, match="aiohttp does not take the host"):
+            async with client:
+                pytest.fail("it must not open")
+
     async def test_several_are_tried_in_turn(self):
         async with FaultServer(default=Refuse(503)) as first, FaultServer() as second:
             client = WebSocketClient([first.url, second.url], reconnect=SOON)

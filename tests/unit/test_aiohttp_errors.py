@@ -32,7 +32,6 @@ def test_an_error_of_the_system_is_chained(error, text):
 @pytest.mark.parametrize(
     "error",
     [
-        aiohttp.InvalidURL("ws://user:secret@h"),
         aiohttp.ClientPayloadError("secret"),
         aiohttp.ClientOSError(1, "secret"),
         ValueError("secret"),
@@ -44,3 +43,15 @@ def test_of_anything_else_only_the_name_is_told(error):
     name = type(error).__name__
     assert str(ours) == f"the connection failed during the handshake ({name})"
     assert (ours.foreign, ours.retryable, ours.__cause__, ours.__context__) == (name, True, None, None)
+
+
+@pytest.mark.promise("P12")
+def test_an_address_that_aiohttp_does_not_take_is_not_tried_again():
+    ours = translate(aiohttp.InvalidURL("ws://user:secret@h"))
+    assert str(ours) == "aiohttp does not take the host of this address"
+    assert (ours.foreign, ours.retryable, ours.__cause__, ours.__context__) == (
+        "InvalidURL",
+        False,
+        None,
+        None,
+    )

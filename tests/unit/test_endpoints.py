@@ -122,6 +122,9 @@ def test_headers_of_any_mapping_are_kept():
         ({"A": "b\r"}, ValueError, "header 'A': CR, LF and NUL"),
         ({"A": "b\nC: d"}, ValueError, "header 'A': CR, LF and NUL"),
         ({"A": "b\0"}, ValueError, "header 'A': CR, LF and NUL"),
+        ({"A": "b\x01"}, ValueError, "header 'A': control characters and lone surrogates"),
+        ({"A": "b\x7f"}, ValueError, "header 'A': control characters"),
+        ({"A": "b\ud800"}, ValueError, "header 'A': control characters"),
         ({"A\r\n": "b"}, ValueError, "CR, LF and NUL"),
         ({"": "b"}, ValueError, "header '': a header name is one or more token characters"),
         ({"A b": "b"}, ValueError, "header 'A b': a header name"),
@@ -171,7 +174,7 @@ def test_an_address_with_a_user_takes_no_other_authorization(url):
 
 
 def test_header_values_may_be_empty_or_beyond_ascii():
-    assert Endpoint("ws://h", {"A-b_9!": "", "B": "ü"}).headers == {"A-b_9!": "", "B": "ü"}
+    assert Endpoint("ws://h", {"A-b_9!": "", "B": "ü\t€"}).headers == {"A-b_9!": "", "B": "ü\t€"}
 
 
 @pytest.mark.parametrize(
