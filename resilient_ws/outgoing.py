@@ -190,7 +190,7 @@ class Outgoing:
     ) -> None:
         """Declares an intent: sent now if a connection is open, and on each one after `setup`, before the outbox.
 
-        Intents are sent in the order of their declaration; the same key replaces.
+        Intents are sent in the order of their declaration; the same key replaces, also one that still waits for room.
 
         Args:
             key: What names it; any hashable.
@@ -208,6 +208,7 @@ class Outgoing:
         farewell = None if unsubscribe is None else checked(unsubscribe, self._max_bytes)[0]
         self._check_not_over()
         engine = self._engine
+        before = engine.subscriptions.get(key)
         engine.subscriptions[key] = subscription = Subscription(message, farewell)
         live = engine.live
         if live is None or live.writer is None:
@@ -217,7 +218,7 @@ class Outgoing:
         except Exception as error:  # noqa: BLE001 - as on a later connection, where nobody could catch it
             engine.failed("subscribe", error)
             return
-        live.writer.post(now)
+        live.writer.post(now, what=subscription, instead_of=before)
 
     def unsubscribe(self, key: Hashable) -> None:
         """Takes an intent back; an unknown key is of no consequence.

@@ -49,7 +49,7 @@ class Writer:
         self._link = link
         self._spawn = spawn
         self._idle = idle
-        self._first: list[tuple[Message, Callable[[], None] | None]] = []
+        self._first: list[tuple[Message, Callable[[], None] | None, object]] = []
         self._waiters: list[asyncio.Future[None]] = []
         self._task: asyncio.Task[None] | None = None
         self._sent = 0
@@ -114,15 +114,34 @@ class Writer:
         self.busy = True
         self._task = self._spawn("writer", lambda: self._finish(rest))
 
-    def post(self, message: Message, written: Callable[[], None] | None = None) -> None:
-        """Writes before anything that waits elsewhere, now or as soon as the link has room; then calls `written`."""
+    def post(
+        self,
+        message: Message,
+        written: Callable[[], None] | None = None,
+        *,
+        what: object = None,
+        instead_of: object = None,
+    ) -> None:
+        """Writes before anything that waits elsewhere, now or as soon as the link has room; then calls `written`.
+
+        Args:
+            message: What to write.
+            written: What to call then.
+            what: What the message stands for.
+            instead_of: Whose message this one replaces if that still waits for room; `None` = nobody's.
+        """
         if self.closed:
             return
         self.flush()
-        if self.busy or self._first:
-            self._first.append((message, written))
-        else:
+        if not (self.busy or self._first):
             self._write_first(message, written)
+            return
+        posted = (message, written, what)
+        for index, (_, _, other) in enumerate(self._first):
+            if other is instead_of and other is not None:
+                self._first[index] = posted
+                return
+        self._first.append(posted)
 
     def _write_first(self, message: Message, written: Callable[[], None] | None) -> None:
         try:
@@ -183,7 +202,8 @@ class Writer:
             return
         self.busy = False
         while self._first and not self.busy:
-            self._write_first(*self._first.pop(0))
+            message, written, _ = self._first.pop(0)
+            self._write_first(message, written)
         if not self.busy:
             self._wake()
             self._idle()

@@ -365,6 +365,24 @@ async def test_a_function_that_fails_fails_the_attempt_or_is_reported():
         assert played.received == ["signed"]
 
 
+@pytest.mark.promise("P6")
+async def test_what_waits_for_room_is_replaced_by_the_same_key():
+    async with stage(heartbeat=None) as played:
+        client = played.client
+        client.subscribe("a", "A")
+        played.peer.congest()
+        await client.send("fills the way")
+        for number in range(1000):
+            client.subscribe("a", f"A{number}", "no A")
+            client.subscribe("b", f"B{number}")
+        client.unsubscribe("a")
+        client.subscribe("a", "again")
+        client.subscribe("a", "and again")
+        played.peer.recover()
+        await settle()
+        assert played.received == ["A", "fills the way", "A999", "B999", "no A", "and again"]
+
+
 @pytest.mark.expects_errors
 @pytest.mark.parametrize("made", [5, None, "x" * 101])
 async def test_a_function_that_makes_something_else_is_reported(made):
