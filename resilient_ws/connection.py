@@ -108,11 +108,12 @@ class Connection:
         assert writer is not None
         answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         async with asyncio.timeout(limit):
-            await writer.room()
-            self._check()
             with self._live.patience.waiting(answer, asks=False):
-                if not answer.done():
-                    writer.write(plain, size)
+                await writer.room(answer)
+                self._check()
+                if answer.done():
+                    return answer.result()  # it has failed
+                writer.write(plain, size)
                 return await self._live.answer(answer, match)
 
     def heartbeat(self, interval: float | timedelta | None = None, message: AppMessage | None = None) -> None:

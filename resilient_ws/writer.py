@@ -160,21 +160,31 @@ class Writer:
         await self.room()
         self.write(message, size_of(message))
 
-    async def room(self) -> None:
-        """Waits until the link has room and nothing must go first.
+    async def room(self, answer: asyncio.Future[Message] | None = None) -> None:
+        """Waits until the link has room and nothing must go first, or until `answer` is known not to come.
 
         Raises:
             ConnectionLost: The connection has ended.
         """
-        while (self.busy or self._first) and not self.closed:
-            waiter = asyncio.get_running_loop().create_future()
-            self._waiters.append(waiter)
-            try:
-                await waiter
-            finally:
-                self._waiters.remove(waiter)
+        if answer is not None:
+            answer.add_done_callback(self._look_again)
+        try:
+            while (self.busy or self._first) and not self.closed and (answer is None or not answer.done()):
+                waiter = asyncio.get_running_loop().create_future()
+                self._waiters.append(waiter)
+                try:
+                    await waiter
+                finally:
+                    self._waiters.remove(waiter)
+        finally:
+            if answer is not None:
+                answer.remove_done_callback(self._look_again)
         if self.closed:
             raise ConnectionLost("the connection has ended")
+
+    def _look_again(self, answer: asyncio.Future[Message]) -> None:
+        answer.exception()  # also where the call has ended by something else, and nobody looks at it
+        self._wake()
 
     def close(self) -> None:
         """Writes nothing more and wakes who waits."""

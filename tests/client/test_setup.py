@@ -391,6 +391,37 @@ async def test_a_request_reads_on_to_twice_the_bounds():
         assert [await played.client.recv() for _ in range(9)] == [*map(str, range(9))]
 
 
+@pytest.mark.parametrize("more", [5, 15])
+async def test_a_request_that_waits_to_be_written_lets_reading_go_on_or_is_told(more):
+    async def setup(conn):
+        peer = played.peer
+        peer.congest()
+        await conn.send("fills the way")
+        peer.send(*map(str, range(10)))
+        request = asyncio.create_task(conn.request("?", lambda message: message == "answer", 5))
+        await settle()
+        peer.send(*map(str, range(10, 10 + more)))
+        if more == 5:
+            await settle()
+            peer.recover()
+            await settle()
+            peer.send("answer")
+        outcomes.extend(await asyncio.gather(request, return_exceptions=True))
+        peer.recover()
+
+    outcomes = []
+    async with stage(setup=setup, inbox=Inbox(max_messages=10), start=False) as played:
+        played.client.start()
+        await played.client.ready()
+        assert [await played.client.recv() for _ in range(10 + more)] == [*map(str, range(10 + more))]
+        if more == 5:
+            assert outcomes == ["answer"]
+            assert played.received == ["fills the way", "?"]
+        else:
+            assert [type(outcome) for outcome in outcomes] == [InboxFull]
+            assert played.received == ["fills the way"]
+
+
 async def test_it_is_not_usable_afterwards():
     kept = []
 
