@@ -104,14 +104,22 @@ class _Answer(ClientResponse):
 
 def _joined(headers: CIMultiDictProxy[str]) -> CIMultiDictProxy[str]:
     repeated = [name for name in _JOINED if len(headers.getall(name, ())) > 1]
-    if not repeated and headers.get(hdrs.CONNECTION, "").lower() == "upgrade":
+    extensions = headers.get(hdrs.SEC_WEBSOCKET_EXTENSIONS)
+    if not (repeated or extensions) and headers.get(hdrs.CONNECTION, "").lower() == "upgrade":
         return headers
     merged = CIMultiDict(headers)
     for name in repeated:
         merged[name] = ", ".join(headers.getall(name))
+    if extensions:
+        merged[hdrs.SEC_WEBSOCKET_EXTENSIONS] = _plain(merged[hdrs.SEC_WEBSOCKET_EXTENSIONS])
     if says_upgrade(merged):
         merged[hdrs.CONNECTION] = "Upgrade"
     return CIMultiDictProxy(merged)
+
+
+def _plain(extensions: str) -> str:
+    """Returns extensions as aiohttp reads them: in lower case, without quotes and blanks (RFC 6455 section 9.1 has both)."""
+    return ";".join(part.strip() for part in extensions.lower().replace('"', "").split(";"))
 
 
 class _Handshake:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import aiohttp
 import attrs
 import pytest
+from yarl import URL
 
 from resilient_ws import (
     ClientStopped,
@@ -26,6 +27,7 @@ from resilient_ws import (
 from resilient_ws.testing import (
     Accept,
     ChaosProxy,
+    Deflate,
     Drip,
     FaultServer,
     Garbage,
@@ -105,6 +107,16 @@ class TestAddresses:
         async with FaultServer() as server, WebSocketClient(f"ws://{user}127.0.0.1:{server.port}/"):
             sent = server.attempts[0].headers["Authorization"]
             assert base64.b64decode(sent.removeprefix("Basic ")).decode() == pair
+
+    async def test_an_encoded_one_is_sent_as_it_is(self):
+        query = "/a%2fb?Signature=AKIA%2F20%3D"
+        async with FaultServer() as server:
+            address = f"{server.url.rstrip('/')}{query}"
+            async with WebSocketClient(URL(address, encoded=True)), WebSocketClient(address):
+                assert [attempt.request.path for attempt in server.attempts] == [
+                    query,
+                    "/a%2Fb?Signature=AKIA/20%3D",
+                ]
 
     async def test_one_that_a_transport_does_not_take_is_not_tried_again(self, transport):
         if transport == "picows":
@@ -461,6 +473,26 @@ class TestValidHandshakes:
                 await client.send("x")
                 assert await client.recv() == "x"
             assert server.attempt_count == 1
+
+    @pytest.mark.parametrize(
+        "written",
+        [
+            'permessage-deflate; client_max_window_bits="12"',
+            "permessage-deflate ; server_no_context_takeover",
+            "permessage-deflate;server_no_context_takeover ;client_no_context_takeover",
+            "Permessage-Deflate; Server_No_Context_Takeover",
+        ],
+    )
+    async def test_compression_may_be_agreed_in_any_spelling(self, written):
+        def spoil(headers):
+            return [(n, written if n == "Sec-WebSocket-Extensions" else v) for n, v in headers]
+
+        accept = Spoiled(spoil=spoil, deflate=Deflate())
+        async with FaultServer(default=accept) as server:
+            async with WebSocketClient(server.url, compression="deflate") as client:
+                await client.send("hello" * 100)
+                assert await client.recv() == "hello" * 100
+            assert (server.attempt_count, server.violations) == (1, [])
 
     async def test_the_first_message_may_come_with_the_answer(self):
         rewrite = Rewritten(rewrite=lambda data: data + b"\x81\x05hello\x81\x05world")

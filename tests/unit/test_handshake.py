@@ -81,6 +81,8 @@ class TestVerify:
             (answer(sec_websocket_accept=f"{ACCEPT}, {ACCEPT}"), "Sec-WebSocket-Accept does not belong"),
             (answer(sec_websocket_extensions="permessage-deflate"), "an extension that nobody offered"),
             (answer(sec_websocket_protocol="b"), "the subprotocol 'b', which nobody offered"),
+            # Its value is a token, never empty (RFC 6455 11.3.4).
+            (answer(sec_websocket_protocol=""), "the subprotocol '', which nobody offered"),
             (
                 answer(sec_websocket_protocol="c" * 100),
                 "the subprotocol '" + "c" * 64 + "', which nobody offered",
