@@ -127,9 +127,10 @@ def _merge(defaults: Mapping[str, str], own: Mapping[str, str]) -> Mapping[str, 
     """Returns `own` and those of `defaults` that it does not replace; names compare without case (RFC 9110 5.1)."""
     if not defaults and not own:
         return NO_HEADERS
-    given = CIMultiDict(own)
+    # What a value holds: an `Enum` that is a `str` says something else of itself, and the transports would send that.
+    given = CIMultiDict((name, str.__str__(value)) for name, value in own.items())
     merged = given.copy()
     for name, value in defaults.items():
         if name not in given:
-            merged.add(name, value)
+            merged.add(name, str.__str__(value))
     return merged

@@ -1,5 +1,7 @@
 """Where the next attempt goes, and with which headers."""
 
+import enum
+
 import pytest
 from multidict import CIMultiDict
 from yarl import URL
@@ -52,6 +54,16 @@ async def test_repeated_headers_stay_repeated():
     endpoint = await endpoint_of(Endpoint("ws://h", CIMultiDict([("b", "4"), ("b", "5")])), defaults)
     assert endpoint.headers.getall("A") == ["1", "2"]
     assert endpoint.headers.getall("B") == ["4", "5"]
+
+
+async def test_a_header_is_what_its_value_holds_and_not_what_that_says_of_itself():
+    word = enum.Enum("Word", {"KEY": "secret"}, type=str).KEY
+    for endpoint in (
+        await endpoint_of("ws://h", {"A": word}),
+        await endpoint_of(Endpoint("ws://h", {"A": word})),
+    ):
+        assert f"{endpoint.headers['A']}" == "secret"
+        assert type(endpoint.headers["A"]) is str
 
 
 async def test_headers_that_change_later_change_nothing():
