@@ -48,6 +48,7 @@ from resilient_ws.transports.base import Link, Receiver
 from resilient_ws.transports.handshake import (
     REDIRECTS,
     authorization,
+    host_without_zone,
     says_upgrade,
     verify,
 )
@@ -120,6 +121,17 @@ def _joined(headers: CIMultiDictProxy[str]) -> CIMultiDictProxy[str]:
 def _plain(extensions: str) -> str:
     """Returns extensions as aiohttp reads them: in lower case, without quotes and blanks (RFC 6455 section 9.1 has both)."""
     return ";".join(part.strip() for part in extensions.lower().replace('"', "").split(";"))
+
+
+def _addressed(headers: CIMultiDict[str], url: URL) -> CIMultiDict[str]:
+    """Returns the header fields with those that the address stands for, where aiohttp would send something else."""
+    headers = headers.copy()
+    host, named = host_without_zone(url), authorization(url)
+    if host is not None:
+        headers.setdefault(hdrs.HOST, host)
+    if named is not None:  # aiohttp would take Latin-1, which has not every character
+        headers[hdrs.AUTHORIZATION] = named
+    return headers
 
 
 class _Handshake:
@@ -249,10 +261,7 @@ class AiohttpTransport:
 
     async def _dial(self, endpoint: Endpoint, headers: CIMultiDict[str], receiver: Receiver) -> Link:
         options = self._options
-        named = authorization(endpoint.url)
-        if named is not None:  # aiohttp would take Latin-1, which has not every character
-            headers = headers.copy()
-            headers[hdrs.AUTHORIZATION] = named
+        headers = _addressed(headers, endpoint.url)
         jar: AbstractCookieJar = DummyCookieJar() if options.session is None else options.session.cookie_jar
         handshake = _Handshake(endpoint.subprotocols, extensions=options.compression is not None, jar=jar)
         session = self._session(handshake, jar, self._response_class())

@@ -45,6 +45,17 @@ def authorization(url: URL) -> str | None:
     return "Basic " + base64.b64encode(f"{url.user or ''}:{url.password or ''}".encode()).decode()
 
 
+def host_without_zone(url: URL) -> str | None:
+    """Returns the `Host` for an IPv6 address with a zone, which only this machine knows; `None` = it is the usual one.
+
+    Source: RFC 4007 section 11.2.
+    """
+    address, has_zone, _ = (url.raw_host or "").partition("%")
+    if not has_zone or ":" not in address:
+        return None
+    return f"[{address}]" if url.is_default_port() else f"[{address}]:{url.port}"
+
+
 def says_upgrade(headers: Mapping[str, str]) -> bool:
     """Whether `Connection` names `Upgrade`, alone or among other options, as in `keep-alive, Upgrade`.
 

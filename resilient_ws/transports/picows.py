@@ -28,7 +28,7 @@ from resilient_ws.errors import ConnectError
 from resilient_ws.transports import aiohttp_outlet
 from resilient_ws.transports.base import Link, Receiver
 from resilient_ws.transports.frames import Mask, is_mask
-from resilient_ws.transports.handshake import authorization, verify
+from resilient_ws.transports.handshake import authorization, host_without_zone, verify
 from resilient_ws.transports.options import TransportOptions
 from resilient_ws.transports.picows_errors import translate
 from resilient_ws.transports.picows_link import PicowsLink
@@ -200,6 +200,9 @@ def _make_context(verified: bool) -> ssl.SSLContext:
 def _sent(endpoint: Endpoint, headers: CIMultiDict[str]) -> CIMultiDict[str]:
     """Returns what is sent besides the handshake's own header fields."""
     sent = headers.copy()
+    host = host_without_zone(endpoint.url)
+    if host is not None and "Host" not in sent:
+        sent["Host"] = host
     named = authorization(endpoint.url)
     if named is not None:
         sent["Authorization"] = named

@@ -2,11 +2,13 @@
 
 import asyncio
 import base64
+import ipaddress
 import os
 import re
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import aiohttp
 import attrs
@@ -93,6 +95,18 @@ async def failure_of(server, **options):
     return caught.value
 
 
+def link_local():
+    """An address of this machine that means something on one of its interfaces only, with its zone."""
+    try:
+        lines = Path("/proc/net/if_inet6").read_text().splitlines()
+    except OSError:
+        return None
+    for digits, _, _, scope, _, name in map(str.split, lines):
+        if scope == "20":
+            return f"{ipaddress.IPv6Address(int(digits, 16))}%{name}"
+    return None
+
+
 class TestAddresses:
     @pytest.mark.parametrize(
         "user, pair",
@@ -117,6 +131,19 @@ class TestAddresses:
                     query,
                     "/a%2Fb?Signature=AKIA/20%3D",
                 ]
+
+    async def test_the_zone_of_an_address_stays_on_this_machine(self):
+        host = link_local()
+        if host is None:
+            pytest.skip("no interface has a link-local address")
+        async with FaultServer(host="::") as server:
+            async with WebSocketClient(f"ws://[{host}]:{server.port}/", reconnect=False):
+                expected = f"[{host.partition('%')[0]}]:{server.port}"
+                assert server.attempts[0].headers["Host"] == expected
+            async with WebSocketClient(
+                f"ws://[{host}]:{server.port}/", headers={"Host": "h"}, reconnect=False
+            ):
+                assert server.attempts[1].headers["Host"] == "h"
 
     async def test_one_that_a_transport_does_not_take_is_not_tried_again(self, transport):
         if transport == "picows":
@@ -489,7 +516,7 @@ class TestValidHandshakes:
 
         accept = Spoiled(spoil=spoil, deflate=Deflate())
         async with FaultServer(default=accept) as server:
-            async with WebSocketClient(server.url, compression="deflate") as client:
+            async with WebSocketClient(server.url, compression="deflate", reconnect=False) as client:
                 await client.send("hello" * 100)
                 assert await client.recv() == "hello" * 100
             assert (server.attempt_count, server.violations) == (1, [])

@@ -5,7 +5,14 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from resilient_ws.errors import HandshakeRejected
-from resilient_ws.transports.handshake import accept_for, redirect, retry_after, same_origin, verify
+from resilient_ws.transports.handshake import (
+    accept_for,
+    host_without_zone,
+    redirect,
+    retry_after,
+    same_origin,
+    verify,
+)
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 ACCEPT = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="  # RFC 6455 section 1.3
@@ -235,3 +242,17 @@ class TestRedirect:
     )
     def test_same_origin(self, one, other, same):
         assert same_origin(URL(one), URL(other)) == same
+
+
+@pytest.mark.parametrize(
+    "url, host",
+    [
+        ("ws://[fe80::1%eth0]:8080/x", "[fe80::1]:8080"),
+        ("ws://[fe80::1%eth0]/", "[fe80::1]"),
+        ("wss://[fe80::1%eth0]:443/", "[fe80::1]"),
+        ("ws://[fe80::1]:8080/", None),
+        ("ws://stream.example/a%20b", None),
+    ],
+)
+def test_the_zone_of_an_address_is_not_told(url, host):
+    assert host_without_zone(URL(url)) == host
