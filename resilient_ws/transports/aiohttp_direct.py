@@ -163,10 +163,10 @@ class DirectLink(AiohttpLink):
         queue = self._queue
         queue.link = self
         self._let_go()
-        if self._pending is not None:
-            self._finish(self._pending)
         if queue.ended is not None:
             self.note_end(queue.ended[0])
+        if self._pending is not None:
+            self._finish(self._pending)  # unless the peer has broken the protocol before
 
     def read_begins(self) -> None:
         """Bytes have come: one clock reading for all that is in them."""
