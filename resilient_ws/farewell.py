@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 LAST_TURNS: Final = 0.1
 """Seconds that a cancelled callback has for its own clean-up."""
 
+LATE: Final = 0.05
+"""Seconds from which on a timer that fires late says that the loop stood still."""
+
 FILE_TIMEOUT: Final = 1.0
 """Seconds for closing the outbox file when the owner task was cancelled."""
 
@@ -150,6 +153,10 @@ class Farewell:
 
     def force(self) -> None:
         """The limit of `close()` has passed, and the owner task has not ended."""
+        loop, limit = self._engine.loop, self.limit
+        if loop is not None and limit is not None and loop.time() - limit.when() > LATE:
+            self.limit = loop.call_later(LAST_TURNS, self.force)  # the loop stood still: the task knows no more than we
+            return
         log.error("the owner task did not end in time: code of the program swallows cancellation")
         self.terminate()
 
@@ -205,6 +212,7 @@ class Farewell:
         until = engine.closing.callbacks_until if engine.closing is not None else None
         if until is None and limit is not None:
             until = engine.now() + limit
+        await asyncio.sleep(0)  # they have a turn also where the loop stood still until it was too late
         while engine.dispatcher.lanes:  # the end of one may set the other going again
             left = None if until is None else until - engine.now()
             if left is not None and left <= 0:

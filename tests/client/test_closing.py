@@ -127,6 +127,19 @@ async def test_a_mute_peer_costs_no_more_than_the_timeout():
         assert (final.code, final.synthesized, final.sent_code) == (1006, True, 1000)
 
 
+@pytest.mark.promise("P1")
+@pytest.mark.parametrize("stands_still", [0.7, 3])
+async def test_callbacks_hear_of_the_end_though_the_loop_stood_still_until_it_was_too_late(stands_still):
+    heard = []
+    async with stage(close_timeout=2, on_close=heard.append) as played:
+        played.peer.go_silent()
+        loop = asyncio.get_running_loop()
+        loop.call_later(1.5, loop.clock.advance, stands_still)  # the callbacks would have had 1.6 to 2
+        await played.client.close()
+        assert heard == [played.client.close_event]
+        assert now() <= 1.5 + stands_still + 0.1
+
+
 async def test_no_timeout_is_no_limit():
     async with stage(close_timeout=None, heartbeat=None) as played:
         played.peer.answers_close = False
