@@ -155,7 +155,8 @@ class Farewell:
         """The limit of `close()` has passed, and the owner task has not ended."""
         loop, limit = self._engine.loop, self.limit
         if loop is not None and limit is not None and loop.time() - limit.when() > LATE:
-            self.limit = loop.call_later(LAST_TURNS, self.force)  # the loop stood still: the task knows no more than we
+            # The loop stood still, so the task knows no more than we do.
+            self.limit = loop.call_later(LAST_TURNS, self.force)
             return
         log.error("the owner task did not end in time: code of the program swallows cancellation")
         self.terminate()
