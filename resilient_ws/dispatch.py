@@ -361,9 +361,8 @@ class Dispatcher:
                 raise
             self._report(name, error, argument)
         if is_being_cancelled():
-            await self._give_way(
-                name
-            )  # it has cancelled its task and not waited since, or has kept that to itself
+            # It has cancelled its task and not waited since, or has kept that to itself.
+            await self._give_way(name)
 
     async def _give_way(self, name: str) -> None:
         """Lets the loop turn once."""

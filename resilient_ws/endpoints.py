@@ -42,9 +42,8 @@ def parse_url(value: object) -> URL:
     if not isinstance(value, str | URL):
         raise TypeError(f"url must be a str or yarl.URL, got {type(value).__name__}")
     try:
-        url = URL(
-            str.__str__(value) if isinstance(value, str) else value
-        )  # also of an `Enum` that is a `str`
+        # What it holds: an `Enum` that is a `str` says something else of itself.
+        url = URL(str.__str__(value) if isinstance(value, str) else value)
         host, scheme, port = url.host, url.scheme, url.explicit_port
     except (ValueError, TypeError, UnicodeError) as error:
         # Raised below, where it has no context: the text of this one may show a password.

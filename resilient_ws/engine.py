@@ -7,9 +7,8 @@ at once, so that the state is true at any instant, and wakes the owner task, whi
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Hashable, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -36,11 +35,6 @@ from resilient_ws.turns import Turns
 
 if TYPE_CHECKING:
     from resilient_ws.persistence import Persistence
-
-FORCED: Final = 0.25
-"""Seconds beyond its bound that `close()` gives the owner task before it ends the connection itself."""
-
-log = logging.getLogger("resilient_ws")
 
 
 class Engine:
@@ -188,12 +182,8 @@ class Engine:
     def _bound(self, closing: Closing) -> None:
         """Sets the limits of `close()`; the last one holds whoever waits, also where nobody does."""
         assert self.owner is not None
-        assert self.loop is not None
         self.closing = closing
-        farewell = self.owner.farewell
-        farewell.unbind()
-        if closing.callbacks_until is not None:
-            farewell.limit = self.loop.call_at(closing.callbacks_until + FORCED, farewell.force)
+        self.owner.farewell.bind(closing.callbacks_until)
 
     def _shorten(self, drain: float | None) -> None:
         """`close()` was called once more."""

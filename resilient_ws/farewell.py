@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 LAST_TURNS: Final = 0.1
 """Seconds that a cancelled callback has for its own clean-up."""
 
+FORCED: Final = 0.25
+"""Seconds beyond the bound of `close()` that the owner task has before the client ends without it."""
+
 LATE: Final = 0.05
 """Seconds from which on a timer that fires late says that the loop stood still."""
 
@@ -42,7 +45,7 @@ log = logging.getLogger("resilient_ws")
 class Farewell:
     """Ends one client, once."""
 
-    __slots__ = ("_engine", "_opener", "closed", "finished", "limit")
+    __slots__ = ("_engine", "_limit", "_opener", "closed", "finished")
 
     def __init__(self, engine: Engine, opener: Opener) -> None:
         loop = asyncio.get_running_loop()
@@ -52,8 +55,7 @@ class Farewell:
         """Done when the state is CLOSED."""
         self.finished: asyncio.Future[None] = loop.create_future()
         """Done when the callbacks have run, too."""
-        self.limit: asyncio.TimerHandle | None = None
-        """Until then `close()` waits for code of the program."""
+        self._limit: asyncio.TimerHandle | None = None  # of the time for code of the program
 
     # ------------------------------------------------------------------------------------------ what ends it
 
@@ -151,24 +153,30 @@ class Farewell:
         )
         self.stop(ClientStopped(f"{what}, and close() was not called"), cause, what, self._engine.ending)
 
-    def force(self) -> None:
-        """The limit of `close()` has passed, and the owner task has not ended."""
-        loop, limit = self._engine.loop, self.limit
-        if loop is not None and limit is not None and loop.time() - limit.when() > LATE:
-            # The loop stood still, so the task knows no more than we do.
-            self.limit = loop.call_later(LAST_TURNS, self.force)
-            return
+    def bind(self, until: float | None) -> None:
+        """Sets until when `close()` waits for code of the program, on the loop's clock; `None` = for ever."""
+        if self._limit is not None:
+            self._limit.cancel()
+        self._limit = None
+        if until is not None:
+            loop = asyncio.get_running_loop()
+            self._limit = loop.call_at(until + FORCED, self._is_overdue, until + FORCED)
+
+    def _is_overdue(self, limit: float) -> None:
+        """The limit has passed, and the owner task has not ended."""
+        loop = asyncio.get_running_loop()
+        if loop.time() - limit > LATE:
+            # The loop stood still, so the task knows no more than we do. It has a moment, once.
+            self._limit = loop.call_later(LAST_TURNS, self._force)
+        else:
+            self._force()
+
+    def _force(self) -> None:
         log.error("the owner task did not end in time: code of the program swallows cancellation")
         self.terminate()
 
-    def unbind(self) -> None:
-        """There is no limit any more, or another one."""
-        if self.limit is not None:
-            self.limit.cancel()
-            self.limit = None
-
     def _finish(self) -> None:
-        self.unbind()
+        self.bind(None)
         finish(self.finished)
 
     # ------------------------------------------------------------------------------------------ how it ends

@@ -440,6 +440,32 @@ async def test_code_that_swallows_cancellation_holds_nobody_up(way, caplog):
         await settle(5)
 
 
+@pytest.mark.expects_errors
+async def test_a_loop_that_is_late_all_the_time_is_no_excuse_for_ever():
+    released = []
+
+    async def deaf(conn):
+        while not released:
+            try:
+                await asyncio.sleep(100)
+            except asyncio.CancelledError:
+                continue
+
+    def block():
+        if not released:
+            loop.clock.advance(0.2)
+            loop.call_later(0.01, block)
+
+    loop = asyncio.get_running_loop()
+    async with stage(ready=False, setup=deaf, setup_timeout=None, close_timeout=2) as played:
+        await settle()
+        block()
+        await played.client.close()
+        assert 2.25 <= now() <= 3.2
+        released.append(1)
+        await settle(200)
+
+
 @pytest.mark.skipif(
     not hasattr(asyncio, "eager_task_factory"), reason="tasks begin at once from Python 3.12 on"
 )

@@ -90,7 +90,8 @@ def test_one_signal_closes_all_clients_that_run():
 
     async def main():
         running = [asyncio.ensure_future(client.run()) for client in clients]
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0)  # each has started
+        await asyncio.gather(*(client.ready() for client in clients))
         await clients[0].close()
         await asyncio.wait_for(running[0], 5)
         handlers.append(signal.getsignal(signal.SIGTERM))

@@ -48,16 +48,21 @@ async def test_callbacks_for_many_messages_leave_the_loop_to_others(asynchronous
         assert worker.most == 3
 
 
+async def lose_200(played):
+    """Lose a connection with so many messages whose fate is to be told."""
+    played.peer.go_deaf()
+    for number in range(200):
+        await played.client.send(str(number))
+    await settle()
+    played.peer.drop()
+
+
 @pytest.mark.promise("P7")
 @pytest.mark.parametrize("asynchronous", [False, True])
 async def test_callbacks_for_many_events_leave_the_loop_to_others(asynchronous):
     worker = Worker()
     async with stage(on_undelivered=worker.later if asynchronous else worker) as played:
-        played.peer.go_deaf()
-        for number in range(200):
-            await played.client.send(str(number))
-        await settle()
-        played.peer.drop()
+        await lose_200(played)
         await worker.watch(200)
         assert worker.most == 3
 
@@ -66,11 +71,7 @@ async def test_callbacks_for_many_events_leave_the_loop_to_others(asynchronous):
 async def test_all_of_many_events_are_told_before_the_end(asynchronous):
     worker = Worker()
     async with stage(on_undelivered=worker.later if asynchronous else worker) as played:
-        played.peer.go_deaf()
-        for number in range(200):
-            await played.client.send(str(number))
-        await settle()
-        played.peer.drop()
+        await lose_200(played)
         await worker.watch(5)
         await played.client.close()
         assert worker.calls == 200
