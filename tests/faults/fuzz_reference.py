@@ -104,6 +104,10 @@ class _Reading:
             self.breach(broken)
         if is_control and (not fin or size > 125):
             raise broken
+        if rsv1 and opcode == 0 and self.begun is None:
+            raise _End(
+                Ending.LENIENT
+            )  # wrong twice, and it may be seen before the frame is whole or behind it
         if rsv1 and not is_control and self.begun is not None:
             self.breach(broken)
         if second & 0x80 or (rsv1 and is_control and not self.wrong):
