@@ -11,6 +11,7 @@ import logging
 import weakref
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextvars import copy_context
 from functools import partial
 from typing import Any, Final, Generic, TypeVar, cast
 
@@ -179,13 +180,11 @@ class Dispatcher:
         """Whether somebody would get an event of this kind."""
         return bool(self._callbacks.get(_CALLBACK_OF[kind]) or self._subscriptions)
 
-    def expect(self, kind: type[Event]) -> None:
-        """Starts the lane for an event that the step of the loop that was woken last emits, if nothing keeps it.
-
-        The lane then runs right behind that step, a turn of the loop earlier than if the event had to start it.
-        """
-        if self._callbacks.get(_CALLBACK_OF[kind]):
-            self._start()
+    def serve_at_once(self, emits: Callable[[], None]) -> None:
+        """Calls `emits`, and then the callbacks for its events: the last thing that a callback of the loop does."""
+        self._due = True
+        emits()
+        copy_context().run(self._step)
 
     def after(self, call: Callable[[], None]) -> None:
         """Calls `call` when the callbacks have taken what was emitted until now; never, if they do not."""

@@ -271,7 +271,7 @@ class Engine:
 
     # ------------------------------------------------------------------------------------------ what connections tell
 
-    def connection_ended(self, live: Live, end: End, /) -> None:
+    def connection_ended(self, live: Live, end: End, /, *, wakes: bool) -> None:
         """A link has ended, or a heartbeat gave it up."""
         if live is not self.live:
             if self.opener is not None:
@@ -300,8 +300,13 @@ class Engine:
             hint=live.hint,
         )
         self.step(Fact.LOST)
-        self._wake()
-        self.dispatcher.expect(CloseEvent)
+        if wakes:
+            self._wake()
+
+    def wake(self) -> None:
+        """The owner task tells of an end, and then the callbacks are called, within this call."""
+        if self.owner is not None and self.ending is not None:
+            self.dispatcher.serve_at_once(self.owner.go_on)
 
     def gave_up(self, live: Live, /) -> None:
         """A connection is over before it was open."""

@@ -16,6 +16,7 @@ import attrs
 from resilient_ws import options
 from resilient_ws.errors import ConcurrencyError
 from resilient_ws.events import Gap, Message
+from resilient_ws.wake import resume
 
 
 def size_of(message: Message) -> int:
@@ -136,21 +137,10 @@ class Inbox:
 
     def put(self, message: Message, size: int) -> None:
         """Appends one received message of `size` bytes."""
-        if self._pending is not None:
-            self._settle_gap(self._pending)
-        items = self.items
-        if not items:
-            self._settled += self._sum
-            self._sum = 0
-        items.append(message)
-        self._sum += size
-        if self._sum >= self._bytes_bound or len(items) >= self._messages_bound:
-            self._full()
-        if self._wake is not None:
-            self._rouse()
+        self.extend([message], size)
 
-    def extend(self, messages: list[Message], size: int) -> None:
-        """Appends several at once, of `size` bytes in all."""
+    def extend(self, messages: list[Message], size: int, /, *, wakes: bool = True) -> None:
+        """Appends several at once, of `size` bytes in all; without `wakes` `wake` follows."""
         if self._pending is not None:
             self._settle_gap(self._pending)
         items = self.items
@@ -161,7 +151,7 @@ class Inbox:
         self._sum += size
         if self._sum >= self._bytes_bound or len(items) >= self._messages_bound:
             self._full()
-        if self._wake is not None:
+        if wakes and self._wake is not None:
             self._rouse()
 
     def _rouse(self) -> None:
@@ -170,6 +160,14 @@ class Inbox:
         wake, self._wake = self._wake, None
         if wake is not None and not wake.done():
             wake.set_result(None)
+
+    def wake(self) -> None:
+        """Who waits for a message that is there goes on at once: the last thing that a callback of the loop does."""
+        wake = self._wake
+        if wake is not None and self.items:
+            self._wake = None
+            self.wakes += 1
+            resume(wake)
 
     def gap(self, gap: Gap) -> None:
         """Notes a gap before the next message; adjacent ones merge."""

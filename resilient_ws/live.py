@@ -46,6 +46,13 @@ _SPENT: Final = Inbox(options.Inbox(), _Nobody())
 _NOBODY: Final = Patience(_SPENT, lambda: None)
 
 
+class Burst(Protocol):
+    """Takes what came in one read, as `Receiver.burst`."""
+
+    def __call__(self, messages: list[Message], size: int, /, *, wakes: bool = True) -> None:
+        """Takes it."""
+
+
 class Host(Protocol):
     """What a connection tells its client."""
 
@@ -54,8 +61,11 @@ class Host(Protocol):
         """Whether the program's inbox has stopped the reading."""
         ...
 
-    def connection_ended(self, live: Live, end: End, /) -> None:
-        """It is over; called once."""
+    def connection_ended(self, live: Live, end: End, /, *, wakes: bool) -> None:
+        """It is over; called once. Without `wakes` `wake` follows."""
+
+    def wake(self) -> None:
+        """Who waits for an end goes on within this call."""
 
     def gave_up(self, live: Live, /) -> None:
         """It is over before it was open."""
@@ -88,8 +98,9 @@ class Live:
         self.opened_at = 0.0
         self.message: Callable[[Message, int], None] = self.setup_inbox.put
         """Where a message goes that has arrived; swapped, so that the usual way costs no question."""
-        self.burst: Callable[[list[Message], int], None] = self.setup_inbox.extend
+        self.burst: Burst = self.setup_inbox.extend
         """The same for all that came in one read."""
+        self.wake: Callable[[], None] = self.setup_inbox.wake
         self._received = 0
         self._bytes_elsewhere = 0
         self.discarded = 0
@@ -149,6 +160,7 @@ class Live:
         routed = self._watches or self._discards or self._requests or self._allowed is not None
         self.message = self._route if routed else self._inbox.put
         self.burst = self._route_all if routed else self._inbox.extend
+        self.wake = self._inbox.wake
 
     def deliver_to(self, inbox: Inbox) -> None:
         """From now on messages go to `inbox`; those that the set-up left go first. Whether reading goes on is the caller's."""
@@ -186,7 +198,7 @@ class Live:
             self._discards = self._allowed <= 0
         self._inbox.put(message, size)
 
-    def _route_all(self, messages: list[Message], _: int) -> None:
+    def _route_all(self, messages: list[Message], _: int, /, *, wakes: bool = True) -> None:  # noqa: ARG002
         for message in messages:
             self._route(message, size_of(message))
 
@@ -199,11 +211,17 @@ class Live:
         if self.end is None and self.pinger is not None:
             self.pinger.pong(payload)
 
-    def ended(self, end: End, /) -> None:
+    def ended(self, end: End, /, *, wakes: bool = True) -> None:
         """The connection is over."""
         if self.end is None:
             self._finish(end)
-            self._host.connection_ended(self, end)
+            if not wakes:
+                self.wake = self._wake_all
+            self._host.connection_ended(self, end, wakes=wakes)
+
+    def _wake_all(self) -> None:
+        self._inbox.wake()
+        self._host.wake()
 
     def cut(self) -> None:
         """Ends it without telling the client, who knows already."""

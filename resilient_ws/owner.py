@@ -31,6 +31,7 @@ from resilient_ws.live import Live
 from resilient_ws.opening import AttemptFailed, Interrupted, Opener
 from resilient_ws.program import called_apart, enter, is_waited_for_by, must_pass
 from resilient_ws.retry import Decision
+from resilient_ws.wake import resume
 
 if TYPE_CHECKING:
     from resilient_ws.engine import Engine
@@ -82,6 +83,11 @@ class Owner:
             finish(self._waker)
         if self._scope is not None and self._engine.interrupted and not self._scope.expired():
             self._scope.reschedule(self._engine.now())
+
+    def go_on(self) -> None:
+        """The task looks again within this call: the last thing that a callback of the loop does."""
+        if self._waker is not None:
+            resume(self._waker)
 
     def spawn(self, name: str, function: Callable[[], Awaitable[None]]) -> asyncio.Task[None] | None:
         """Starts a child; `None` before the task runs and after its end."""

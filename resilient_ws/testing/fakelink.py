@@ -212,6 +212,7 @@ class FakeLink:
     def _read_on(self) -> None:
         while self._unread and not self._paused and not self.over:
             self._read(self._unread.popleft())
+        self._receiver.wake()
 
     def _read(self, one: Frame) -> None:
         if one.kind == "end":
@@ -241,7 +242,7 @@ class FakeLink:
             return
         self._messages += 1
         self._message_at = self._received_at
-        self._receiver.message(message, size)
+        self._receiver.burst([message], size, wakes=False)
 
     def _closed(self, one: Frame) -> None:
         # RFC 6455 5.5.1: answer with the code received; an empty CLOSE is answered with 1000.
@@ -252,4 +253,4 @@ class FakeLink:
     def _end(self, end: End) -> None:
         self.over = True
         self._unread.clear()
-        self._receiver.ended(end)
+        self._receiver.ended(end, wakes=False)

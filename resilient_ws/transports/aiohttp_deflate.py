@@ -122,6 +122,7 @@ class Unpacker(Cutter):
     """
 
     __slots__ = ("_queue",)
+    gathers = False
 
     def __init__(self, queue: DeflateQueue, feed: Callable[[bytes], bool], limit: int) -> None:
         super().__init__(queue, feed, limit)

@@ -21,10 +21,10 @@ class Front:
     """What aiohttp believes to be its parser: it gets all bytes, so that none are missed that came with the handshake.
 
     Attributes:
-        feed: Takes what is read from the socket.
+        cutter: Takes what is read from the socket.
     """
 
-    __slots__ = ("feed", "feed_eof")
+    __slots__ = ("cutter", "feed_eof")
 
     def __init__(self, queue: DirectQueue, max_message_size: int) -> None:
         # aiohttp refuses a message of exactly its limit; ours is inclusive. Nothing that is compressed gets so far.
@@ -34,14 +34,14 @@ class Front:
             return parser.feed_data(data)[0]
 
         if isinstance(queue, DeflateQueue):
-            self.feed = Unpacker(queue, parse, max_message_size).feed
+            self.cutter: Cutter = Unpacker(queue, parse, max_message_size)
         else:
-            self.feed = Cutter(queue, parse, max_message_size).feed
+            self.cutter = Cutter(queue, parse, max_message_size)
         self.feed_eof = parser.feed_eof
 
     def feed_data(self, data: bytes) -> tuple[bool, bytes]:
         """Called by aiohttp, until there is a link that reads."""
-        self.feed(data)
+        self.cutter.feed(data)
         return False, b""
 
 
@@ -57,7 +57,7 @@ class DirectResponse(ClientWebSocketResponse):
     """A response whose parser has a `DirectQueue`; aiohttp asks for the parser before the first frame is parsed.
 
     Attributes:
-        feed: Takes what is read from the socket.
+        cutter: Takes what is read from the socket.
     """
 
     def __init__(self, max_message_size: int, *args: Any, **kwargs: Any) -> None:
@@ -73,7 +73,7 @@ class DirectResponse(ClientWebSocketResponse):
         else:
             self.queue = DirectQueue(self.http, loop)
         self._front = Front(self.queue, max_message_size)
-        self.feed = self._front.feed
+        self.cutter = self._front.cutter
 
     def forget_handshake(self) -> None:
         """Lets go of what only the handshake needed."""

@@ -106,7 +106,7 @@ def _try_unpacking() -> bool:
     """Whether zlib's stream is found, also behind one that has ended, and what is raised behind the parser is its error."""
     queue = DeflateQueue(_Nobody(), asyncio.get_running_loop(), 1000)
     queue.direct = True
-    feed = Front(queue, 1000).feed
+    feed = Front(queue, 1000).cutter.feed
     one, final = b"\xc1\x05\xca\xcfK\x05\x00", b"\xc2\x06+)\xcf\x07\x00\x00"
     feed(one + final + one)
     feed(b"\x42\x02*)\x80\x03\xcf\x07\x00")

@@ -63,14 +63,20 @@ class Receiver(Protocol):
     def message(self, message: Message, size: int, /) -> None:
         """A whole data message of `size` bytes has arrived."""
 
-    def burst(self, messages: list[Message], size: int, /) -> None:
-        """Several have arrived in one read of the socket, of `size` bytes in all; the list may be used again."""
+    def burst(self, messages: list[Message], size: int, /, *, wakes: bool = True) -> None:
+        """Several have arrived in one read of the socket, of `size` bytes in all; the list may be used again.
+
+        The program is woken for them; without `wakes` it is not, and `wake` follows.
+        """
+
+    def wake(self) -> None:
+        """The program goes on within this call, if it waits for what has come: the last thing a callback of the loop does."""
 
     def pong(self, payload: bytes, /) -> None:
         """A PONG has arrived; a PING is answered by the link itself."""
 
-    def ended(self, end: End, /) -> None:
-        """The connection is over; everything that came before it has been told."""
+    def ended(self, end: End, /, *, wakes: bool = True) -> None:
+        """The connection is over; everything that came before it has been told. `wakes` as for `burst`."""
 
 
 class Link(Protocol):

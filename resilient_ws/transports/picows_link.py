@@ -175,10 +175,11 @@ class PicowsLink(SocketLink):
         """They have been parsed."""
         if self._listener.link is None:
             return
-        self._tell_batch()
+        self._tell_batch(wakes=False)
         if self._parser.is_close_frame_sent:  # to the stub: the peer has broken the protocol
             handshake: Any = self._parser.close_handshake
             self._break(int(handshake.sent.code), "the peer broke the protocol")
+        self._receiver.wake()
 
     def take(self, kind: int, payload: bytes, fin: bool, reserved: bool) -> None:
         """A frame that is more than a whole message."""
@@ -240,7 +241,7 @@ class PicowsLink(SocketLink):
         self._leaving = None
         self._finish(self._refuse(CloseCode(code), why))
 
-    def _tell_batch(self) -> None:
+    def _tell_batch(self, *, wakes: bool = True) -> None:
         """Tells all messages that have come since the last call."""
         batch = self._listener.batch
         if not batch or self._over or self._finishing or self.broken:
@@ -250,7 +251,7 @@ class PicowsLink(SocketLink):
         self._message_at = self._received_at
         size, self._listener.bytes = self._listener.bytes, 0
         try:
-            self._receiver.burst(batch, size)
+            self._receiver.burst(batch, size, wakes=wakes)
         finally:
             batch.clear()  # whatever it raises must not come again at the end
 
@@ -268,22 +269,26 @@ class PicowsLink(SocketLink):
             if not self._transport.is_closing():
                 self._transport.resume_reading()
 
-    def lost(self, error: Exception | None) -> None:
-        """The socket is gone."""
+    def lost(self, error: Exception | None, *, wakes: bool = True) -> None:
+        """The socket is gone; without `wakes` `wake` follows."""
         self.drain()
         if self.broken:
             return  # which is how it ended, whatever becomes of the socket
         why = (
             "no CLOSE frame" if error is None else str(error.args[-1] if error.args else type(error).__name__)
         )
-        self._finish(self._lost(f"the connection was lost: {why}"))
+        self._finish(self._lost(f"the connection was lost: {why}"), wakes=wakes)
 
-    def _finish(self, end: End) -> None:
+    def wake(self) -> None:
+        """Whoever waits for what was told goes on; called last in what the socket has called."""
+        self._receiver.wake()
+
+    def _finish(self, end: End, *, wakes: bool = True) -> None:
         """Tells the end, after what came before."""
         self._tell_batch()
         if not (self._over or self._finishing):
             self._finishing = True
-            self._end(end)
+            self._end(end, wakes=wakes)
 
     def abort(self) -> None:
         """Frees the socket now. Messages that were read before are told."""

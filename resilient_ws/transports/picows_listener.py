@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from picows import WSFrame, WSListener, WSMsgType, WSTransport
 
 from resilient_ws.events import Message
-from resilient_ws.transports.scratch import scratch
+from resilient_ws.transports.scratch import READ, scratch
 from resilient_ws.transports.whole_frames import KEPT, Cutter
 
 if TYPE_CHECKING:
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 
 TEXT: Final = WSMsgType.TEXT
 BINARY: Final = WSMsgType.BINARY
-
-READ: Final = 128 * 1024
-"""Bytes that one read takes in at most."""
 
 
 class PicowsListener(WSListener):
@@ -105,12 +102,16 @@ class Wire(asyncio.BufferedProtocol):
         self._inner = inner
         self._parser: WSTransport = inner.transport
         self._cutter = Cutter(listener, self._parse, listener.max_message_size)
-        self._cuts = False  # reads go to the scratch buffer
+        self._cuts = False  # picows has given all that came with the handshake
         self._buffer = self._scratch = scratch(READ)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Returns where to read to; picows would take in megabytes at once."""
-        self._buffer = self._scratch if self._cuts else self._inner.get_buffer(sizehint)[:READ]
+        window = self._cutter.window
+        if window is not None:
+            self._buffer = window.room()
+        else:
+            self._buffer = self._scratch if self._cuts else self._inner.get_buffer(sizehint)[:READ]
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -126,8 +127,7 @@ class Wire(asyncio.BufferedProtocol):
             return
         cutter = self._cutter
         if self._cuts:
-            cutter.feed(bytes(self._buffer[:nbytes]))
-            self._cuts = cutter.owed <= KEPT and not cutter.given_up
+            cutter.read(self._buffer, nbytes)
         else:
             last = bytes(self._buffer[max(0, nbytes - KEPT) : nbytes])
             listener.tail = -1
@@ -161,7 +161,8 @@ class Wire(asyncio.BufferedProtocol):
         link = self._listener.link
         if link is None:
             return None
-        link.lost(None)
+        link.lost(None, wakes=False)
+        link.wake()
         return link.keeps_socket
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -170,7 +171,8 @@ class Wire(asyncio.BufferedProtocol):
         listener.gone_with = exc
         self._inner.connection_lost(exc)
         if listener.link is not None:
-            listener.link.lost(exc)
+            listener.link.lost(exc, wakes=False)
+            listener.link.wake()
 
 
 class Stub(asyncio.Transport):

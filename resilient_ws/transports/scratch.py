@@ -8,17 +8,18 @@ from __future__ import annotations
 import threading
 from typing import Final
 
-LARGEST: Final = 128 * 1024
+READ: Final = 120 * 1024
+"""Bytes that one read takes in at most. A copy of it is below what glibc asks of the system each time (128 KiB)."""
 
 
 class _Scratch(threading.local):
     def __init__(self) -> None:
-        self.buffer = memoryview(bytearray(LARGEST))
+        self.buffer = memoryview(bytearray(READ))
 
 
 _scratch: Final = _Scratch()
 
 
 def scratch(size: int) -> memoryview:
-    """Returns the first `size` bytes of the buffer of this thread, `LARGEST` at most."""
+    """Returns the first `size` bytes of the buffer of this thread, `READ` at most."""
     return _scratch.buffer[:size]

@@ -195,12 +195,12 @@ class SocketLink:
         if self._owed is not None and not self._over:
             self._answer_ping(self._owed)
 
-    def _end(self, end: End) -> None:
+    def _end(self, end: End, *, wakes: bool = True) -> None:
         """Tells the end, once our CLOSE has left our buffer: what is aborted before does not reach the peer."""
         if self._leaving is None:
-            self._leave(end, self._loop.time() + FAREWELL)
+            self._leave(end, self._loop.time() + FAREWELL, wakes=wakes)
 
-    def _leave(self, end: End, until: float) -> None:
+    def _leave(self, end: End, until: float, *, wakes: bool = True) -> None:
         if self._over:
             return
         if end.sent_code is not None and self._unsent():
@@ -210,7 +210,7 @@ class SocketLink:
             self._sent_code = None
             end = attrs.evolve(end, sent_code=None)
         self._over = True
-        self._receiver.ended(end)
+        self._receiver.ended(end, wakes=wakes)
 
     def _too_big(self) -> End:
         return self._refuse(

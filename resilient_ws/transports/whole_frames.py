@@ -2,8 +2,9 @@
 
 Most messages are one final, plain frame that lies whole in one read. To cut those out here costs 0.14 us for 125 bytes;
 a compiled parser that calls a function of ours for each message takes longer: aiohttp's 0.36 us, that of picows 0.4 us
-(Python 3.11; `docs/performance.md`). Control frames, fragments, frames that do not end in this read, and whatever a peer
-does wrong go to the library byte for byte, so no rule of the protocol is decided here (RFC 6455 section 5.2).
+(Python 3.11; `docs/performance.md`). Large ones mostly do not: they are read into a `Window`, and made of that. Control
+frames, fragments, and whatever a peer does wrong go to the library byte for byte, so no rule of the protocol is decided
+here (RFC 6455 section 5.2).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from resilient_ws.events import Message
+from resilient_ws.transports.window import Window, borrow, give_back
 
 _FINAL_TEXT: Final = 0x81
 _FINAL_BINARY: Final = 0x82
@@ -28,12 +30,14 @@ _LONGEST_CONTROL: Final = 125
 _TWO_BYTES: Final = 126
 """In place of a length: it stands in the next two bytes."""
 _EIGHT_BYTES: Final = 127
+_MEDIUM_HEAD: Final = 4
+_LONG_HEAD: Final = 10
 
 KEPT: Final = 4096
-"""Bytes up to which a frame that has not arrived whole is kept; the library gathers larger ones without copying."""
+"""Bytes up to which a frame that has not arrived whole is kept, to be cut out of the next read with others."""
 
 LARGE: Final = 16 * 1024
-"""Bytes from which on a message costs more to copy once more than to be told by the parser."""
+"""Bytes of a message from which on a copy of it costs more than to look at it by itself."""
 
 
 class Taker(Protocol):
@@ -61,9 +65,13 @@ class Cutter:
     Attributes:
         given_up: Whether the parser gets everything from now on.
         owed: Bytes that the parser is to get before a new frame begins.
+        window: Where to read to, while a large frame has begun.
     """
 
-    __slots__ = ("_feed", "_in_message", "_limit", "_rest", "_taker", "given_up", "owed")
+    __slots__ = ("_feed", "_in_message", "_limit", "_rest", "_taker", "given_up", "owed", "window")
+
+    gathers = True
+    """Whether large frames are read into a window; they go to the parser in pieces, else."""
 
     def __init__(self, taker: Taker, feed: Callable[[bytes], bool], limit: int) -> None:
         self._taker = taker
@@ -72,6 +80,7 @@ class Cutter:
         self._rest = b""  # the beginning of a frame
         self.owed = 0
         self._in_message = False  # its last fragment has not come yet
+        self.window: Window | None = None
         self.given_up = limit < _TWO_BYTES
 
     def take_over(self, tail: bytes) -> bool:
@@ -86,13 +95,29 @@ class Cutter:
             self.owed = head[1] + head[2] - len(tail)
         return self.owed <= KEPT
 
+    def read(self, view: memoryview, size: int) -> None:
+        """Takes the `size` bytes that one read of the socket has put into `view`: the room of the window, if there is one."""
+        window = self.window
+        if window is not None:
+            window.end += size
+            if window.end >= window.needed:
+                self._cut_large(window.view, window.begin, window.end)
+        elif size < LARGE or self._rest or self.owed or self._in_message:
+            self.feed(bytes(view[:size]))
+        else:
+            self._cut_large(view, 0, size)
+
     def feed(self, data: bytes) -> None:
         """Takes what one read of the socket gave."""
+        while (window := self.window) is not None and data:
+            room = window.room()
+            part = data[: len(room)]
+            room[: len(part)] = part
+            data = data[len(part) :]
+            self.read(room, len(part))
         if self._rest:
             data, self._rest = self._rest + data, b""
         position, length = 0, len(data)
-        if self.owed and self._passes_whole(data, length):
-            return
         while position < length:
             if self._taker.direct and not (self.owed or self._in_message or self.given_up):
                 position = self._cut(data, position, length)
@@ -100,19 +125,53 @@ class Cutter:
                     return
             position = self._pass_on(data, position, length)
 
-    def _passes_whole(self, data: bytes, length: int) -> bool:
-        """Gives the parser the read as it is where large messages follow each other; cut up it would be copied."""
-        end = self.owed
-        while end < length:
-            head = read_head(data, end, length)
-            if head is None or head[0] not in _MESSAGES or head[1] < LARGE or data[end + 1] & _MASKED:
-                return False
-            end = head[1] + head[2]
-        if self._in_message:
-            return False
-        self.owed = end - length
-        self._give(data)
-        return True
+    def _cut_large(self, view: memoryview, position: int, length: int) -> None:
+        """Takes out large messages up to the first thing that is none, which is for `feed`."""
+        taker = self._taker
+        while not self.given_up:
+            needed = self._large_at(view, position, length)
+            stop = position + needed
+            if not needed:
+                break
+            if stop > length:
+                self._hold(view, position, length, needed)
+                return
+            start = stop - _payload(needed)
+            if not taker.direct:
+                self._give(bytes(view[position:stop]))
+            elif view[position] == _FINAL_BINARY:
+                taker.append(bytes(view[start:stop]))
+                taker.bytes += stop - start
+            else:
+                try:
+                    taker.append(str(view[start:stop], "utf-8"))
+                except UnicodeDecodeError:
+                    self.given_up = True
+                    break
+                taker.bytes += stop - start
+            position = stop
+        rest = bytes(view[position:length])
+        window, self.window = self.window, None
+        if window is not None:
+            give_back(window)
+        self.feed(rest)
+
+    def _large_at(self, data: bytes | memoryview, position: int, length: int) -> int:
+        """Returns the bytes of the frame there, if it is a large message by itself that can be cut out; else 0."""
+        head = read_head(data, position, length)
+        if head is None or head[0] not in _MESSAGES or data[position + 1] & _MASKED:
+            return 0
+        _, size, start = head
+        fits = LARGE <= size <= self._limit and (size >= 65536) == (start - position == _LONG_HEAD)
+        return start + size - position if fits else 0
+
+    def _hold(self, data: bytes | memoryview, position: int, length: int, needed: int) -> None:
+        """Goes on to read the frame that begins there into a window."""
+        if self.window is not None:
+            self.window.keep_from(position, needed)
+        else:
+            self.window = borrow()
+            self.window.hold(data[position:length], needed)
 
     def _cut(self, data: bytes, position: int, length: int) -> int:
         """Takes out messages up to the first thing that is none; returns where that is."""
@@ -170,6 +229,11 @@ class Cutter:
             return length
         kind, size, start = head
         end = start + size
+        if length < end and self.gathers and not self._in_message:
+            needed = self._large_at(data, position, length)
+            if needed:
+                self._hold(data, position, length, needed)
+                return length
         if kind & _CONTROL:
             lasts = size <= _LONGEST_CONTROL
             waits = end > length
@@ -195,7 +259,12 @@ class Cutter:
             self.given_up = True
 
 
-def read_head(data: bytes, position: int, length: int) -> tuple[int, int, int] | None:
+def _payload(needed: int) -> int:
+    """Returns the size of a large message from that of its frame."""
+    return needed - (_LONG_HEAD if needed >= 65536 + _LONG_HEAD else _MEDIUM_HEAD)
+
+
+def read_head(data: bytes | memoryview, position: int, length: int) -> tuple[int, int, int] | None:
     """Returns first byte, payload size and where the payload begins; `None` while the header is not whole."""
     start = position + 2
     if start > length:

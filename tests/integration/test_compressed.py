@@ -148,7 +148,8 @@ async def test_nothing_is_read_before_somebody_is_told():
     behind = encode_frame(Opcode.BINARY, bytes(60_000)) * 500
     heard = []
     receiver = SimpleNamespace(
-        burst=lambda messages, _: heard.extend(messages),
+        burst=lambda messages, _, wakes: heard.extend(messages),
+        wake=lambda: None,
         message=lambda message, _: heard.append(message),
         ended=heard.append,
     )

@@ -27,13 +27,19 @@ class Receiver:
     def __init__(self):
         self.told = []
 
-    def message(self, message, size, /):
+    def burst(self, messages, size, /, *, wakes):
+        ((message,), self.woken) = messages, wakes
         self.told.append((message, size))
+
+    def wake(self):
+        """The program goes on."""
+        self.woken = True
 
     def pong(self, payload, /):
         self.told.append(("pong", payload))
 
-    def ended(self, end, /):
+    def ended(self, end, /, *, wakes):
+        self.woken = wakes
         self.told.append(end)
 
 

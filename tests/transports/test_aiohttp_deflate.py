@@ -7,7 +7,7 @@ import zlib
 import aiohttp
 import pytest
 from aiohttp import WebSocketError
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from resilient_ws.testing import Opcode, encode_frame
@@ -30,7 +30,7 @@ class Peer:
             loop.close()
         self.queue.link = self
         self.queue.direct = True
-        self.feed = Front(self.queue, limit).feed
+        self.feed = Front(self.queue, limit).cutter.feed
         self.heard = []  # messages, and of control frames the opcode with the data
         self.error = None
 
@@ -317,6 +317,7 @@ def test_what_waits_for_a_taker_is_not_unpacked_and_then_told_in_order():
     after=st.lists(good_frames(), max_size=2),
     sizes=segments(),
 )
+@example(frames=[], more=b"\x40\x01", after=[], sizes=[3])
 def test_it_makes_of_a_stream_what_the_standard_makes_of_it(frames, more, after, sizes):
     stream = b"".join((*frames, more, *after))
     outcome = read_stream(stream, deflate=True, max_size=MAX_SIZE)

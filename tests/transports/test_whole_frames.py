@@ -5,7 +5,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from resilient_ws.testing import Opcode, encode_frame
-from resilient_ws.transports.whole_frames import KEPT, Cutter
+from resilient_ws.transports import window
+from resilient_ws.transports.whole_frames import KEPT, LARGE, Cutter
 from tests.faults.fuzz_bytes import MAX_SIZE, bad_frames, good_frames, segments
 
 SIZES = (0, 1, 125, 126, 127, KEPT - 4, KEPT, 65535, 65536, 70_000)
@@ -40,6 +41,19 @@ class Peer:
     def read(self, *reads):
         for data in reads:
             self.cutter.feed(data)
+        return self
+
+    def receive(self, stream, size=120_000):
+        """The stream comes from a socket, `size` bytes at a time at most."""
+        scratch = memoryview(bytearray(120 * 1024))
+        while stream:
+            room = scratch if self.cutter.window is None else self.cutter.window.room()
+            assert len(room) >= window.ROOM
+            part = stream[: min(size, len(room))]
+            room[: len(part)] = part
+            self.cutter.read(room, len(part))
+            scratch[:] = bytes(len(scratch))  # others read into it
+            stream = stream[len(part) :]
         return self
 
     @property
@@ -81,7 +95,7 @@ def test_a_small_frame_may_come_byte_by_byte(size):
     assert peer.fed == b""
 
 
-def test_a_large_frame_in_pieces_goes_to_the_parser_piece_by_piece():
+def test_a_frame_in_pieces_that_is_neither_small_nor_large_goes_to_the_parser_piece_by_piece():
     frame = encode_frame(Opcode.BINARY, b"x" * 10_000)
     peer = Peer().read(frame[:1000])
     assert peer.fed == frame[:1000]
@@ -90,23 +104,122 @@ def test_a_large_frame_in_pieces_goes_to_the_parser_piece_by_piece():
     assert peer.messages == ["next"]
 
 
-@pytest.mark.parametrize("read", [5_000, 16_385, 65_536, 100_001])
-@pytest.mark.parametrize("size", [10_000, 16_384, 40_000, 70_000])
-def test_nothing_is_lost_of_large_frames_however_they_are_cut_into_reads(size, read):
-    frames = [encode_frame(Opcode.BINARY, bytes([number]) * size) for number in range(12)]
+@pytest.mark.parametrize("read", [1_000, 5_000, 16_385, 65_536, 100_001, 290_000])
+@pytest.mark.parametrize("size", [10_000, LARGE - 1, LARGE, 40_000, 65_535, 65_536, 70_000, 300_000])
+@pytest.mark.parametrize("way", [Peer.receive, lambda peer, *given: peer.read(*parts(*given))])
+def test_nothing_is_lost_of_large_frames_however_they_are_cut_into_reads(way, size, read):
+    frames = [
+        encode_frame(Opcode.BINARY if number % 2 else Opcode.TEXT, bytes([ord("a") + number]) * size)
+        for number in range(12)
+    ]
     frames[5:5] = [encode_frame(Opcode.TEXT, b"small"), encode_frame(Opcode.PING, b"p")]
     stream = b"".join(frames)
-    peer = Peer().read(*(stream[begin : begin + read] for begin in range(0, len(stream), read)))
+    way(peer := Peer(limit=300_000), stream, read)
     assert peer.stream == stream
     assert "small" in peer.messages
+    if size >= LARGE:
+        assert len(peer.messages) == 13
+        assert peer.fed == encode_frame(Opcode.PING, b"p")
+    assert peer.taker.bytes == sum(len(message) for message in peer.messages)
+    assert peer.cutter.window is None
 
 
-def test_reads_of_large_frames_only_are_given_to_the_parser_as_they_are():
-    frame = encode_frame(Opcode.BINARY, b"x" * 40_000)
-    stream = frame * 4
-    peer = Peer().read(stream[:20_000], rest := stream[20_000:100_000])
-    assert peer.taker.heard[-1] == rest
-    assert peer.cutter.owed == 2 * len(frame) + len(frame) - 100_000
+def parts(stream, size):
+    return [stream[begin : begin + size] for begin in range(0, len(stream), size)]
+
+
+def test_a_large_frame_that_is_whole_while_the_taker_takes_nothing_goes_to_the_parser_in_order():
+    first, second = encode_frame(Opcode.TEXT, b"a" * 70_000), encode_frame(Opcode.BINARY, b"b" * 70_000)
+    small = encode_frame(Opcode.TEXT, b"small")
+    peer = Peer().receive(first[:1000] + b"")
+    peer.receive(first[1000:30_000])
+    peer.taker.direct = False
+    peer.receive(first[30_000:] + second + small)
+    assert (peer.messages, peer.fed) == ([], first + second + small)
+    peer.taker.direct = True
+    assert peer.receive(second + small).messages == [b"b" * 70_000, "small"]
+
+
+@pytest.mark.parametrize("read", [16_000, 50_000, 120_000])
+@pytest.mark.parametrize(
+    "odd",
+    [
+        encode_frame(Opcode.TEXT, b"x" * 69_999 + b"\xff"),
+        encode_frame(Opcode.TEXT, b"masked" * 10_000, mask=b"abcd"),
+        encode_frame(Opcode.TEXT, b"reserved" * 10_000, rsv=4),
+        encode_frame(Opcode.TEXT, b"x" * 100_001),
+        encode_frame(Opcode.CONTINUATION, b"x" * 70_000),
+        encode_frame(Opcode.TEXT, b"", fin=False) + encode_frame(Opcode.TEXT, b"x" * 70_000),
+        b"\x82\x7f" + (20_000).to_bytes(8) + b"x" * 20_000,
+    ],
+)
+def test_from_a_large_frame_that_ends_a_connection_on_the_parser_gets_everything(odd, read):
+    before, after = encode_frame(Opcode.TEXT, b"b" * 70_000), encode_frame(Opcode.TEXT, b"after" * 10_000)
+    peer = Peer(breaks_at=3).receive(before + odd + after, read)
+    assert peer.messages == ["b" * 70_000]
+    assert peer.fed == odd + after
+
+
+LOOKS_LARGE = encode_frame(Opcode.BINARY, b"x" * LARGE)
+AFTER = "y" * LARGE
+
+
+@pytest.mark.parametrize(
+    "begun, rest, messages",
+    [
+        (encode_frame(Opcode.BINARY, LOOKS_LARGE[:100])[:2], LOOKS_LARGE[:100], [LOOKS_LARGE[:100], AFTER]),
+        (encode_frame(Opcode.BINARY, b"12345" * 1000 + LOOKS_LARGE[:100])[:5004], LOOKS_LARGE[:100], [AFTER]),
+        (encode_frame(Opcode.BINARY, b"1", fin=False), LOOKS_LARGE, []),
+        (encode_frame(3, b"1"), LOOKS_LARGE, []),
+    ],
+)
+def test_a_read_that_begins_as_a_large_frame_does_may_be_something_else(begun, rest, messages):
+    """The rest of a small frame, of one that goes to the parser, and what comes where it must not."""
+    stream = rest + encode_frame(Opcode.TEXT, AFTER.encode())
+    peer = Peer().read(begun).receive(stream)
+    assert peer.messages == messages
+    assert peer.stream == begun + stream
+
+
+def test_a_window_stays_as_it_is_however_many_large_frames_go_through_it():
+    frame = encode_frame(Opcode.BINARY, b"x" * 70_000)
+    peer = Peer().receive(frame * 100 + frame[:60_000], 111_111)
+    assert len(peer.messages) == 100
+    assert len(peer.cutter.window.view) == window.SIZE
+
+
+def test_a_large_frame_of_characters_that_several_bytes_make_is_whole_before_it_is_decoded():
+    message = "héé" * 20_000
+    stream = encode_frame(Opcode.TEXT, message.encode()) * 3
+    assert Peer().receive(stream, 50_001).messages == [message] * 3
+
+
+def test_memory_for_a_frame_grows_with_what_has_come_of_it_not_with_what_is_announced():
+    peer = Peer(limit=1 << 30)
+    peer.receive(encode_frame(Opcode.BINARY, b"x" * 10_000, declared=1 << 30))
+    assert len(peer.cutter.window.view) == window.SIZE
+    peer.receive(b"x" * 1_000_000)
+    assert len(peer.cutter.window.view) < 3_000_000
+
+
+def test_a_window_that_is_not_needed_any_more_is_for_the_next_connection():
+    frame = encode_frame(Opcode.BINARY, b"x" * 70_000)
+    first, second = Peer().receive(frame[:50_000]), Peer().receive(frame[:50_000])
+    mine, other = first.cutter.window, second.cutter.window
+    assert mine is not other
+    first.receive(frame[50_000:])
+    assert Peer().receive(frame[:50_000]).cutter.window is mine
+    second.receive(frame[50_000:])
+    assert second.messages == [b"x" * 70_000]
+
+
+def test_a_large_window_is_not_kept():
+    frame = encode_frame(Opcode.BINARY, b"x" * 1_000_000)
+    peer = Peer(limit=1_000_000).receive(frame[:900_000])
+    grown = peer.cutter.window
+    peer.receive(frame[900_000:])
+    assert peer.messages == [b"x" * 1_000_000]
+    assert window.borrow() is not grown
 
 
 def test_control_frames_go_to_the_parser_in_order():
@@ -191,13 +304,14 @@ def test_where_only_tiny_messages_are_taken_the_parser_judges_each():
 @example(frames=[], more=b"\x03\x13tail", sizes=[3])
 def test_how_a_stream_is_cut_into_reads_changes_nothing(frames, more, sizes):
     stream = b"".join(frames) + more
-    whole, cut = Peer(MAX_SIZE).read(stream), Peer(MAX_SIZE)
+    whole, cut, received = Peer(MAX_SIZE).read(stream), Peer(MAX_SIZE), Peer(MAX_SIZE)
     begin = 0
     while begin < len(stream):
         size = sizes[begin % len(sizes)]
         cut.read(stream[begin : begin + size])
+        received.receive(stream[begin : begin + size])
         begin += size
-    assert (whole.messages, whole.fed) == (cut.messages, cut.fed)
+    assert (whole.messages, whole.fed) == (cut.messages, cut.fed) == (received.messages, received.fed)
     assert whole.stream == stream[: len(whole.stream)]
     assert whole.taker.bytes == sum(
         len(message.encode() if isinstance(message, str) else message) for message in whole.messages

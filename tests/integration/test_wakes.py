@@ -1,0 +1,115 @@
+"""What was read of a socket, and its end, reach the program within the call that the socket made."""
+
+import asyncio
+
+import pytest
+
+from resilient_ws import WebSocketClient
+from resilient_ws.testing import Accept, FaultServer
+from tests.integration.listening import SOON
+
+pytestmark = pytest.mark.skipif("os.environ.get('RESILIENT_WS_PLAIN')", reason="it is aiohttp that reads")
+
+
+class Watch:
+    """Notes when the socket of a client calls, in one list with what the program hears."""
+
+    def __init__(self, monkeypatch, client):
+        self.heard = []
+        self.protocol = client._engine.live.link._transport.get_protocol()
+        # asyncio looks methods up when it is given a protocol.
+        for name in ("buffer_updated", "connection_lost"):
+            monkeypatch.setattr(self.protocol, name, self.noting(name), raising=False)
+        client._engine.live.link._transport.set_protocol(self.protocol)
+
+    def noting(self, name):
+        call = getattr(self.protocol, name)
+
+        def noted(*arguments):
+            self.heard.append(name)
+            try:
+                return call(*arguments)
+            finally:
+                self.heard.append(f"after {name}")
+
+        return noted
+
+
+@pytest.fixture(params=["aiohttp", "picows"])
+async def served(request):
+    async with FaultServer(default=Accept(echo=False)) as server:
+        async with WebSocketClient(server.url, reconnect=SOON, transport=request.param) as client:
+            yield client, await server.connection()
+
+
+async def until_heard(watch, what):
+    async with asyncio.timeout(10):
+        while what not in watch.heard:
+            await asyncio.sleep(0.001)
+
+
+async def test_who_waits_for_a_message_goes_on_within_the_read(served, monkeypatch):
+    client, peer = served
+    watch = Watch(monkeypatch, client)
+
+    async def take():
+        async for message in client:
+            watch.heard.append(message)
+
+    task = asyncio.create_task(take())
+    await asyncio.sleep(0)
+    await peer.send("one")
+    await until_heard(watch, "after buffer_updated")
+    assert watch.heard == ["buffer_updated", "one", "after buffer_updated"]
+    task.cancel()
+
+
+async def test_a_callback_for_messages_is_called_within_the_read(served, monkeypatch):
+    client, peer = served
+    watch = Watch(monkeypatch, client)
+    client.on_message(watch.heard.append)
+    await asyncio.sleep(0)
+    await peer.send("one")
+    await until_heard(watch, "after buffer_updated")
+    assert watch.heard == ["buffer_updated", "one", "after buffer_updated"]
+
+
+@pytest.mark.promise("P1")
+async def test_a_loss_is_told_within_the_call_that_tells_us_of_it(served, monkeypatch):
+    client, peer = served
+    watch = Watch(monkeypatch, client)
+    client.on_close(lambda event: watch.heard.append(event.code))
+    peer.rst()
+    await until_heard(watch, "after connection_lost")
+    assert watch.heard == ["connection_lost", 1006, "after connection_lost"]
+
+
+async def test_what_the_program_does_meanwhile_may_end_the_client(served):
+    client, peer = served
+
+    async def close_at_once():
+        async for _ in client:
+            await client.close()
+
+    task = asyncio.create_task(close_at_once())
+    await asyncio.sleep(0)
+    await peer.send("one")
+    await peer.send("two")
+    async with asyncio.timeout(10):
+        await task
+
+
+async def test_who_goes_on_within_the_read_may_wait_for_an_answer(served):
+    client, peer = served
+
+    async def ask():
+        message = await client.recv()
+        return message, await client.request("question", match=lambda text: "answer" in text)
+
+    asking = asyncio.create_task(ask())
+    await asyncio.sleep(0)
+    await peer.send("go")
+    assert (await peer.recv()) == "question"
+    await peer.send("answer")
+    async with asyncio.timeout(10):
+        assert await asking == ("go", "answer")
