@@ -9,14 +9,19 @@ import threading
 from typing import Final
 
 SIZE: Final = 256 * 1024
-"""Bytes of a new window."""
+"""Bytes of a window through which one large frame comes behind the other."""
 
 ROOM: Final = 64 * 1024
-"""Bytes that one read of the socket can take in at least."""
+"""Bytes that one read can take in at least in such a window, and at most beyond the end of a single frame."""
+
+FIRST: Final = 32 * 1024
+"""Bytes of a new window."""
 
 
 class Window:
     """What was read of a frame that is not whole, and perhaps of what follows it.
+
+    It is at most twice as large as what has come, or `FIRST` or `SIZE`, whatever size the peer announces.
 
     Attributes:
         view: All of the buffer.
@@ -28,33 +33,36 @@ class Window:
     __slots__ = ("begin", "end", "needed", "view")
 
     def __init__(self) -> None:
-        self.view = memoryview(bytearray(SIZE))
+        self.view = memoryview(bytearray(FIRST))
         self.begin = self.end = self.needed = 0
 
     def hold(self, data: bytes | memoryview, needed: int) -> None:
         """Takes over the beginning of a frame of `needed` bytes."""
         self.begin, self.end, self.needed = 0, len(data), needed
-        self._grow_to(len(data) + ROOM)
+        if len(data) > len(self.view):
+            self.view = memoryview(bytearray(2 * len(data)))
         self.view[: len(data)] = data
 
     def keep_from(self, position: int, needed: int) -> None:
         """The frame that begins at `position` is the next one."""
         self.begin, self.needed = position, position + needed
         if len(self.view) < self.end + ROOM:
-            size = self.end - position
-            self.view[:size] = self.view[position : self.end]
-            self.begin, self.end, self.needed = 0, size, needed
+            self._move_to_front(SIZE)
 
     def room(self) -> memoryview:
-        """Returns where to read to. It grows as the frame does, not when a peer says that it will."""
-        if self.end + ROOM > len(self.view):
-            self._grow_to(min(2 * len(self.view), self.needed + ROOM))
+        """Returns where to read to."""
+        filled = self.end - self.begin
+        if len(self.view) < self.end + min(filled, ROOM):
+            self._move_to_front(min(2 * filled, self.needed - self.begin + ROOM))
         return self.view[self.end :]
 
-    def _grow_to(self, size: int) -> None:
-        if size > len(self.view):
-            before, self.view = self.view[: self.end], memoryview(bytearray(size))
-            self.view[: len(before)] = before
+    def _move_to_front(self, size: int) -> None:
+        """Makes room behind the frame, in a buffer of at least `size` bytes."""
+        kept, filled = self.view[self.begin : self.end], self.end - self.begin
+        if len(self.view) < size:
+            self.view = memoryview(bytearray(size))
+        self.view[:filled] = kept
+        self.begin, self.end, self.needed = 0, filled, self.needed - self.begin
 
 
 class _Spare(threading.local):
@@ -73,5 +81,5 @@ def borrow() -> Window:
 
 def give_back(window: Window) -> None:
     """Nobody uses `window` any more."""
-    if len(window.view) == SIZE:
+    if len(window.view) <= SIZE:
         _spare.window = window

@@ -47,8 +47,9 @@ class Peer:
         """The stream comes from a socket, `size` bytes at a time at most."""
         scratch = memoryview(bytearray(120 * 1024))
         while stream:
-            room = scratch if self.cutter.window is None else self.cutter.window.room()
-            assert len(room) >= window.ROOM
+            held = self.cutter.window
+            room = scratch if held is None else held.room()
+            assert held is None or len(room) >= min(window.ROOM, held.end - held.begin)
             part = stream[: min(size, len(room))]
             room[: len(part)] = part
             self.cutter.read(room, len(part))
@@ -195,11 +196,12 @@ def test_a_large_frame_of_characters_that_several_bytes_make_is_whole_before_it_
 
 
 def test_memory_for_a_frame_grows_with_what_has_come_of_it_not_with_what_is_announced():
-    peer = Peer(limit=1 << 30)
-    peer.receive(encode_frame(Opcode.BINARY, b"x" * 10_000, declared=1 << 30))
-    assert len(peer.cutter.window.view) == window.SIZE
-    peer.receive(b"x" * 1_000_000)
-    assert len(peer.cutter.window.view) < 3_000_000
+    window.borrow()
+    peer = Peer(limit=1 << 30).receive(encode_frame(Opcode.BINARY, b"x" * 10_000, declared=1 << 30))
+    assert len(peer.cutter.window.view) == window.FIRST
+    for filled in (30_014, 200_014, 1_000_014):
+        peer.receive(b"x" * (filled - peer.cutter.window.end), 1500)
+        assert filled <= len(peer.cutter.window.view) <= 2 * filled
 
 
 def test_a_window_that_is_not_needed_any_more_is_for_the_next_connection():
@@ -211,6 +213,13 @@ def test_a_window_that_is_not_needed_any_more_is_for_the_next_connection():
     assert Peer().receive(frame[:50_000]).cutter.window is mine
     second.receive(frame[50_000:])
     assert second.messages == [b"x" * 70_000]
+
+
+@pytest.mark.parametrize("size", [600_000, 700_000, 800_000, 1_000_000])
+def test_a_window_is_hardly_larger_than_the_frame(size):
+    frame = encode_frame(Opcode.BINARY, b"x" * size)
+    peer = Peer(limit=1_000_000).receive(frame[:-10], 1500)
+    assert len(peer.cutter.window.view) <= len(frame) + window.ROOM
 
 
 def test_a_large_window_is_not_kept():
