@@ -11,7 +11,6 @@ import logging
 import weakref
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from contextvars import copy_context
 from functools import partial
 from typing import Any, Final, Generic, TypeVar, cast
 
@@ -38,6 +37,7 @@ from resilient_ws.program import (
     wait_in,
 )
 from resilient_ws.stream import Subscription
+from resilient_ws.wake import at_once
 
 MAX_EVENTS_WAITING: Final = 10_000
 """Events that may wait for slow callbacks; beyond, state and retry events go first, counted."""
@@ -184,7 +184,7 @@ class Dispatcher:
         """Calls `emits`, and then the callbacks for its events: the last thing that a callback of the loop does."""
         self._due = True
         emits()
-        copy_context().run(self._step)
+        at_once(self._step)
 
     def after(self, call: Callable[[], None]) -> None:
         """Calls `call` when the callbacks have taken what was emitted until now; never, if they do not."""

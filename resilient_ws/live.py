@@ -188,7 +188,7 @@ class Live:
 
     # --- what the link tells ---
 
-    def _route(self, message: Message, size: int) -> None:
+    def _route(self, message: Message, size: int, *, wakes: bool = True) -> None:
         """A whole message has arrived, and it may belong somewhere else than the inbox."""
         if self._belongs_elsewhere(message):
             self._bytes_elsewhere += size
@@ -196,11 +196,11 @@ class Live:
         if self._allowed is not None:
             self._allowed -= size
             self._discards = self._allowed <= 0
-        self._inbox.put(message, size)
+        self._inbox.extend([message], size, wakes=wakes)
 
-    def _route_all(self, messages: list[Message], _: int, /, *, wakes: bool = True) -> None:  # noqa: ARG002
+    def _route_all(self, messages: list[Message], _: int, /, *, wakes: bool = True) -> None:
         for message in messages:
-            self._route(message, size_of(message))
+            self._route(message, size_of(message), wakes=wakes)
 
     @property
     def _messages(self) -> int:

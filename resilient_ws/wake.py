@@ -1,13 +1,14 @@
 """How one who waits goes on within the read of the socket that brought what it waits for.
 
-asyncio resumes a waiting task with a call that the loop makes in its next turn, which asks the selector first: a quarter
-of what a single message costs (`python -m benchmarks paced echo`). A callback of the loop that has nothing left to do can
-make that call itself.
+asyncio resumes a waiting task with a call that the loop makes in its next turn, which asks the selector first. A callback of
+the loop that has nothing left to do can make that call itself.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from contextvars import copy_context
 
 
 def resume(waiter: asyncio.Future[None]) -> None:
@@ -28,5 +29,26 @@ def resume(waiter: asyncio.Future[None]) -> None:
     waiter.set_result(None)
     try:
         context.run(call, waiter)
-    except RuntimeError:  # a task takes a step just now; this one has not begun to
+    except (
+        RuntimeError
+    ):  # another task takes a step just now, or the context is in use; this one has not begun to
         waiter.get_loop().call_soon(call, waiter, context=context)
+    except BaseException as error:  # noqa: BLE001 - it ends the process
+        _let_out(error)
+
+
+def at_once(call: Callable[[], None]) -> None:
+    """Calls `call`, a step that the loop would take in its next turn; to be called last, as `resume`."""
+    try:
+        copy_context().run(call)
+    except BaseException as error:  # noqa: BLE001 - as above
+        _let_out(error)
+
+
+def _let_out(error: BaseException) -> None:
+    """Lets `error` end the loop. Raised here it might not: the transports of uvloop take it for an error of theirs."""
+    asyncio.get_running_loop().call_soon(_raise, error)
+
+
+def _raise(error: BaseException) -> None:
+    raise error

@@ -38,7 +38,8 @@ class _Between(asyncio.BufferedProtocol):
     """Stands between the socket and aiohttp's protocol, to know where a read begins and ends, and how it all ends.
 
     All connections read into one buffer. asyncio would make one of 256 KiB for each read, and a C library may ask the system
-    for each.
+    for each. With TLS all that has been decrypted has to fit into the buffer: of what does not, asyncio and uvloop lose what
+    has come before an end of the stream. They say how much that is; without TLS their hint means nothing.
     """
 
     def __init__(self, link: DirectLink, http: Any, outlet: Outlet) -> None:
@@ -77,14 +78,14 @@ class _Wire(_Between):
         self._buffer = self._scratch = scratch(READ)
         self._began, self._ended = link.read_begins, link.read_ends
 
-    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - only a hint, and asyncio has none
-        window = self._cutter.window
-        self._buffer = self._scratch if window is None else window.room()
+    def get_buffer(self, sizehint: int) -> memoryview:
+        self._buffer = self._cutter.room(sizehint, self._scratch)
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         self._began()
-        self._cutter.read(self._buffer, nbytes)
+        buffer, self._buffer = self._buffer, self._scratch  # an idle connection is to hold little
+        self._cutter.read(buffer, nbytes)
         self._ended()
 
 
@@ -93,16 +94,19 @@ class _NarrowWire(_Between):
 
     def __init__(self, link: DirectLink, cutter: Cutter, http: Any, outlet: Outlet) -> None:
         super().__init__(link, http, outlet)
-        self._feed = cutter.feed
-        self._buffer = scratch(NARROW)
+        self._cutter = cutter
+        self._buffer = self._scratch = scratch(NARROW)
+        self._is_tls = link.is_tls
         self._began, self._ended = link.read_begins, link.long_read_ends
 
-    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - as above
+    def get_buffer(self, sizehint: int) -> memoryview:
+        self._buffer = self._cutter.room(sizehint if self._is_tls else 0, self._scratch)
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         self._began()
-        self._feed(bytes(self._buffer[:nbytes]))
+        data, self._buffer = bytes(self._buffer[:nbytes]), self._scratch
+        self._cutter.feed(data)
         self._ended()
 
 

@@ -20,7 +20,7 @@ from picows import WSFrame, WSListener, WSMsgType, WSTransport
 
 from resilient_ws.events import Message
 from resilient_ws.transports.scratch import READ, scratch
-from resilient_ws.transports.whole_frames import KEPT, Cutter
+from resilient_ws.transports.whole_frames import Cutter
 
 if TYPE_CHECKING:
     from resilient_ws.transports.picows_link import PicowsLink
@@ -106,34 +106,30 @@ class Wire(asyncio.BufferedProtocol):
         self._buffer = self._scratch = scratch(READ)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Returns where to read to; picows would take in megabytes at once."""
-        window = self._cutter.window
-        if window is not None:
-            self._buffer = window.room()
-        else:
-            self._buffer = self._scratch if self._cuts else self._inner.get_buffer(sizehint)[:READ]
+        """Returns where to read to. With TLS all that has been decrypted has to fit in (see `aiohttp_direct`)."""
+        self._buffer = self._cutter.room(sizehint, self._scratch)
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         """Bytes have come; where the peer has broken the protocol, nothing that follows means anything."""
         listener = self._listener
         link = listener.link
+        buffer, self._buffer = self._buffer, self._scratch  # an idle connection is to hold little
         if link is None:
             if not self._parser.is_close_frame_sent:
-                self._inner.buffer_updated(nbytes)
+                self._parse(bytes(buffer[:nbytes]))
             return
         link.read_begins()
         if link.broken:
             return
         cutter = self._cutter
         if self._cuts:
-            cutter.read(self._buffer, nbytes)
+            cutter.read(buffer, nbytes)
         else:
-            last = bytes(self._buffer[max(0, nbytes - KEPT) : nbytes])
-            listener.tail = -1
-            self._inner.buffer_updated(nbytes)
-            if listener.direct and 0 <= listener.tail <= len(last):
-                self._cuts = cutter.take_over(last[len(last) - listener.tail :])
+            data = bytes(buffer[:nbytes])
+            self._parse(data)
+            if listener.direct and 0 <= listener.tail <= len(data):
+                self._cuts = cutter.take_over(data[len(data) - listener.tail :])
         link.read_ends()
 
     def _parse(self, data: bytes) -> bool:
@@ -142,6 +138,7 @@ class Wire(asyncio.BufferedProtocol):
             buffer = self._inner.get_buffer(-1)
             size = min(len(buffer), len(data))
             buffer[:size] = data[:size]
+            self._listener.tail = -1
             self._inner.buffer_updated(size)
             data = data[size:]
         link = self._listener.link

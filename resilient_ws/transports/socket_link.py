@@ -172,9 +172,14 @@ class SocketLink:
         return 0 if self._transport.is_closing() else self._transport.get_write_buffer_size()
 
     @property
+    def is_tls(self) -> bool:
+        """Whether there is TLS between the socket and us."""
+        return self._transport.get_extra_info("ssl_object") is not None
+
+    @property
     def keeps_socket(self) -> bool:
         """Whether the socket stays open though the peer sends no more, because our CLOSE has yet to leave; TLS cannot."""
-        return not self._over and self._transport.get_extra_info("ssl_object") is None
+        return not self._over and not self.is_tls
 
     def _answer_ping(self, payload: bytes) -> None:
         """Answers as soon as is practical (RFC 6455 5.5.2); where the answers pile up, only the last one (5.5.3)."""

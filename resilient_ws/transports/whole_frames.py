@@ -95,8 +95,14 @@ class Cutter:
             self.owed = head[1] + head[2] - len(tail)
         return self.owed <= KEPT
 
+    def room(self, least: int, scratch: memoryview) -> memoryview:
+        """Returns where to read to, with room for `least` bytes: `scratch`, unless something speaks against it."""
+        if self.window is not None:
+            return self.window.room(max(0, least))
+        return scratch if least <= len(scratch) else memoryview(bytearray(least))
+
     def read(self, view: memoryview, size: int) -> None:
-        """Takes the `size` bytes that one read of the socket has put into `view`: the room of the window, if there is one."""
+        """Takes the `size` bytes that one read of the socket has put into `view`, which was the room for it."""
         window = self.window
         if window is not None:
             window.end += size
@@ -110,7 +116,7 @@ class Cutter:
     def feed(self, data: bytes) -> None:
         """Takes what one read of the socket gave."""
         while (window := self.window) is not None and data:
-            room = window.room()
+            room = window.room(0)
             part = data[: len(room)]
             room[: len(part)] = part
             data = data[len(part) :]

@@ -46,20 +46,21 @@ class Window:
     def keep_from(self, position: int, needed: int) -> None:
         """The frame that begins at `position` is the next one."""
         self.begin, self.needed = position, position + needed
-        if len(self.view) < self.end + ROOM:
-            self._move_to_front(SIZE)
+        filled = self.end - position
+        if len(self.view) > max(SIZE, 2 * filled) or len(self.view) < self.end + ROOM:
+            self._move_to_front(max(SIZE, 2 * filled))
 
-    def room(self) -> memoryview:
-        """Returns where to read to."""
+    def room(self, least: int) -> memoryview:
+        """Returns where to read to: `least` bytes, and not more than `ROOM` beyond the end of the frame for less."""
         filled = self.end - self.begin
-        if len(self.view) < self.end + min(filled, ROOM):
-            self._move_to_front(min(2 * filled, self.needed - self.begin + ROOM))
-        return self.view[self.end :]
+        if len(self.view) < self.end + max(least, min(filled, ROOM)):
+            self._move_to_front(max(filled + least, min(2 * filled, self.needed - self.begin + ROOM)))
+        return self.view[self.end : max(self.needed + ROOM, self.end + least)]
 
     def _move_to_front(self, size: int) -> None:
-        """Makes room behind the frame, in a buffer of at least `size` bytes."""
+        """Makes room behind the frame, in a buffer of `size` bytes, or of `SIZE` if it is so large already."""
         kept, filled = self.view[self.begin : self.end], self.end - self.begin
-        if len(self.view) < size:
+        if not size <= len(self.view) <= max(size, SIZE):
             self.view = memoryview(bytearray(size))
         self.view[:filled] = kept
         self.begin, self.end, self.needed = 0, filled, self.needed - self.begin

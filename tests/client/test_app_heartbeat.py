@@ -210,3 +210,24 @@ async def test_a_gateway_tells_its_interval_in_the_hello():
         assert played.received == ["beat"]
         with pytest.raises(NotConnected):
             kept[0].heartbeat(interval=1)
+
+
+async def test_a_message_that_came_before_the_end_is_taken_before_the_end_is_told():
+    heard = []
+    async with stage(heartbeat=Heartbeat.app("ping", answer, 15, 10)) as played:
+        played.client.on_close(lambda _: heard.append("close"))
+
+        async def take():
+            heard.append(await played.client.recv())
+
+        task = asyncio.create_task(take())
+        await settle()
+        link = played.client._engine.live.link
+        link.pause()
+        played.peer.send("one")
+        played.peer.drop()
+        await settle()
+        link.resume()
+        await settle()
+        await task
+    assert heard[:2] == ["one", "close"]

@@ -1,8 +1,10 @@
 """What was read of a socket, and its end, reach the program within the call that the socket made."""
 
 import asyncio
+import contextlib
 
 import pytest
+import uvloop
 
 from resilient_ws import WebSocketClient
 from resilient_ws.testing import Accept, FaultServer
@@ -113,3 +115,51 @@ async def test_who_goes_on_within_the_read_may_wait_for_an_answer(served):
     await peer.send("answer")
     async with asyncio.timeout(10):
         assert await asking == ("go", "answer")
+
+
+async def test_an_idle_connection_holds_nothing_of_a_large_message(served):
+    client, peer = served
+    await peer.send("x" * 1_000_000)
+    assert len(await client.recv()) == 1_000_000
+    protocol = client._engine.live.link._transport.get_protocol()
+    assert protocol._buffer is protocol._scratch
+
+
+async def exits(transport, where):
+    """The program ends the process within a step that follows what has come."""
+
+    def end(_):
+        raise SystemExit(where)
+
+    async with FaultServer(default=Accept(echo=False)) as server:
+        async with WebSocketClient(server.url, reconnect=SOON, transport=transport) as client:
+            peer = await server.connection()
+            if where in {"on_message", "on_close"}:
+                getattr(client, where)(end)
+            await asyncio.sleep(0)
+            if where == "on_close":
+                peer.fin()
+            else:
+                asyncio.get_running_loop().call_later(0.01, lambda: peer.frame(1, b"one"))
+            if where == "main":
+                end(await client.recv())
+            await asyncio.sleep(10)
+
+
+@pytest.mark.expects_errors
+@pytest.mark.parametrize("where", ["main", "on_message", "on_close"])
+@pytest.mark.parametrize("transport", ["aiohttp", "picows"])
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_what_ends_the_process_does_so_at_once(loop, transport, where):
+    """uvloop would take it for an error of the transport, and go on."""
+    running = loop()
+    try:
+        with pytest.raises(SystemExit, match=where):
+            running.run_until_complete(exits(transport, where))
+        while tasks := asyncio.all_tasks(running):  # it ends one task after the other
+            for task in tasks:
+                task.cancel()
+            with contextlib.suppress(SystemExit):
+                running.run_until_complete(asyncio.wait(tasks, timeout=5))
+    finally:
+        running.close()

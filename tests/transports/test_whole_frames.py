@@ -48,8 +48,13 @@ class Peer:
         scratch = memoryview(bytearray(120 * 1024))
         while stream:
             held = self.cutter.window
-            room = scratch if held is None else held.room()
-            assert held is None or len(room) >= min(window.ROOM, held.end - held.begin)
+            room = self.cutter.room(-1, scratch)
+            if held is not None:
+                assert (
+                    min(window.ROOM, held.end - held.begin)
+                    <= len(room)
+                    <= held.needed - held.end + window.ROOM
+                )
             part = stream[: min(size, len(room))]
             room[: len(part)] = part
             self.cutter.read(room, len(part))
@@ -220,6 +225,22 @@ def test_a_window_is_hardly_larger_than_the_frame(size):
     frame = encode_frame(Opcode.BINARY, b"x" * size)
     peer = Peer(limit=1_000_000).receive(frame[:-10], 1500)
     assert len(peer.cutter.window.view) <= len(frame) + window.ROOM
+
+
+def test_a_window_gets_smaller_again_when_a_smaller_frame_follows():
+    peer = Peer(limit=10_000_000)
+    peer.receive(
+        encode_frame(Opcode.BINARY, b"x" * 10_000_000) + encode_frame(Opcode.BINARY, b"x" * LARGE)[:9_000]
+    )
+    assert [len(message) for message in peer.messages] == [10_000_000]
+    assert len(peer.cutter.window.view) == window.SIZE
+
+
+@pytest.mark.parametrize("begun", [0, 500, 60_000])
+def test_what_a_tls_transport_says_that_it_has_fits_into_one_read(begun):
+    peer = Peer().receive(encode_frame(Opcode.BINARY, b"x" * 70_000)[:begun])
+    for least in (200, 100_000, 250_000, 100_000):
+        assert len(peer.cutter.room(least, memoryview(bytearray(120 * 1024)))) >= least
 
 
 def test_a_large_window_is_not_kept():

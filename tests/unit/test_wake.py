@@ -117,8 +117,9 @@ async def test_one_that_was_cancelled_meanwhile_hears_only_that():
     assert heard == ["begins", "ends"]
 
 
-@pytest.mark.parametrize("error", [ValueError, SystemExit])
-async def test_what_it_raises_is_its_own_and_what_ends_the_process_passes(error):
+async def fails(error, heard):
+    """Return what a task raised when it went on."""
+
     async def fail():
         await waiter
         raise error("of the task")
@@ -126,15 +127,20 @@ async def test_what_it_raises_is_its_own_and_what_ends_the_process_passes(error)
     waiter = asyncio.get_running_loop().create_future()
     task = asyncio.create_task(fail())
     await asyncio.sleep(0)
-    passed = []
-
-    def end():
-        try:
-            resume(waiter)
-        except SystemExit as exit_:
-            passed.append(exit_)
-
-    asyncio.get_running_loop().call_soon(end)
+    asyncio.get_running_loop().call_soon(ends, waiter, heard)
     await asyncio.wait([task])
-    assert isinstance(task.exception(), error)
-    assert len(passed) == (error is SystemExit)
+    return task.exception()
+
+
+async def test_what_it_raises_is_its_own():
+    assert isinstance(await fails(ValueError, heard := []), ValueError)
+    assert heard == ["begins", "ends"]
+
+
+@pytest.mark.expects_errors
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+def test_what_ends_the_process_ends_the_loop_and_not_what_called(error):
+    heard = []
+    with pytest.raises(error), asyncio.Runner() as runner:
+        runner.run(fails(error, heard))
+    assert heard == ["begins", "ends"]
