@@ -12,7 +12,7 @@ SIZE: Final = 256 * 1024
 """Bytes of a window through which one large frame comes behind the other."""
 
 ROOM: Final = 64 * 1024
-"""Bytes that one read can take in at least in such a window, and at most beyond the end of a single frame."""
+"""Bytes that one read can take in at least in such a window, and at most behind a frame that is larger than one."""
 
 FIRST: Final = 32 * 1024
 """Bytes of a new window."""
@@ -51,11 +51,11 @@ class Window:
             self._move_to_front(max(SIZE, 2 * filled))
 
     def room(self, least: int) -> memoryview:
-        """Returns where to read to: `least` bytes, and not more than `ROOM` beyond the end of the frame for less."""
+        """Returns where to read to: `least` bytes, and for less not beyond `SIZE`, or `ROOM` behind a larger frame."""
         filled = self.end - self.begin
         if len(self.view) < self.end + max(least, min(filled, ROOM)):
             self._move_to_front(max(filled + least, min(2 * filled, self.needed - self.begin + ROOM)))
-        return self.view[self.end : max(self.needed + ROOM, self.end + least)]
+        return self.view[self.end : max(SIZE, self.needed + ROOM, self.end + least)]
 
     def _move_to_front(self, size: int) -> None:
         """Makes room behind the frame, in a buffer of `size` bytes, or of `SIZE` if it is so large already."""

@@ -50,11 +50,8 @@ class Peer:
             held = self.cutter.window
             room = self.cutter.room(-1, scratch)
             if held is not None:
-                assert (
-                    min(window.ROOM, held.end - held.begin)
-                    <= len(room)
-                    <= held.needed - held.end + window.ROOM
-                )
+                assert min(window.ROOM, held.end - held.begin) <= len(room)
+                assert held.end + len(room) <= max(window.SIZE, held.needed + window.ROOM)
             part = stream[: min(size, len(room))]
             room[: len(part)] = part
             self.cutter.read(room, len(part))
