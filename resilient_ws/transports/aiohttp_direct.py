@@ -314,10 +314,6 @@ class DirectLink(AiohttpLink):
         )
         self._finish(self._lost(f"the connection was lost: {why}"), wakes=wakes)
 
-    def wake(self) -> None:
-        """Whoever waits for what was told goes on; called last in what the socket has called."""
-        self._receiver.wake()
-
     def _finish(self, end: End, *, wakes: bool = True) -> None:
         """Tells the end, after what came before."""
         self._tell_batch()

@@ -134,13 +134,14 @@ class Wire(asyncio.BufferedProtocol):
 
     def _parse(self, data: bytes) -> bool:
         """Gives picows what it has not read itself; returns whether it found an error, or we did."""
-        while data:
+        rest = memoryview(data)  # its buffer is small at first: a copy of the rest for each part would add up
+        while rest:
             buffer = self._inner.get_buffer(-1)
-            size = min(len(buffer), len(data))
-            buffer[:size] = data[:size]
+            size = min(len(buffer), len(rest))
+            buffer[:size] = rest[:size]
             self._listener.tail = -1
             self._inner.buffer_updated(size)
-            data = data[size:]
+            rest = rest[size:]
         link = self._listener.link
         return self._parser.is_close_frame_sent or link is None or link.broken
 

@@ -9,7 +9,7 @@ import threading
 from typing import Final
 
 READ: Final = 120 * 1024
-"""Bytes that one read takes in at most. A copy of it is below what glibc asks of the system each time (128 KiB)."""
+"""Bytes that one read takes in at most, unless a TLS transport has more. A copy of it is below what glibc asks of the system each time (128 KiB)."""
 
 
 class _Scratch(threading.local):

@@ -217,6 +217,10 @@ class SocketLink:
         self._over = True
         self._receiver.ended(end, wakes=wakes)
 
+    def wake(self) -> None:
+        """Whoever waits for what was told goes on; called last in what the socket has called."""
+        self._receiver.wake()
+
     def _too_big(self) -> End:
         return self._refuse(
             CloseCode.MESSAGE_TOO_BIG, f"a message is larger than {self._max_message_size} bytes"
