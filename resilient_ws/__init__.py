@@ -5,7 +5,6 @@ import logging
 from resilient_ws.client import WebSocketClient
 from resilient_ws.closing import CLOSE_CODES, CloseCode, CloseOrigin, CloseRule
 from resilient_ws.connection import Connection
-from resilient_ws.dispatch import Handle
 from resilient_ws.endpoints import Endpoint
 from resilient_ws.errors import (
     CertificateRejected,
@@ -47,6 +46,7 @@ from resilient_ws.events import (
     UndeliveredEvent,
 )
 from resilient_ws.governor import Governor
+from resilient_ws.handle import Handle
 from resilient_ws.options import Heartbeat, Inbox, Outbox, ReconnectPolicy
 from resilient_ws.snapshots import Delta, Snapshot, SnapshotOutdated, SnapshotThenDeltas
 from resilient_ws.stats import Stats

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from resilient_ws.dispatch import Callback, Dispatcher, Handle
+from resilient_ws.dispatch import Dispatcher
 from resilient_ws.events import (
     CloseEvent,
     ErrorEvent,
@@ -14,6 +14,7 @@ from resilient_ws.events import (
     StateEvent,
     UndeliveredEvent,
 )
+from resilient_ws.handle import Callback, Handle
 
 
 class Callbacks:

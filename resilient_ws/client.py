@@ -16,7 +16,6 @@ from resilient_ws.closing import check_close
 from resilient_ws.config import make_config
 from resilient_ws.consumer import Batches, Consumer, WithGaps
 from resilient_ws.dial import Provider
-from resilient_ws.dispatch import CALLBACKS, Callback
 from resilient_ws.endpoints import Endpoint
 from resilient_ws.engine import Engine
 from resilient_ws.errors import NotConnected
@@ -34,6 +33,7 @@ from resilient_ws.events import (
     UndeliveredEvent,
 )
 from resilient_ws.governor import SHARED, Governor
+from resilient_ws.handle import CALLBACKS, Callback
 from resilient_ws.opening import Setup
 from resilient_ws.options import (
     Duration,
@@ -230,7 +230,7 @@ class WebSocketClient(Callbacks, Outgoing):
         checked_code, checked_reason = check_close(code, reason)
         limit = seconds("drain", drain, zero=True, none=True)
         engine = self._engine
-        if engine.owner is not None and engine.owner.finished.done():
+        if engine.owner is not None and engine.owner.farewell.finished.done():
             return
         if engine.loop is not None:
             self._check_loop()
@@ -258,7 +258,7 @@ class WebSocketClient(Callbacks, Outgoing):
         with closing:
             assert engine.owner is not None
             try:
-                await asyncio.shield(engine.owner.finished)
+                await asyncio.shield(engine.owner.farewell.finished)
             except asyncio.CancelledError:
                 await self.close()
                 raise
@@ -306,6 +306,7 @@ class WebSocketClient(Callbacks, Outgoing):
                 await waiter
             finally:
                 inbox.stop_waiting(waiter)
+            messages = inbox.messages
             if len(messages) > inbox.floor:
                 return messages.popleft()
         return await self._consumer.step()  # gaps, room for more, the end

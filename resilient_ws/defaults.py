@@ -41,6 +41,8 @@ class DefaultTable:
         is_slow: Whether the server has said that it is overloaded, and has not recovered since.
     """
 
+    __slots__ = ("_broken", "_min_uptime", "_provider", "_refreshed", "_refused", "_was_open", "is_slow")
+
     def __init__(self, min_uptime: float, *, provider: bool) -> None:
         self._min_uptime = min_uptime
         self._provider = provider

@@ -12,20 +12,11 @@ import weakref
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, Final, Generic, TypeVar, cast
+from typing import Any, Final, Protocol, cast
 
 from resilient_ws.errors import ClientClosed, ConcurrencyError
-from resilient_ws.events import (
-    CloseEvent,
-    ErrorEvent,
-    Event,
-    Message,
-    OpenEvent,
-    ReconnectEvent,
-    RetryEvent,
-    StateEvent,
-    UndeliveredEvent,
-)
+from resilient_ws.events import CloseEvent, ErrorEvent, Event, Message, RetryEvent, StateEvent
+from resilient_ws.handle import CALLBACK_OF, Callback, Handle
 from resilient_ws.inbox import Dismissed, Ended, Inbox
 from resilient_ws.program import (
     called,
@@ -47,38 +38,19 @@ TURN: Final = 0.005
 
 _DISPENSABLE: Final = (StateEvent, RetryEvent)
 
-_CALLBACK_OF: Final[dict[type, str]] = {
-    OpenEvent: "on_open",
-    CloseEvent: "on_close",
-    ReconnectEvent: "on_reconnect",
-    RetryEvent: "on_retry",
-    UndeliveredEvent: "on_undelivered",
-    ErrorEvent: "on_error",
-    StateEvent: "on_state",
-}
-
-CALLBACKS: Final = (*_CALLBACK_OF.values(), "on_message")
-
-T = TypeVar("T")
-Callback = Callable[[T], Awaitable[object] | object]
-
 log = logging.getLogger("resilient_ws")
 
 
-class Handle(Generic[T]):
-    """A registered callback. Calling it calls the function, so a decorated name still is that function."""
+class Host(Protocol):
+    """Whose callbacks they are."""
 
-    def __init__(self, remove: Callable[[Handle[T]], None], function: Callback[T]) -> None:
-        self._remove = remove
-        self.function = function
+    @property
+    def is_ending(self) -> bool:
+        """Whether somebody cancels the owner task."""
+        ...
 
-    def __call__(self, event: T) -> Awaitable[object] | object:
-        """Calls the function itself."""
-        return self.function(event)
-
-    def remove(self) -> None:
-        """Unregisters the callback; it is not called again. A second call does nothing."""
-        self._remove(self)
+    def spawn(self, name: str, function: Callable[[], Any], /) -> asyncio.Task[None] | None:
+        """Starts a lane, a child of the owner task; called when there is something to do and no lane runs."""
 
 
 class Dispatcher:
@@ -86,20 +58,29 @@ class Dispatcher:
 
     Args:
         inbox: Where the message lane takes its messages.
-        spawn: Starts a lane, a child of the owner task; called when there is something to do and no lane runs.
-        is_ending: Whether somebody cancels the owner task.
+        host: The client.
     """
 
-    def __init__(
-        self,
-        inbox: Inbox,
-        spawn: Callable[[str, Callable[[], Any]], asyncio.Task[None] | None],
-        *,
-        is_ending: Callable[[], bool],
-    ) -> None:
+    __slots__ = (
+        "_callbacks",
+        "_calls",
+        "_due",
+        "_event_lane",
+        "_host",
+        "_inbox",
+        "_loop",
+        "_message_lane",
+        "_over",
+        "_stepping",
+        "_stopped",
+        "_subscriptions",
+        "_waiting",
+        "dropped",
+    )
+
+    def __init__(self, inbox: Inbox, host: Host) -> None:
         self._inbox = inbox
-        self._spawn = spawn
-        self._is_ending = is_ending
+        self._host = host
         self._callbacks: dict[str, list[Handle[Any]]] = {}
         self._subscriptions: weakref.WeakSet[Subscription] | None = None  # one nobody iterates over goes
         self._waiting: list[tuple[Event | Callable[[], None], tuple[Handle[Any], ...]]] = []
@@ -168,7 +149,7 @@ class Dispatcher:
         """Hands `event` to every subscriber and queues it for the callbacks."""
         for subscription in self._subscriptions or ():
             subscription.push(event)
-        handles = tuple(self._callbacks.get(_CALLBACK_OF[type(event)], ()))
+        handles = tuple(self._callbacks.get(CALLBACK_OF[type(event)], ()))
         if not handles:
             return
         if len(self._waiting) >= MAX_EVENTS_WAITING and not self._make_room(event):
@@ -178,7 +159,7 @@ class Dispatcher:
 
     def hears(self, kind: type[Event]) -> bool:
         """Whether somebody would get an event of this kind."""
-        return bool(self._callbacks.get(_CALLBACK_OF[kind]) or self._subscriptions)
+        return bool(self._callbacks.get(CALLBACK_OF[kind]) or self._subscriptions)
 
     def serve_at_once(self, emits: Callable[[], None]) -> None:
         """Calls `emits`, and then the callbacks for its events: the last thing that a callback of the loop does."""
@@ -215,7 +196,7 @@ class Dispatcher:
     def serve_messages(self) -> None:
         """Starts the message lane, if there is a callback for it and none runs."""
         if self.consumes_messages and not self._is_running(self._message_lane):
-            self._message_lane = self._spawn("messages", self._serve_messages)
+            self._message_lane = self._host.spawn("messages", self._serve_messages)
 
     def _start(self) -> None:
         """Starts the event lane, unless it runs.
@@ -225,7 +206,7 @@ class Dispatcher:
         if self._is_running(self._event_lane):
             return
         if self._over:
-            self._event_lane = self._spawn("events", self._serve_events)
+            self._event_lane = self._host.spawn("events", self._serve_events)
         elif self._loop is not None and not self._due:
             self._due = True
             self._loop.call_soon(self._step)
@@ -276,7 +257,7 @@ class Dispatcher:
             while (call := self._next_call()) is not None:
                 rest = self._call(*call)
                 if rest is not None:
-                    self._event_lane = self._spawn("events", partial(self._serve_events, rest))
+                    self._event_lane = self._host.spawn("events", partial(self._serve_events, rest))
                     wait_in(self._event_lane)
                     return
                 if self._is_due and self._loop.time() >= until:
@@ -311,7 +292,7 @@ class Dispatcher:
             else:
                 event()
         handle, event = self._calls.pop(0)
-        return _CALLBACK_OF[type(event)], handle, event
+        return CALLBACK_OF[type(event)], handle, event
 
     async def _serve_messages(self) -> None:
         clock = asyncio.get_running_loop().time
@@ -376,7 +357,7 @@ class Dispatcher:
         self, name: str, error: asyncio.CancelledError, argument: Event | Message | None = None
     ) -> None:
         """Raises `error` where the client ends the lane; else a callback raised it, or had its own task cancelled."""
-        if is_being_cancelled() and (self._stopped or self._is_ending()):
+        if is_being_cancelled() and (self._stopped or self._host.is_ending):
             raise error
         self._report(name, error, argument)
         go_on()

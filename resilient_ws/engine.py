@@ -16,7 +16,7 @@ from resilient_ws.closing import CloseCode, CloseOrigin
 from resilient_ws.config import RANDOM, Config
 from resilient_ws.dispatch import Dispatcher
 from resilient_ws.ending import Closing, Ending, ended_error, is_poison
-from resilient_ws.errors import ClientClosed, ConnectError, ConnectionLost
+from resilient_ws.errors import ClientClosed, ConnectError
 from resilient_ws.events import CloseEvent, Event, State
 from resilient_ws.inbox import Inbox
 from resilient_ws.lifecycle import Fact, Lifecycle
@@ -24,7 +24,6 @@ from resilient_ws.live import Live
 from resilient_ws.opening import Opener, Subscription
 from resilient_ws.outbox import Entry
 from resilient_ws.owner import Owner
-from resilient_ws.pinger import Watcher
 from resilient_ws.retry import RetryState
 from resilient_ws.sender import Sender
 from resilient_ws.stats import Stats
@@ -40,13 +39,40 @@ if TYPE_CHECKING:
 class Engine:
     """The state of one client."""
 
+    __slots__ = (
+        "_drain",
+        "_latency",
+        "_pause_notice",
+        "_ready",
+        "cause",
+        "closing",
+        "config",
+        "dispatcher",
+        "ending",
+        "first_error",
+        "hurried",
+        "inbox",
+        "interrupted",
+        "last_close",
+        "lifecycle",
+        "live",
+        "loop",
+        "lost_at",
+        "opener",
+        "owner",
+        "retry",
+        "sender",
+        "subscriptions",
+        "tally",
+        "teller",
+        "turns",
+    )
+
     def __init__(self, config: Config) -> None:
         self.config = config
         self.subscriptions: dict[Hashable, Subscription] = {}
         self.inbox = Inbox(config.inbox, self)
-        self.dispatcher = Dispatcher(
-            self.inbox, self.spawn, is_ending=lambda: self.owner is not None and self.owner.is_cancelled
-        )
+        self.dispatcher = Dispatcher(self.inbox, self)
         self.teller = Teller(config.addresses.shown, self.dispatcher, self.now)
         self._pause_notice = PauseNotice(self.teller, self.inbox)
         self.sender = Sender(
@@ -109,7 +135,6 @@ class Engine:
             config,
             self.turns,
             host=self,
-            watcher=self._watch,
             queue=self.sender.queue,
             subscriptions=self.subscriptions,
             spawn=self.spawn,
@@ -224,9 +249,9 @@ class Engine:
         owner = self.owner
         assert owner is not None
         if not inside:
-            await asyncio.shield(owner.finished)
+            await asyncio.shield(owner.farewell.finished)
         elif not owner.is_running_here:
-            await asyncio.shield(owner.closed)
+            await asyncio.shield(owner.farewell.closed)
 
     def ended_error(self) -> ClientClosed:
         """Returns the exception for a call that comes too late."""
@@ -240,6 +265,11 @@ class Engine:
     def spawn(self, name: str, function: Callable[[], Awaitable[None]]) -> asyncio.Task[None] | None:
         """Starts a child of the owner task; `None` while there is none."""
         return self.owner.spawn(name, function) if self.owner is not None else None
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether somebody cancels the owner task."""
+        return self.owner is not None and self.owner.is_cancelled
 
     def step(self, fact: Fact) -> None:
         """Takes a step of the lifecycle; while closing, what happens changes the state no more."""
@@ -265,9 +295,7 @@ class Engine:
         if turns is None:
             return numbers
         held = turns.held(address)
-        return attrs.evolve(
-            numbers, dials_waiting=turns.waiting(address), held_for=held[0] if held is not None else 0.0
-        )
+        return attrs.evolve(numbers, dials_waiting=turns.waiting(address), held_for=held[0] if held else 0.0)
 
     # ------------------------------------------------------------------------------------------ what connections tell
 
@@ -312,6 +340,14 @@ class Engine:
         """A connection is over before it was open."""
         self.tally.add(live)
 
+    def confirmed(self, entries: Sequence[Entry], /) -> None:
+        """The peer has read what was written; somebody waits for these."""
+        self.sender.confirmed(entries)
+
+    def confirmation_off(self, entries: Sequence[Entry], /) -> None:
+        """The peer answers no ping; somebody waits for these."""
+        self.sender.confirmation_off(entries)
+
     def failed(self, where: str, error: BaseException, /) -> None:
         """Code of the program raised, beside any call of its own."""
         self.teller.tell_failure(where, error)
@@ -324,9 +360,6 @@ class Engine:
     def is_paused(self) -> bool:
         """Whether the program's inbox has stopped the reading."""
         return self.inbox.paused
-
-    def _watch(self, live: Live) -> Watcher:
-        return _Watch(self, live)
 
     # ------------------------------------------------------------------------------------------ the inbox
 
@@ -364,26 +397,3 @@ class Engine:
     def inbox_stuck(self) -> None:
         """What somebody waits for cannot come."""
         self.sender.patience.stuck()
-
-
-class _Watch:
-    """What the heartbeat of one connection tells, bound to that connection."""
-
-    __slots__ = ("_engine", "_live")
-
-    def __init__(self, engine: Engine, live: Live) -> None:
-        self._engine = engine
-        self._live = live
-
-    def dead(self, cause: str, hint: str | None, /) -> None:
-        self._live.hint = hint
-        self._live.ended(End(code=None, origin=CloseOrigin.HEARTBEAT, cause=ConnectionLost(cause)))
-
-    def confirmed(self, entries: Sequence[Entry], /) -> None:
-        self._engine.sender.confirmed(entries)
-
-    def confirmation_off(self, entries: Sequence[Entry], /) -> None:
-        self._engine.sender.confirmation_off(entries)
-
-    def failed(self, where: str, error: BaseException, /) -> None:
-        self._engine.failed(where, error)

@@ -219,6 +219,17 @@ class Gap(Record):
         return self.dropped > 0 or self.missing > 0
 
 
+def merged(first: Gap, second: Gap) -> Gap:
+    """Returns one gap for two that no message separates; `close` is that of the later one, if it has one."""
+    return Gap(
+        close=second.close if second.close is not None else first.close,
+        downtime=first.downtime + second.downtime,
+        count=first.count + second.count,
+        dropped=first.dropped + second.dropped,
+        resumed=first.resumed and second.resumed,
+    )
+
+
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class Failure(Record):
     """What a retry rule is asked about: a connection that ended, or an attempt that failed.

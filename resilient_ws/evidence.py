@@ -171,6 +171,8 @@ class Answers:
         limit: Seconds that an answer may be owed; infinite = no limit.
     """
 
+    __slots__ = ("_counted", "_limit", "_pings", "answered", "gap", "last")
+
     def __init__(self, interval: float, limit: float) -> None:
         self.answered = False
         self.last = -math.inf

@@ -47,8 +47,7 @@ class Farewell:
 
     __slots__ = ("_engine", "_limit", "_opener", "closed", "finished")
 
-    def __init__(self, engine: Engine, opener: Opener) -> None:
-        loop = asyncio.get_running_loop()
+    def __init__(self, engine: Engine, opener: Opener, loop: asyncio.AbstractEventLoop) -> None:
         self._engine = engine
         self._opener = opener
         self.closed: asyncio.Future[None] = loop.create_future()

@@ -9,14 +9,17 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from typing import Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 import attrs
 
 from resilient_ws import options
 from resilient_ws.errors import ConcurrencyError
-from resilient_ws.events import Gap, Message
+from resilient_ws.events import Gap, Message, merged
 from resilient_ws.wake import resume
+
+_NOTHING: Final[Any] = ()
+"""What an inbox holds while somebody waits: an empty deque has 760 bytes, and most inboxes are empty most of the time."""
 
 
 def size_of(message: Message) -> int:
@@ -87,9 +90,8 @@ class Inbox:
     def __init__(self, bounds: options.Inbox, keeper: Keeper) -> None:
         self._bounds = bounds
         self._keeper = keeper
-        self.items: deque[Message | Gap] = deque()
-        # The same, for the caller who knows that none is a gap.
-        self.messages = cast("deque[Message]", self.items)
+        self.items: deque[Message | Gap] = _NOTHING
+        self.messages: deque[Message] = _NOTHING  # the same, for the caller who knows that none is a gap
         self._gaps = 0  # how many of the items are gaps
         self._sum = 0  # bytes since it was last empty, at least those of what it holds
         self._settled = 0  # bytes that came before those
@@ -143,16 +145,23 @@ class Inbox:
         """Appends several at once, of `size` bytes in all; without `wakes` `wake` follows."""
         if self._pending is not None:
             self._settle_gap(self._pending)
-        items = self.items
-        if not items:
+        if not self.items:
             self._settled += self._sum
             self._sum = 0
+            self._hold()
+        items = self.items
         items.extend(messages)
         self._sum += size
         if self._sum >= self._bytes_bound or len(items) >= self._messages_bound:
             self._full()
         if wakes and self._wake is not None:
             self._rouse()
+
+    def _hold(self) -> None:
+        """There is something to hold."""
+        if self.items is _NOTHING:
+            self.items = deque()
+            self.messages = cast("deque[Message]", self.items)
 
     def _rouse(self) -> None:
         """Wakes who waits for a message."""
@@ -182,6 +191,7 @@ class Inbox:
 
     def _settle_gap(self, gap: Gap) -> None:
         self._pending = None
+        self._hold()
         items = self.items
         if items and isinstance(last := items[-1], Gap):
             items[-1] = merged(last, gap)
@@ -298,8 +308,7 @@ class Inbox:
 
     async def get_with_gaps(self) -> Message | Gap:
         """As `get`, gaps included."""
-        items = self.items
-        while not items:
+        while not self.items:
             waiter = self.wait(asyncio.get_running_loop())
             if waiter is None:
                 raise Ended
@@ -331,7 +340,8 @@ class Inbox:
     def take_all(self) -> list[Message | Gap]:
         """Takes everything that is held."""
         taken = list(self.items)
-        self.items.clear()
+        if taken:
+            self.items.clear()
         self._gaps = 0
         self._stop_counting()
         if self.paused:
@@ -363,6 +373,7 @@ class Inbox:
             return None
         if self._waiter is not None:
             raise ConcurrencyError("another recv() or iteration is waiting for a message")
+        self.items = self.messages = _NOTHING
         self._waiter = self._wake = waiter = loop.create_future()
         return waiter
 
@@ -383,14 +394,3 @@ class Inbox:
         self._count_on()
         if self._sum <= self._bytes_bound // 2:
             self._unpause()
-
-
-def merged(first: Gap, second: Gap) -> Gap:
-    """Returns one gap for two that no message separates; `close` is that of the later one, if it has one."""
-    return Gap(
-        close=second.close if second.close is not None else first.close,
-        downtime=first.downtime + second.downtime,
-        count=first.count + second.count,
-        dropped=first.dropped + second.dropped,
-        resumed=first.resumed and second.resumed,
-    )

@@ -8,7 +8,7 @@ abandoned one can act on its successor.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
 
 from resilient_ws import options
@@ -16,6 +16,7 @@ from resilient_ws.closing import CloseOrigin
 from resilient_ws.errors import ConnectionLost, DeliveryUncertain, ResilientWSError
 from resilient_ws.events import Gap, Message
 from resilient_ws.inbox import Inbox, size_of
+from resilient_ws.outbox import Entry
 from resilient_ws.patience import Patience
 from resilient_ws.pinger import Pinger
 from resilient_ws.transports.base import End, Link
@@ -46,11 +47,25 @@ _SPENT: Final = Inbox(options.Inbox(), _Nobody())
 _NOBODY: Final = Patience(_SPENT, lambda: None)
 
 
+class Put(Protocol):
+    """Takes a message, as `Receiver.message`."""
+
+    def __call__(self, message: Message, size: int, /) -> None:
+        """Takes it."""
+
+
 class Burst(Protocol):
     """Takes what came in one read, as `Receiver.burst`."""
 
     def __call__(self, messages: list[Message], size: int, /, *, wakes: bool = True) -> None:
         """Takes it."""
+
+
+class Wake(Protocol):
+    """Lets who waits go on, as `Receiver.wake`."""
+
+    def __call__(self) -> None:
+        """Lets them."""
 
 
 class Host(Protocol):
@@ -70,17 +85,47 @@ class Host(Protocol):
     def gave_up(self, live: Live, /) -> None:
         """It is over before it was open."""
 
+    def confirmed(self, entries: Sequence[Entry], /) -> None:
+        """The peer has read what was written; `entries` are those of it that somebody waits for."""
+
+    def confirmation_off(self, entries: Sequence[Entry], /) -> None:
+        """The peer answers no ping; `entries` are those of the written that somebody waits for."""
+
     def failed(self, where: str, error: BaseException, /) -> None:
         """Code of the program raised."""
 
 
 class Live:
-    """The receiver of one link.
+    """The receiver of one link, and whom its heartbeat tells.
 
     Args:
         host: The client.
         bounds: Of the inbox for the set-up.
     """
+
+    __slots__ = (
+        "_allowed",
+        "_bytes_elsewhere",
+        "_discards",
+        "_host",
+        "_inbox",
+        "_received",
+        "_requests",
+        "_watches",
+        "burst",
+        "discarded",
+        "end",
+        "hint",
+        "link",
+        "message",
+        "opened_at",
+        "patience",
+        "pinger",
+        "setup_inbox",
+        "silent_for",
+        "wake",
+        "writer",
+    )
 
     def __init__(self, host: Host, bounds: options.Inbox) -> None:
         self._host = host
@@ -96,11 +141,11 @@ class Live:
         self.pinger: Pinger | None = None
         self.end: End | None = None
         self.opened_at = 0.0
-        self.message: Callable[[Message, int], None] = self.setup_inbox.put
+        self.message: Put = self.setup_inbox.put
         """Where a message goes that has arrived; swapped, so that the usual way costs no question."""
         self.burst: Burst = self.setup_inbox.extend
         """The same for all that came in one read."""
-        self.wake: Callable[[], None] = self.setup_inbox.wake
+        self.wake: Wake = self.setup_inbox.wake
         self._received = 0
         self._bytes_elsewhere = 0
         self.discarded = 0
@@ -242,6 +287,25 @@ class Live:
             self._received = self._messages
         self.setup_inbox.end()
         self.fail_requests(DeliveryUncertain("the connection ended before the answer came"))
+
+    # --- what the heartbeat tells ---
+
+    def dead(self, cause: str, hint: str | None, /) -> None:
+        """The connection is to be given up."""
+        self.hint = hint
+        self.ended(End(code=None, origin=CloseOrigin.HEARTBEAT, cause=ConnectionLost(cause)))
+
+    def confirmed(self, entries: Sequence[Entry], /) -> None:
+        """A PONG has covered what was written."""
+        self._host.confirmed(entries)
+
+    def confirmation_off(self, entries: Sequence[Entry], /) -> None:
+        """No ping is answered."""
+        self._host.confirmation_off(entries)
+
+    def failed(self, where: str, error: BaseException, /) -> None:
+        """Code of the program raised."""
+        self._host.failed(where, error)
 
     # --- requests ---
 

@@ -22,7 +22,7 @@ from resilient_ws.governor import Origin
 from resilient_ws.live import Host, Live, Spawn
 from resilient_ws.options import Heartbeat, Inbox, Outbox
 from resilient_ws.outbox import DeliveryQueue
-from resilient_ws.pinger import Pinger, Watcher
+from resilient_ws.pinger import Pinger
 from resilient_ws.program import called_apart, must_pass
 from resilient_ws.record import Record
 from resilient_ws.transports.base import End, Transport
@@ -96,12 +96,24 @@ class Opener:
         options: What each one is told.
         turns: When it may dial.
         host: Whom a connection tells of its end.
-        watcher: Whom its heartbeat tells; returns one for the connection.
         queue: Whose messages its PONGs confirm.
         subscriptions: The declared intents, alive: what is declared during an attempt is part of it.
         spawn: Starts a child of the owner task.
         idle: Called when a connection has room again.
     """
+
+    __slots__ = (
+        "_host",
+        "_idle",
+        "_interrupted",
+        "_live",
+        "_options",
+        "_queue",
+        "_scope",
+        "_spawn",
+        "_subscriptions",
+        "_turns",
+    )
 
     def __init__(
         self,
@@ -109,7 +121,6 @@ class Opener:
         turns: Turns,
         *,
         host: Host,
-        watcher: Callable[[Live], Watcher],
         queue: DeliveryQueue,
         subscriptions: dict[Hashable, Subscription],
         spawn: Spawn,
@@ -118,7 +129,6 @@ class Opener:
         self._options = options
         self._turns = turns
         self._host = host
-        self._watcher = watcher
         self._queue = queue
         self._subscriptions = subscriptions
         self._spawn = spawn
@@ -219,7 +229,7 @@ class Opener:
             heartbeat=options.heartbeat,
             confirm_interval=options.outbox.confirm_interval,
             is_paused=live.is_paused,
-            watcher=self._watcher(live),
+            watcher=live,
         )
         live.use(link, writer, pinger)
         if options.heartbeat is not None and options.heartbeat.kind == "app":

@@ -51,6 +51,22 @@ class DeliveryQueue(Backlog):
         unverified: How many were let go while no PONG could arrive.
     """
 
+    __slots__ = (
+        "_ahead",
+        "_confirmed",
+        "_confirming",
+        "_hand",
+        "_lanes",
+        "_resent",
+        "_resent_size",
+        "_ttl",
+        "_unconfirmed",
+        "_unkept",
+        "abandoned",
+        "uncertain",
+        "unverified",
+    )
+
     def __init__(self, options: Outbox) -> None:
         super().__init__(options)
         self.abandoned = self.unverified = 0

@@ -49,6 +49,37 @@ class Outflow:
         compresses: Whether the transport compresses.
     """
 
+    __slots__ = (
+        "_after",
+        "_confirmations",
+        "_direct",
+        "_drops",
+        "_ended",
+        "_expiry",
+        "_fresh",
+        "_inbox",
+        "_inline",
+        "_joined",
+        "_line",
+        "_lined_up",
+        "_loop",
+        "_now",
+        "_options",
+        "_over",
+        "_pinger",
+        "_started",
+        "_store",
+        "_tell",
+        "_turn_open",
+        "_untold",
+        "_wakes",
+        "_watch",
+        "_writer",
+        "lane",
+        "patience",
+        "queue",
+    )
+
     def __init__(
         self,
         options: Outbox,

@@ -45,6 +45,21 @@ log = logging.getLogger("resilient_ws")
 class Owner:
     """The task, and what only it knows."""
 
+    __slots__ = (
+        "_dials_since_loss",
+        "_engine",
+        "_farewell",
+        "_group",
+        "_last_endpoint",
+        "_last_failure",
+        "_opener",
+        "_resent",
+        "_scope",
+        "_starting",
+        "_task",
+        "_waker",
+    )
+
     def __init__(self, engine: Engine, opener: Opener) -> None:
         self._engine = engine
         self._opener = opener
@@ -57,15 +72,21 @@ class Owner:
         self._last_endpoint: Endpoint | None = None
         self._dials_since_loss = 0
         self._resent = 0
-        self.farewell = Farewell(engine, opener)
-        self.closed = self.farewell.closed
-        self.finished = self.farewell.finished
+        self._farewell: Farewell | None = None
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Creates the task."""
         self._starting = True
         self._task = loop.create_task(self._own(), name=self._named("owner"))
         self._starting = False
+
+    @property
+    def farewell(self) -> Farewell:
+        """The end of the client; made when somebody asks, since it is most of its life away."""
+        if self._farewell is None:
+            assert self._engine.loop is not None
+            self._farewell = Farewell(self._engine, self._opener, self._engine.loop)
+        return self._farewell
 
     @property
     def is_running_here(self) -> bool:
@@ -143,8 +164,11 @@ class Owner:
             return
         while not engine.interrupted:
             failure = await self._attempt()
-            if failure is None and not engine.interrupted:
-                await self._sleep(None, self._is_disturbed)
+            if failure is None:
+                while engine.ending is None and not engine.interrupted:
+                    await (
+                        self._next_waking()
+                    )  # without a coroutine of its own, which an idle client would hold
             ending = engine.ending
             if ending is not None:
                 failure = ending.failure(engine.retry.next_failure_number(ending.opened_for))
@@ -163,10 +187,6 @@ class Owner:
                 self.farewell.as_asked(ending)
                 return
         await self.farewell.say_goodbye(self._sleep, self.wake)
-
-    def _is_disturbed(self) -> bool:
-        """Whether a connection that was open is over, or is to be; a method, since an idle client holds it."""
-        return self._engine.ending is not None or self._engine.interrupted
 
     async def _load(self) -> bool:
         """Takes over what an earlier client left in the outbox file; `False` = it cannot be used, which is the end."""
@@ -314,14 +334,18 @@ class Owner:
         """Waits for the clock, or for what `wake` announces."""
         loop = asyncio.get_running_loop()
         while not done() and (until is None or loop.time() < until):
-            self._waker = waker = loop.create_future()
+            waker = self._next_waking()
             timer = loop.call_at(until, finish, waker) if until is not None else None
             try:
                 await waker
             finally:
-                self._waker = None
                 if timer is not None:
                     timer.cancel()
+
+    def _next_waking(self) -> asyncio.Future[None]:
+        """Returns what is done when something has happened."""
+        self._waker = waker = asyncio.get_running_loop().create_future()
+        return waker
 
     def _tell_retry(self, failure: Failure, decision: Decision, ending: Ending | None) -> None:
         engine = self._engine

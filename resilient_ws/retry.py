@@ -92,6 +92,22 @@ class RetryState:
         endpoint: Which address the next dial uses, from 0.
     """
 
+    __slots__ = (
+        "_asked_until",
+        "_dialed_at",
+        "_down_since",
+        "_endpoints",
+        "_only_once",
+        "_origins",
+        "_policy",
+        "_random",
+        "_said_stop",
+        "_table",
+        "attempt",
+        "endpoint",
+        "failures",
+    )
+
     def __init__(
         self,
         policy: ReconnectPolicy | None,

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 class Sender(Outflow):
     """The outgoing side of a client, over all its connections."""
 
+    __slots__ = ()
+
     # --- sending ---
 
     async def send(

@@ -26,6 +26,18 @@ class Turns:
         tell: Notes in the log and the timeline why the client waits.
     """
 
+    __slots__ = (
+        "_addresses",
+        "_dials",
+        "_hurried",
+        "_last",
+        "_loop",
+        "_retry",
+        "_tell",
+        "_ticket",
+        "_waiter",
+    )
+
     def __init__(
         self, governor: Governor | None, addresses: Addresses, retry: RetryState, tell: Callable[[str], None]
     ) -> None:

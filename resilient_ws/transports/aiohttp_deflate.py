@@ -8,7 +8,6 @@ with a message ends the connection as its own errors do. The zlib in use is the 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -92,8 +91,8 @@ class DeflateQueue(DirectQueue):
 
     __slots__ = ("inflater", "packed")
 
-    def __init__(self, protocol: Any, loop: asyncio.AbstractEventLoop, max_message_size: int) -> None:
-        super().__init__(protocol, loop)
+    def __init__(self, protocol: Any, max_message_size: int) -> None:
+        super().__init__(protocol)
         self.inflater = Inflater(max_message_size)
         self.packed = 0
 

@@ -23,6 +23,7 @@ from resilient_ws.transports.aiohttp_outlet import Outlet
 from resilient_ws.transports.aiohttp_queue import DirectQueue
 from resilient_ws.transports.aiohttp_response import DirectResponse
 from resilient_ws.transports.base import End, Receiver
+from resilient_ws.transports.frames import PING
 from resilient_ws.transports.scratch import READ, scratch
 from resilient_ws.transports.socket_link import LAST_ANSWERS
 from resilient_ws.transports.whole_frames import Cutter
@@ -41,6 +42,8 @@ class _Between(asyncio.BufferedProtocol):
     for each. With TLS all that has been decrypted has to fit into the buffer: of what does not, asyncio and uvloop lose what
     has come before an end of the stream. They say how much that is; without TLS their hint means nothing.
     """
+
+    __slots__ = ("_http", "_link", "_outlet")
 
     def __init__(self, link: DirectLink, http: Any, outlet: Outlet) -> None:
         self._link = link
@@ -72,6 +75,8 @@ class _Between(asyncio.BufferedProtocol):
 class _Wire(_Between):
     """Takes messages as they are."""
 
+    __slots__ = ("_began", "_buffer", "_cutter", "_ended", "_scratch")
+
     def __init__(self, link: DirectLink, cutter: Cutter, http: Any, outlet: Outlet) -> None:
         super().__init__(link, http, outlet)
         self._cutter = cutter
@@ -91,6 +96,8 @@ class _Wire(_Between):
 
 class _NarrowWire(_Between):
     """Takes so little in one read that to unpack it does not hold up the event loop."""
+
+    __slots__ = ("_began", "_buffer", "_cutter", "_ended", "_is_tls", "_scratch")
 
     def __init__(self, link: DirectLink, cutter: Cutter, http: Any, outlet: Outlet) -> None:
         super().__init__(link, http, outlet)
@@ -285,12 +292,19 @@ class DirectLink(AiohttpLink):
         kind, data, extra = frame
         if self._over:
             return
-        if kind is WSMsgType.PING:
-            self._answer_ping(data)
-        elif kind is WSMsgType.PONG:
-            self._receiver.pong(bytes(data))
-        else:
+        if kind is WSMsgType.CLOSE:
             self._finish(self._closed(int(data), str(extra or "")))
+        else:
+            self.take_control(int(kind), bytes(data))
+
+    def take_control(self, opcode: int, payload: bytes) -> None:
+        """A PING or a PONG."""
+        if self._over:
+            return
+        if opcode == PING:
+            self._answer_ping(payload)
+        else:
+            self._receiver.pong(payload)
 
     def note_end(self, error: BaseException | None) -> None:
         """The parser has come to an end: the peer broke the protocol, or the socket is gone (`lost` says why)."""
@@ -349,6 +363,9 @@ class _Deaf:
     """Takes the place of a link that is over."""
 
     def take_frame(self, frame: Any) -> None:
+        pass
+
+    def take_control(self, opcode: int, payload: bytes) -> None:
         pass
 
     def note_end(self, error: BaseException | None) -> None:

@@ -7,7 +7,6 @@ queue is full.
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from aiohttp import WSMsgType
@@ -23,6 +22,9 @@ else:
 _TEXT: Final = WSMsgType.TEXT
 _BINARY: Final = WSMsgType.BINARY
 
+_NO_LOOP: Final[Any] = None
+"""Only who waits in aiohttp's queue needs one, and nobody does."""
+
 HELD: Final = 256 * 1024
 """Bytes in aiohttp's own queue, while ours does not take messages, from twice which on its parser stops."""
 
@@ -31,7 +33,10 @@ class Hearer(Protocol):
     """Who is told what the queue does not keep."""
 
     def take_frame(self, frame: Any) -> None:
-        """A control frame."""
+        """A control frame that the parser has found."""
+
+    def take_control(self, opcode: int, payload: bytes) -> None:
+        """A PING or a PONG."""
 
     def note_end(self, error: BaseException | None) -> None:
         """The parser has come to an end."""
@@ -40,17 +45,20 @@ class Hearer(Protocol):
 class DirectQueue(WebSocketDataQueue):
     """What the parser believes to be its queue.
 
-    While `direct` is unset, data wait in aiohttp's queue, in order and bounded by it; pings and pongs never wait.
+    While `direct` is unset, data wait in aiohttp's queue, in order and bounded by it; pings and pongs never wait. That
+    queue, a kilobyte without a message, is made with the parser (`get_ready`): most connections need neither.
     Slots, because they are found faster than the attributes of a dictionary: a fifth of the time for each message.
 
     Attributes:
         stalled: Whether there is more in what was read, which waits in front of the parser.
     """
 
-    __slots__ = ("append", "batch", "bytes", "direct", "ended", "link", "stalled")
+    __slots__ = ("_http", "_is_ready", "append", "batch", "bytes", "direct", "ended", "link", "stalled")
 
-    def __init__(self, protocol: Any, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(protocol, HELD, loop=loop)
+    # That of the base class is called by `get_ready`.
+    def __init__(self, protocol: Any) -> None:  # pyright: ignore[reportMissingSuperCall]
+        self._http = protocol
+        self._is_ready = False
         self.direct = False  # until there is a link that reads
         self.stalled = False
         self.batch: list[Any] = []  # of the read of the moment
@@ -58,6 +66,19 @@ class DirectQueue(WebSocketDataQueue):
         self.bytes = 0
         self.link: Hearer | None = None
         self.ended: tuple[BaseException | None] | None = None
+
+    def get_ready(self) -> None:
+        """There is to be a parser."""
+        super().__init__(self._http, HELD, loop=_NO_LOOP)
+        self._is_ready = True
+
+    def control(self, opcode: int, payload: bytes) -> bool:
+        """Takes a PING or a PONG; returns `False` where nobody hears of it yet."""
+        link = self.link
+        if link is None:
+            return False
+        link.take_control(opcode, payload)
+        return True
 
     def feed_data(self, data: Any, size: int) -> None:
         """Called by the parser for each message; must not raise."""
@@ -78,16 +99,16 @@ class DirectQueue(WebSocketDataQueue):
     @property
     def held(self) -> int:
         """How many messages wait here."""
-        return len(self._buffer)
+        return len(self._buffer) if self._is_ready else 0
 
     @property
     def is_full(self) -> bool:
         """Whether the parser stops."""
-        return self._size > self._limit
+        return self._is_ready and self._size > self._limit
 
     def take(self) -> Any:
         """Takes the oldest message that is held; `None` if there is none. The parser goes on when it may."""
-        if not self._buffer:
+        if not self.held:
             return None
         step = self.read()
         try:

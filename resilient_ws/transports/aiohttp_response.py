@@ -6,7 +6,6 @@ aiohttp does not document that; `resilient_ws.transports.aiohttp_trial` tries it
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from aiohttp import ClientResponse, ClientWebSocketResponse
@@ -24,25 +23,33 @@ class Front:
         cutter: Takes what is read from the socket.
     """
 
-    __slots__ = ("cutter", "feed_eof")
+    __slots__ = ("_limit", "_parser", "_queue", "cutter")
 
     def __init__(self, queue: DirectQueue, max_message_size: int) -> None:
-        # aiohttp refuses a message of exactly its limit; ours is inclusive. Nothing that is compressed gets so far.
-        parser = WebSocketReader(queue, max_message_size + 1, compress=False, decode_text=True)
-
-        def parse(data: bytes) -> bool:
-            return parser.feed_data(data)[0]
-
+        self._queue = queue
+        self._limit = max_message_size
+        self._parser: WebSocketReader | None = None  # until something comes that needs it
         if isinstance(queue, DeflateQueue):
-            self.cutter: Cutter = Unpacker(queue, parse, max_message_size)
+            self.cutter: Cutter = Unpacker(queue, self.parse, max_message_size)
         else:
-            self.cutter = Cutter(queue, parse, max_message_size)
-        self.feed_eof = parser.feed_eof
+            self.cutter = Cutter(queue, self.parse, max_message_size)
+
+    def parse(self, data: bytes) -> bool:
+        """Gives the parser what is not cut out; returns whether it has found an error."""
+        if self._parser is None:
+            self._queue.get_ready()
+            # aiohttp refuses a message of exactly its limit; ours is inclusive. Nothing compressed gets so far.
+            self._parser = WebSocketReader(self._queue, self._limit + 1, compress=False, decode_text=True)
+        return self._parser.feed_data(data)[0]
 
     def feed_data(self, data: bytes) -> tuple[bool, bytes]:
         """Called by aiohttp, until there is a link that reads."""
         self.cutter.feed(data)
         return False, b""
+
+    def feed_eof(self) -> None:
+        """Called by aiohttp when the connection is lost."""
+        self._queue.feed_eof()
 
 
 def forget_handshake(http: Any, front: Front, queue: DirectQueue) -> None:
@@ -67,11 +74,10 @@ class DirectResponse(ClientWebSocketResponse):
         assert response.connection is not None
         self.http: Any = response.connection.protocol
         self.frame_writer: WebSocketWriter = args[1]
-        loop = asyncio.get_running_loop()
         if self.compress:
-            self.queue: DirectQueue = DeflateQueue(self.http, loop, max_message_size)
+            self.queue: DirectQueue = DeflateQueue(self.http, max_message_size)
         else:
-            self.queue = DirectQueue(self.http, loop)
+            self.queue = DirectQueue(self.http)
         self._front = Front(self.queue, max_message_size)
         self.cutter = self._front.cutter
 

@@ -60,7 +60,8 @@ def is_supported() -> bool:
 
 def _try_parser() -> bool:
     nobody = _Nobody()
-    queue = DirectQueue(nobody, asyncio.get_running_loop())
+    queue = DirectQueue(nobody)
+    queue.get_ready()
     parser = WebSocketReader(queue, 1001, compress=False, decode_text=True)
     parser.feed_data(b"\x81\x05early\x89\x01p")  # held: there is no link yet
     held, ping = queue.take(), queue.take()
@@ -92,7 +93,7 @@ def _try_parser() -> bool:
 
 def _try_front() -> bool:
     """Whether aiohttp gives all that is read to what it takes for its parser, and whether the parser says when it fails."""
-    queue = DirectQueue(_Nobody(), asyncio.get_running_loop())
+    queue = DirectQueue(_Nobody())
     queue.direct = True
     front = Front(queue, 1000)
     protocol = ResponseHandler(asyncio.get_running_loop())
@@ -104,7 +105,7 @@ def _try_front() -> bool:
 
 def _try_unpacking() -> bool:
     """Whether zlib's stream is found, also behind one that has ended, and what is raised behind the parser is its error."""
-    queue = DeflateQueue(_Nobody(), asyncio.get_running_loop(), 1000)
+    queue = DeflateQueue(_Nobody(), 1000)
     queue.direct = True
     feed = Front(queue, 1000).cutter.feed
     one, final = b"\xc1\x05\xca\xcfK\x05\x00", b"\xc2\x06+)\xcf\x07\x00\x00"
@@ -116,7 +117,7 @@ def _try_unpacking() -> bool:
 
 def _try_loss() -> bool:
     """Whether the protocol can do without what only the handshake needed, and still tells the parser of a loss."""
-    queue = DirectQueue(_Nobody(), asyncio.get_running_loop())
+    queue = DirectQueue(_Nobody())
     protocol = ResponseHandler(asyncio.get_running_loop())
     forget_handshake(protocol, Front(queue, 1000), queue)
     protocol.connection_lost(None)

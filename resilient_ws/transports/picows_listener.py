@@ -83,6 +83,14 @@ class PicowsListener(WSListener):
         else:
             self.early.append(copy_of(frame))
 
+    def control(self, opcode: int, payload: bytes) -> bool:
+        """Takes a PING or a PONG; returns `False` where nobody hears of it yet."""
+        link = self.link
+        if link is None:
+            return False
+        link.take(opcode, payload, fin=True, reserved=False)
+        return True
+
     def pause_writing(self) -> None:
         """The send buffer is fuller than it should be."""
         if self.link is not None:
@@ -96,6 +104,8 @@ class PicowsListener(WSListener):
 
 class Wire(asyncio.BufferedProtocol):
     """Stands between the socket and picows, to know where a read begins and ends, and how it all ends."""
+
+    __slots__ = ("_buffer", "_cuts", "_cutter", "_inner", "_listener", "_parser", "_scratch")
 
     def __init__(self, listener: PicowsListener, inner: Any) -> None:
         self._listener = listener

@@ -14,12 +14,15 @@ READ: Final = 120 * 1024
 
 class _Scratch(threading.local):
     def __init__(self) -> None:
-        self.buffer = memoryview(bytearray(READ))
+        self.views: dict[int, memoryview] = {READ: memoryview(bytearray(READ))}
 
 
 _scratch: Final = _Scratch()
 
 
 def scratch(size: int) -> memoryview:
-    """Returns the first `size` bytes of the buffer of this thread, `READ` at most."""
-    return _scratch.buffer[:size]
+    """Returns the first `size` bytes of the buffer of this thread, `READ` at most; one view for all who ask for so many."""
+    views = _scratch.views
+    if size not in views:
+        views[size] = views[READ][:size]
+    return views[size]

@@ -214,4 +214,6 @@ def check_books(client: WebSocketClient, events: list[Event]) -> None:
     assert stats.opens == sum(stats.closes.values())
     assert client.close_event is events[-1]
     engine = client._engine
-    assert engine.owner is None or (engine.owner.closed.done() and engine.owner.finished.done())
+    assert engine.owner is None or (
+        engine.owner.farewell.closed.done() and engine.owner.farewell.finished.done()
+    )

@@ -79,7 +79,7 @@ def test_what_ends_the_process_is_what_has_ended_the_client():
 
 @pytest.mark.expects_errors
 async def test_a_defect_while_the_connection_is_open_tells_of_its_end(monkeypatch):
-    monkeypatch.setattr(Owner, "_sleep", lambda *_: 1 / 0)
+    monkeypatch.setattr(Owner, "_next_waking", lambda *_: 1 / 0)
     client = WebSocketClient("ws://peer.test/ws", transport=FakeTransport())
     events = client.events()
     client.start()

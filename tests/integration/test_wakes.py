@@ -13,28 +13,33 @@ from tests.integration.listening import SOON
 pytestmark = pytest.mark.skipif("os.environ.get('RESILIENT_WS_PLAIN')", reason="it is aiohttp that reads")
 
 
-class Watch:
+class Watch(asyncio.BufferedProtocol):
     """Notes when the socket of a client calls, in one list with what the program hears."""
 
-    def __init__(self, monkeypatch, client):
+    def __init__(self, client):
         self.heard = []
-        self.protocol = client._engine.live.link._transport.get_protocol()
-        # asyncio looks methods up when it is given a protocol.
-        for name in ("buffer_updated", "connection_lost"):
-            monkeypatch.setattr(self.protocol, name, self.noting(name), raising=False)
-        client._engine.live.link._transport.set_protocol(self.protocol)
+        transport = client._engine.live.link._transport
+        self.inner = transport.get_protocol()
+        transport.set_protocol(self)
 
-    def noting(self, name):
-        call = getattr(self.protocol, name)
+    def get_buffer(self, sizehint):
+        return self.inner.get_buffer(sizehint)
 
-        def noted(*arguments):
-            self.heard.append(name)
-            try:
-                return call(*arguments)
-            finally:
-                self.heard.append(f"after {name}")
+    def buffer_updated(self, nbytes):
+        self.note(self.inner.buffer_updated, nbytes)
 
-        return noted
+    def eof_received(self):
+        return self.inner.eof_received()
+
+    def connection_lost(self, exc):
+        self.note(self.inner.connection_lost, exc)
+
+    def note(self, call, argument):
+        self.heard.append(call.__name__)
+        try:
+            call(argument)
+        finally:
+            self.heard.append(f"after {call.__name__}")
 
 
 @pytest.fixture(params=["aiohttp", "picows"])
@@ -50,9 +55,9 @@ async def until_heard(watch, what):
             await asyncio.sleep(0.001)
 
 
-async def test_who_waits_for_a_message_goes_on_within_the_read(served, monkeypatch):
+async def test_who_waits_for_a_message_goes_on_within_the_read(served):
     client, peer = served
-    watch = Watch(monkeypatch, client)
+    watch = Watch(client)
 
     async def take():
         async for message in client:
@@ -66,9 +71,9 @@ async def test_who_waits_for_a_message_goes_on_within_the_read(served, monkeypat
     task.cancel()
 
 
-async def test_a_callback_for_messages_is_called_within_the_read(served, monkeypatch):
+async def test_a_callback_for_messages_is_called_within_the_read(served):
     client, peer = served
-    watch = Watch(monkeypatch, client)
+    watch = Watch(client)
     client.on_message(watch.heard.append)
     await asyncio.sleep(0)
     await peer.send("one")
@@ -77,9 +82,9 @@ async def test_a_callback_for_messages_is_called_within_the_read(served, monkeyp
 
 
 @pytest.mark.promise("P1")
-async def test_a_loss_is_told_within_the_call_that_tells_us_of_it(served, monkeypatch):
+async def test_a_loss_is_told_within_the_call_that_tells_us_of_it(served):
     client, peer = served
-    watch = Watch(monkeypatch, client)
+    watch = Watch(client)
     client.on_close(lambda event: watch.heard.append(event.code))
     peer.rst()
     await until_heard(watch, "after connection_lost")

@@ -1,6 +1,5 @@
 """However a compressed stream is cut into reads: the messages and the end are those of the stream, and memory is bounded."""
 
-import asyncio
 import itertools
 import zlib
 
@@ -23,11 +22,7 @@ class Peer:
     """A connection that stands between what a server sends and who takes messages, control frames and an end."""
 
     def __init__(self, limit=MAX_SIZE):
-        loop = asyncio.new_event_loop()
-        try:
-            self.queue = DeflateQueue(None, loop, limit)
-        finally:
-            loop.close()
+        self.queue = DeflateQueue(None, limit)
         self.queue.link = self
         self.queue.direct = True
         self.feed = Front(self.queue, limit).cutter.feed
@@ -37,6 +32,10 @@ class Peer:
     def take_frame(self, frame):
         self.tell()
         self.heard.append((int(frame[0]), frame[1]))
+
+    def take_control(self, opcode, payload):
+        self.tell()
+        self.heard.append((opcode, payload))
 
     def note_end(self, error):
         self.error = error

@@ -17,11 +17,18 @@ class Taker:
 
     def __init__(self):
         self.direct = True
+        self.hears = True  # of a PING and a PONG
         self.bytes = 0
         self.heard = []
 
     def append(self, message):
         self.heard.append(message)
+
+    def control(self, opcode, payload):
+        if not self.hears:
+            return False
+        self.heard.append((opcode, payload))
+        return True
 
 
 class Peer:
@@ -65,6 +72,8 @@ class Peer:
         return b"".join(
             bytes(item)
             if isinstance(item, bytearray)
+            else encode_frame(*item)
+            if isinstance(item, tuple)
             else encode_frame(
                 Opcode.TEXT if isinstance(item, str) else Opcode.BINARY,
                 item.encode() if isinstance(item, str) else item,
@@ -74,7 +83,7 @@ class Peer:
 
     @property
     def messages(self):
-        return [item for item in self.taker.heard if not isinstance(item, bytearray)]
+        return [item for item in self.taker.heard if not isinstance(item, (bytearray, tuple))]
 
 
 def text(size):
@@ -122,7 +131,8 @@ def test_nothing_is_lost_of_large_frames_however_they_are_cut_into_reads(way, si
     assert "small" in peer.messages
     if size >= LARGE:
         assert len(peer.messages) == 13
-        assert peer.fed == encode_frame(Opcode.PING, b"p")
+        assert (Opcode.PING, b"p") in peer.taker.heard
+        assert peer.fed == b""
     assert peer.taker.bytes == sum(len(message) for message in peer.messages)
     assert peer.cutter.window is None
 
@@ -249,28 +259,43 @@ def test_a_large_window_is_not_kept():
     assert window.borrow() is not grown
 
 
-def test_control_frames_go_to_the_parser_in_order():
-    ping, pong = encode_frame(Opcode.PING, b"p"), encode_frame(Opcode.PONG)
+def test_pings_and_pongs_are_taken_out_in_order():
+    ping, pong = encode_frame(Opcode.PING, b"p"), encode_frame(Opcode.PONG, b"x" * 125)
     before, after = encode_frame(Opcode.TEXT, b"before"), encode_frame(Opcode.TEXT, b"after")
     peer = Peer().read(before + ping + pong + after)
+    assert peer.taker.heard == ["before", (Opcode.PING, b"p"), (Opcode.PONG, b"x" * 125), "after"]
+    assert peer.fed == b""
+
+
+def test_pings_and_pongs_go_to_the_parser_in_order_while_nobody_hears_of_them():
+    ping, pong = encode_frame(Opcode.PING, b"p"), encode_frame(Opcode.PONG)
+    before, after = encode_frame(Opcode.TEXT, b"before"), encode_frame(Opcode.TEXT, b"after")
+    peer = Peer()
+    peer.taker.hears = False
+    peer.read(before + ping + pong + after)
     assert peer.taker.heard == ["before", bytearray(ping), bytearray(pong), "after"]
 
 
-def test_a_control_frame_is_whole_when_the_parser_gets_it():
+@pytest.mark.parametrize("hears", [True, False])
+def test_a_control_frame_is_whole_when_it_is_taken(hears):
     ping = encode_frame(Opcode.PING, b"12345")
-    peer = Peer().read(ping[:1], ping[1:4])
-    assert peer.fed == b""
-    assert peer.read(ping[4:]).fed == ping
+    peer = Peer()
+    peer.taker.hears = hears
+    peer.read(ping[:1], ping[1:4])
+    assert peer.taker.heard == []
+    peer.read(ping[4:])
+    assert peer.taker.heard == [(Opcode.PING, b"12345") if hears else bytearray(ping)]
 
 
-def test_fragments_go_to_the_parser_with_what_comes_between():
-    stream = (
-        encode_frame(Opcode.TEXT, b"a", fin=False)
-        + encode_frame(Opcode.PING)
-        + encode_frame(Opcode.CONTINUATION, b"b")
-    )
-    peer = Peer().read(stream + encode_frame(Opcode.TEXT, b"next"))
-    assert peer.fed == stream
+def test_a_ping_whose_length_is_written_in_two_bytes_is_for_the_parser_to_judge():
+    ping = b"\x89\x7e\x00\x01p"
+    assert Peer().read(ping).fed == ping
+
+
+def test_fragments_go_to_the_parser_but_for_a_ping_between_them():
+    first, last = encode_frame(Opcode.TEXT, b"a", fin=False), encode_frame(Opcode.CONTINUATION, b"b")
+    peer = Peer().read(first + encode_frame(Opcode.PING) + last + encode_frame(Opcode.TEXT, b"next"))
+    assert peer.taker.heard == [bytearray(first), (Opcode.PING, b""), bytearray(last), "next"]
     assert peer.messages == ["next"]
 
 
@@ -304,9 +329,10 @@ def test_a_length_that_is_longer_than_it_need_be_is_for_the_parser_to_judge(head
 
 
 def test_a_parser_that_found_an_error_gets_everything():
-    ping, after = encode_frame(Opcode.PING), encode_frame(Opcode.TEXT, b"after")
-    peer = Peer(breaks_at=len(ping)).read(ping + after)
-    assert (peer.messages, peer.fed) == ([], ping + after)
+    part, after = encode_frame(Opcode.TEXT, b"part", fin=False), encode_frame(Opcode.TEXT, b"after")
+    ping = encode_frame(Opcode.PING)
+    peer = Peer(breaks_at=len(part)).read(part + ping + after)
+    assert (peer.messages, peer.fed) == ([], part + ping + after)
 
 
 def test_while_the_taker_takes_nothing_the_parser_gets_everything():
