@@ -12,6 +12,7 @@ from resilient_ws import (
     ConnectError,
     Governor,
     HandshakeRejected,
+    Heartbeat,
     OpenTimeout,
     ReconnectPolicy,
     RetriesExhausted,
@@ -559,3 +560,19 @@ def test_clients_of_different_loops_do_not_wait_for_each_other():
 def test_a_governor_is_a_governor(wrong):
     with pytest.raises(TypeError, match="governor must be a Governor or None"):
         WebSocketClient(URL, governor=wrong)
+
+
+# --- heartbeats
+
+
+async def test_the_pings_of_connections_that_were_opened_one_after_the_other_share_a_turn():
+    async with contextlib.AsyncExitStack() as crowd:
+        peers = []
+        for _ in range(5):
+            await asyncio.sleep(0.002)
+            played = await crowd.enter_async_context(stage(heartbeat=Heartbeat(10, 5)))
+            peers.append(played.peer)
+        while not any(peer.pings for peer in peers):
+            await asyncio.sleep(0.0001)
+        assert [len(peer.pings) for peer in peers] == [1] * 5
+        assert 10 < now() < 10.05
