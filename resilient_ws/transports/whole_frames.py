@@ -9,6 +9,7 @@ no rule of the protocol is decided here (RFC 6455 section 5.2).
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -32,6 +33,9 @@ _TWO_BYTES: Final = 126
 _EIGHT_BYTES: Final = 127
 _MEDIUM_HEAD: Final = 4
 _LONG_HEAD: Final = 10
+_LEAST_LONG: Final = 65536
+"""Bytes of a message below which eight bytes are more than its length needs."""
+_LONG: Final = struct.Struct("!BBQ").unpack_from
 
 KEPT: Final = 4096
 """Bytes up to which a frame that has not arrived whole is kept, to be cut out of the next read with others."""
@@ -140,19 +144,23 @@ class Cutter:
 
     def _cut_large(self, view: memoryview, position: int, length: int) -> None:
         """Takes out large messages up to the first thing that is none, which is for `feed`."""
-        taker = self._taker
-        while not self.given_up:
-            needed = self._large_at(view, position, length)
-            stop = position + needed
-            if not needed:
+        taker, limit = self._taker, self._limit
+        while not self.given_up and position + _LONG_HEAD <= length:
+            kind, head, size = _LONG(view, position)  # in one step, though the length may have but two bytes
+            start, least = position + _LONG_HEAD, _LEAST_LONG
+            if head == _TWO_BYTES:
+                start, size, least = position + _MEDIUM_HEAD, size >> 48, LARGE
+            elif head != _EIGHT_BYTES:
                 break
+            if not least <= size <= limit or kind not in _MESSAGES:
+                break
+            stop = start + size
             if stop > length:
-                self._hold(view, position, length, needed)
+                self._hold(view, position, length, stop - position)
                 return
-            start = stop - _payload(needed)
             if not taker.direct:
                 self._give(bytes(view[position:stop]))
-            elif view[position] == _FINAL_BINARY:
+            elif kind == _FINAL_BINARY:
                 taker.append(bytes(view[start:stop]))
                 taker.bytes += stop - start
             else:
@@ -175,7 +183,7 @@ class Cutter:
         if head is None or head[0] not in _MESSAGES or data[position + 1] & _MASKED:
             return 0
         _, size, start = head
-        fits = LARGE <= size <= self._limit and (size >= 65536) == (start - position == _LONG_HEAD)
+        fits = LARGE <= size <= self._limit and (size >= _LEAST_LONG) == (start - position == _LONG_HEAD)
         return start + size - position if fits else 0
 
     def _hold(self, data: bytes | memoryview, position: int, length: int, needed: int) -> None:
@@ -201,7 +209,7 @@ class Cutter:
                     start += 2
                 elif size == _EIGHT_BYTES and start + 8 <= length:
                     size = int.from_bytes(data[start : start + 8])
-                    least = 65536
+                    least = _LEAST_LONG
                     start += 8
                 else:
                     break
@@ -272,11 +280,6 @@ class Cutter:
     def _give(self, data: bytes) -> None:
         if self._feed(data):
             self.given_up = True
-
-
-def _payload(needed: int) -> int:
-    """Returns the size of a large message from that of its frame."""
-    return needed - (_LONG_HEAD if needed >= 65536 + _LONG_HEAD else _MEDIUM_HEAD)
 
 
 def read_head(data: bytes | memoryview, position: int, length: int) -> tuple[int, int, int] | None:
