@@ -1,6 +1,6 @@
 """Opens WebSocket connections with aiohttp.
 
-A private session makes each handshake. Its middleware (public API) sees every answer before aiohttp acts on it, so
+A session of our own makes each handshake. Its middleware (public API) sees every answer before aiohttp acts on it, so
 that redirects are followed by our rules and a connection lost in the handshake is not silently dialed a second time.
 Foreign exceptions end here. Where the text of one could show a URL, a header or a proxy password, ours stands alone.
 """
@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import socket
 from contextvars import ContextVar
 from ssl import SSLContext
 from typing import Any, Final, cast
-from weakref import WeakValueDictionary
+from weakref import WeakValueDictionary, finalize
 
 import attrs
 from aiohttp import (
@@ -137,11 +136,12 @@ def _addressed(headers: CIMultiDict[str], url: URL) -> CIMultiDict[str]:
 class _Handshake:
     """The middleware of one dial: verifies the answer and keeps hold of what aiohttp hides."""
 
-    __slots__ = ("_extensions", "_jar", "_offered", "_sockets", "response", "transport")
+    __slots__ = ("_extensions", "_jar", "_max_size", "_offered", "_sockets", "response", "transport")
 
-    def __init__(self, offered: tuple[str, ...], *, extensions: bool, jar: AbstractCookieJar) -> None:
+    def __init__(self, offered: tuple[str, ...], options: TransportOptions, jar: AbstractCookieJar) -> None:
         self._offered = offered
-        self._extensions = extensions
+        self._extensions = options.compression is not None
+        self._max_size = options.max_message_size
         self._jar = jar
         self._sockets: list[socket.socket] = []
         self.response: ClientResponse | None = None
@@ -153,7 +153,8 @@ class _Handshake:
         self._sockets.append(made)
         return made
 
-    async def __call__(self, request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
+    async def make(self, request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
+        """Sends the request, and takes the answer."""
         try:
             response = await handler(request)
         except Exception as error:  # noqa: BLE001 - whatever it is, it fails this attempt and not the client
@@ -182,6 +183,12 @@ class _Handshake:
         )
         return response
 
+    def made(self, *args: Any, **kwargs: Any) -> ClientWebSocketResponse:
+        """Returns what becomes of the answer."""
+        if not is_supported():
+            return ClientWebSocketResponse(*args, **kwargs)
+        return DirectResponse(self._max_size, *args, **kwargs)
+
     def forget(self) -> None:
         """Lets go of all it knows: the socket keeps the context of its dial, and so this object, while it is open."""
         self.response = self.transport = None
@@ -200,23 +207,42 @@ class _Handshake:
 
 
 _dialing: ContextVar[_Handshake] = ContextVar("_dialing")
-_connectors: WeakValueDictionary[asyncio.AbstractEventLoop, TCPConnector] = WeakValueDictionary()
+"""The dial of the moment, for what a session calls."""
 
 
 def _make_socket(info: tuple[Any, ...]) -> socket.socket:
-    """Makes a socket for the dial in whose context it is called."""
     return _dialing.get().make_socket(info)
 
 
-def _shared_connector() -> TCPConnector:
-    """Returns the connector that all clients of this event loop share: it keeps no connection for another use.
+async def _shake_hands(request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
+    return await _dialing.get().make(request, handler)
 
-    It goes with the last client; one for each connection would be a third of the memory of an idle one.
+
+def _made(*args: Any, **kwargs: Any) -> ClientWebSocketResponse:
+    return _dialing.get().made(*args, **kwargs)
+
+
+def _session(connector: BaseConnector, jar: AbstractCookieJar) -> ClientSession:
+    return ClientSession(
+        connector=connector,
+        connector_owner=False,
+        cookie_jar=jar,
+        timeout=_NO_TIMEOUT,
+        middlewares=(_shake_hands,),
+        response_class=_Answer,
+        ws_response_class=cast("type[ClientWebSocketResponse]", _made),  # it is only ever called
+    )
+
+
+class _Shared:
+    """The session by which all clients of an event loop dial that are lent none: it keeps no connection for another use.
+
+    It goes with the last client. A connector for each would be a third of the memory of an idle one; a session for each
+    dial took a twentieth of the time that one takes.
     """
-    loop = asyncio.get_running_loop()
-    connector = _connectors.get(loop)
-    if connector is None:
-        connector = _connectors[loop] = TCPConnector(
+
+    def __init__(self) -> None:
+        connector = TCPConnector(
             resolver=LookupResolver(),
             use_dns_cache=False,
             limit=0,
@@ -224,7 +250,12 @@ def _shared_connector() -> TCPConnector:
             ssl=True,
             socket_factory=_make_socket,
         )
-    return connector
+        self.session = _session(connector, DummyCookieJar())
+        # Left open, it would warn. (A `__del__` might be called after that of the session.)
+        finalize(self, self.session.detach).atexit = False
+
+
+_shared: WeakValueDictionary[asyncio.AbstractEventLoop, _Shared] = WeakValueDictionary()
 
 
 class AiohttpTransport:
@@ -237,7 +268,7 @@ class AiohttpTransport:
         if options.max_message_size > _LARGEST:
             options = attrs.evolve(options, max_message_size=_LARGEST)
         self._options = options
-        self._shared: TCPConnector | None = None  # held for as long as this client may dial
+        self._shared: _Shared | None = None  # held for as long as this client may dial
 
     async def open(self, endpoint: Endpoint, receiver: Receiver, /) -> Link:
         """Connects and shakes hands, by way of at most five redirects."""
@@ -262,9 +293,8 @@ class AiohttpTransport:
     async def _dial(self, endpoint: Endpoint, headers: CIMultiDict[str], receiver: Receiver) -> Link:
         options = self._options
         headers = _addressed(headers, endpoint.url)
-        jar: AbstractCookieJar = DummyCookieJar() if options.session is None else options.session.cookie_jar
-        handshake = _Handshake(endpoint.subprotocols, extensions=options.compression is not None, jar=jar)
-        session = self._session(handshake, jar, self._response_class())
+        session = self._session()
+        handshake = _Handshake(endpoint.subprotocols, options, session.cookie_jar)
         dialing = _dialing.set(handshake)
         opened: ClientWebSocketResponse | None = None
         failure: ConnectError | None = None
@@ -289,7 +319,8 @@ class AiohttpTransport:
         finally:
             _dialing.reset(dialing)
             # The connection belongs to the link from here on; a session left open would warn.
-            session.detach()
+            if options.session is not None:
+                session.detach()
             if opened is None:
                 handshake.abort()
         if failure is not None:
@@ -310,39 +341,22 @@ class AiohttpTransport:
             max_message_size=options.max_message_size,
         )
 
-    def _response_class(self) -> type[ClientWebSocketResponse]:
-        """Returns what aiohttp shall make of a handshake; it is only ever called, so it may be a function."""
-        if not is_supported():
-            return ClientWebSocketResponse
-        make = functools.partial(DirectResponse, self._options.max_message_size)
-        return cast("type[ClientWebSocketResponse]", make)
-
-    def _session(
-        self, handshake: _Handshake, jar: AbstractCookieJar, made: type[ClientWebSocketResponse]
-    ) -> ClientSession:
-        return ClientSession(
-            connector=self._connector(),
-            connector_owner=False,
-            cookie_jar=jar,
-            timeout=_NO_TIMEOUT,
-            middlewares=(handshake,),
-            response_class=_Answer,
-            ws_response_class=made,
-        )
-
-    def _connector(self) -> BaseConnector:
+    def _session(self) -> ClientSession:
         lent: ClientSession | None = self._options.session
+        loop = asyncio.get_running_loop()
         if lent is None:
-            self._shared = _shared_connector()
-            return self._shared
+            self._shared = _shared.get(loop)
+            if self._shared is None:
+                self._shared = _shared[loop] = _Shared()
+            return self._shared.session
         if lent.closed or lent.connector is None:
             raise ConnectError("the session that was passed as session= is closed", retryable=False)
         # aiohttp itself would wait for ever; it has no public name for this.
-        if getattr(lent.connector, "_loop", None) not in (None, asyncio.get_running_loop()):
+        if getattr(lent.connector, "_loop", None) not in (None, loop):
             raise ConnectError(
                 "the session that was passed as session= belongs to another event loop", retryable=False
             )
-        return lent.connector
+        return _session(lent.connector, lent.cookie_jar)
 
     def _proxy(self, url: URL) -> str | URL | None:
         if self._options.proxy != "env":

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import resilient_ws
-from resilient_ws import Governor, Heartbeat, ReconnectPolicy, WebSocketClient
-from resilient_ws.testing import Accept, FaultServer, Hangup, Redirect, Refuse
+from resilient_ws import ClientClosed, Governor, Heartbeat, ReconnectPolicy, WebSocketClient
+from resilient_ws.testing import Accept, Deflate, FaultServer, Hangup, Redirect, Refuse
 from resilient_ws.transports import aiohttp as aiohttp_transport
 from resilient_ws.transports.aiohttp_trial import is_supported
 from tests.conftest import left_tasks, left_timers
@@ -187,20 +187,40 @@ async def test_an_open_client_keeps_nothing_of_its_handshake():
             assert await asyncio.wait_for(clients[0].recv(), 5) == "hello"
 
 
-async def test_the_shared_connector_holds_what_is_open_and_goes_with_the_last_client():
+async def test_clients_that_dial_at_the_same_moment_get_what_each_of_them_asked_for():
+    async with FaultServer(default=Accept(deflate=Deflate())) as server, contextlib.AsyncExitStack() as stack:
+        options = [
+            {"max_message_size": 1000 * (n + 1), "compression": "deflate" if n % 2 else None}
+            for n in range(6)
+        ]
+        clients = [WebSocketClient(server.url, reconnect=False, **one) for one in options]
+        await asyncio.gather(*(stack.enter_async_context(client) for client in clients))
+        for client, one in zip(clients, options, strict=True):
+            assert ("sec-websocket-extensions" in client._engine.live.link.headers) == bool(
+                one["compression"]
+            )
+            await client.send("x" * one["max_message_size"])
+            assert len(await asyncio.wait_for(client.recv(), 10)) == one["max_message_size"]
+            await client.send("x" * (one["max_message_size"] + 1))
+            with pytest.raises(ClientClosed):
+                await asyncio.wait_for(client.recv(), 10)
+
+
+async def test_the_shared_session_holds_what_is_open_and_goes_with_the_last_client():
     loop = asyncio.get_running_loop()
     policy = ReconnectPolicy(first_delay=0.002, min_delay=0, max_delay=0.005)
     async with FaultServer() as server:
         async with crowd(3, server.url, "aiohttp", reconnect=policy) as clients:
-            connector = aiohttp_transport._connectors[loop]
+            session = aiohttp_transport._shared[loop].session
             for number in range(30):
                 server.next((Refuse(503), Hangup("fin"), Redirect("/on"))[number % 3])
                 server.drop_all(("rst", "fin")[number % 2])
                 await server.until(lambda: len(server.open_connections) == 3, 20)
             for client in clients:
                 await client.ready(10)
-            assert len(connector._acquired) == 3
-        assert not connector._acquired
-        del connector, clients, client
+            assert len(session.connector._acquired) == 3
+        assert not session.connector._acquired
+        del clients, client
     gc.collect()
-    assert loop not in aiohttp_transport._connectors
+    assert loop not in aiohttp_transport._shared
+    assert session.closed  # else it would warn
