@@ -5,7 +5,7 @@ does not send the pings it asks for, it does not end a connection, and it does n
 
 The rules, in the words of the code below:
 
-- A **ping** is due `interval` after the last one, whatever arrives: it measures, it confirms, and it asks the
+- A **ping** is due `interval` after the last one, or a moment before, whatever arrives: it measures, it confirms, and it asks the
   direction away from us, which arriving data say nothing about.
 - The connection is **quiet** from the first ping after the last sign of life. Its clock starts when the ping has left,
   because an answer cannot come to what stands behind an upload of ours. It ends with whatever arrives.
@@ -51,6 +51,12 @@ SLEPT: Final = 1.0
 
 TICK: Final = 0.001
 """Seconds, the resolution of the coarsest loop (uvloop); two looks are never nearer."""
+
+SHARED: Final = 1 / 64
+"""Seconds between the moments at which pings go out, where the interval is longer than `FAR`."""
+
+FAR: Final = 1.0
+"""Seconds."""
 
 GRAIN: Final = 0.02
 """Seconds that the kernel's clock of the last arrival may be wrong by: it counts jiffies, of 10 ms at most, twice."""
@@ -129,7 +135,7 @@ class HeartbeatMonitor:
         self._moved_at = now
         self._stuck_at = now
         self._pinged_at = -math.inf
-        self._next_ping = math.inf if self._kind == "expect" else now + self._interval
+        self._next_ping = math.inf if self._kind == "expect" else _ping_after(now, self._interval)
         self._owes_ping = False
         self._quiet: Quiet | None = None
         self._answers = Answers(self._interval, self._pong_timeout)
@@ -188,7 +194,7 @@ class HeartbeatMonitor:
         dead = self._judge(now, late)
         ping = self._kind != "expect" and (self._owes_ping or now + TICK >= self._next_ping)
         if ping:
-            self._next_ping = now + self._interval
+            self._next_ping = _ping_after(now, self._interval)
         self._owes_ping = False
         self._act(now)
         if dead is not None:
@@ -211,7 +217,7 @@ class HeartbeatMonitor:
         self._pinged_at = now
         if self._kind != "expect":
             self._owes_ping = False
-            self._next_ping = now + self._interval
+            self._next_ping = _ping_after(now, self._interval)
             if self._quiet is None or (self._quiet.target == STANDS and not stands):
                 self._quiet = Quiet(now, reading, stands=stands)
         self._act(now)
@@ -380,3 +386,13 @@ class HeartbeatMonitor:
         elif self._answers.awaited:
             wake = min(wake, looked_at + self._answers.gap / 2)
         return max(wake, self._acted_at + TICK)
+
+
+def _ping_after(now: float, interval: float) -> float:
+    """Returns when the next ping is due: `interval` later, or less than `SHARED` before that.
+
+    So the pings of many connections share turns of the loop. A turn for each, and the waking of the process, was a fifth of
+    what a heartbeat costs (`python -m benchmarks.idle`).
+    """
+    due = now + interval
+    return due - due % SHARED if interval > FAR else due

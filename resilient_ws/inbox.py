@@ -19,7 +19,7 @@ from resilient_ws.events import Gap, Message, merged
 from resilient_ws.wake import resume
 
 _NOTHING: Final[Any] = ()
-"""What an inbox holds while somebody waits: an empty deque has 760 bytes, and most inboxes are empty most of the time."""
+"""What an inbox holds at first, and while somebody waits: an empty deque has 760 bytes, and most inboxes are empty."""
 
 
 def size_of(message: Message) -> int:

@@ -200,7 +200,7 @@ class Opener:
                     limit = max(0.0, limit - (asyncio.get_running_loop().time() - began))
                 await self._take_turn(origin_of(endpoint))
             async with self._begin(limit):
-                link = await options.transport.open(endpoint, live)
+                live.link = link = await options.transport.open(endpoint, live)
             opened = True
         except Interrupted:
             raise

@@ -159,16 +159,15 @@ class Owner:
                 await self.farewell.close_file(FILE_TIMEOUT)
 
     async def _live_on(self) -> None:
-        engine = self._engine
+        engine, loop = self._engine, asyncio.get_running_loop()
         if not engine.interrupted and not await self._load():
             return
         while not engine.interrupted:
             failure = await self._attempt()
             if failure is None:
+                # Without a coroutine of its own, which an idle client would hold.
                 while engine.ending is None and not engine.interrupted:
-                    await (
-                        self._next_waking()
-                    )  # without a coroutine of its own, which an idle client would hold
+                    await self._next_waking(loop)
             ending = engine.ending
             if ending is not None:
                 failure = ending.failure(engine.retry.next_failure_number(ending.opened_for))
@@ -334,7 +333,7 @@ class Owner:
         """Waits for the clock, or for what `wake` announces."""
         loop = asyncio.get_running_loop()
         while not done() and (until is None or loop.time() < until):
-            waker = self._next_waking()
+            waker = self._next_waking(loop)
             timer = loop.call_at(until, finish, waker) if until is not None else None
             try:
                 await waker
@@ -342,9 +341,9 @@ class Owner:
                 if timer is not None:
                     timer.cancel()
 
-    def _next_waking(self) -> asyncio.Future[None]:
+    def _next_waking(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
         """Returns what is done when something has happened."""
-        self._waker = waker = asyncio.get_running_loop().create_future()
+        self._waker = waker = loop.create_future()
         return waker
 
     def _tell_retry(self, failure: Failure, decision: Decision, ending: Ending | None) -> None:

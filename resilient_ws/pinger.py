@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import os
 import struct
+import time
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 import attrs
 
 from resilient_ws.app_pings import AppPings
-from resilient_ws.clocks import on_tick, slept
 from resilient_ws.events import Message
 from resilient_ws.evidence import FirstPing, Reading, has_left, with_ping
 from resilient_ws.heartbeat import HeartbeatMonitor
@@ -133,7 +133,7 @@ class Pinger:
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
         self._stopped = False
-        self._ahead_of_real = slept()
+        self._ahead_of_real = _suspend_clock()
         self.latency: float | None = None
         self._use_app()
         self._arm()
@@ -305,7 +305,6 @@ class Pinger:
                 deadline = other
         if deadline is None:
             return
-        deadline = on_tick(deadline, self._loop.time())
         if self._timer is not None:
             if self._due == deadline or (self._due < deadline and not later):
                 return
@@ -360,7 +359,7 @@ class Pinger:
         self._arm()
 
     def _look(self, monitor: HeartbeatMonitor, now: float) -> None:
-        drift = slept()
+        drift = _suspend_clock()
         suspended, self._ahead_of_real = drift - self._ahead_of_real, drift
         reading = self._look_at_link()
         verdict = monitor.look(now, reading, suspended=suspended)
@@ -389,3 +388,11 @@ class Pinger:
         self._answered = True
         self._outstanding.clear()
         self._watcher.confirmation_off(self._queue.turn_off())
+
+
+def _suspend_clock() -> float:
+    """Returns how far the clock that counts suspension is ahead of the one that does not; its growth is sleep."""
+    boot = getattr(time, "CLOCK_BOOTTIME", None)
+    if boot is None:
+        return 0.0
+    return time.clock_gettime(boot) - time.clock_gettime(time.CLOCK_MONOTONIC)

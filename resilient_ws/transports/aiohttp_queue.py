@@ -45,8 +45,8 @@ class Hearer(Protocol):
 class DirectQueue(WebSocketDataQueue):
     """What the parser believes to be its queue.
 
-    While `direct` is unset, data wait in aiohttp's queue, in order and bounded by it; pings and pongs never wait. That
-    queue, a kilobyte without a message, is made with the parser (`get_ready`): most connections need neither.
+    While `direct` is unset, data wait in aiohttp's queue, in order and bounded by it; once there is a `link`, pings and
+    pongs do not wait. That queue, a kilobyte without a message, is made with the parser (`get_ready`): most connections need neither.
     Slots, because they are found faster than the attributes of a dictionary: a fifth of the time for each message.
 
     Attributes:

@@ -1,7 +1,7 @@
 """What picows tells, and what it is kept from doing by itself.
 
-Small messages do not get that far: once it is known where a frame begins they are cut out of each read, in a third of the
-time (`resilient_ws.transports.whole_frames`), and picows is given the rest. Large ones are read into its buffer.
+Messages, PINGs and PONGs do not get that far: once it is known where a frame begins they are cut out of each read, in a third
+of the time (`resilient_ws.transports.whole_frames`), and picows is given the rest.
 
 Where a peer breaks the protocol, picows writes a CLOSE in the moment in which it parses, before the program has seen what
 came before. From the end of the handshake on it is therefore given a `Stub` for the transport of the socket: we read from
@@ -84,10 +84,9 @@ class PicowsListener(WSListener):
             self.early.append(copy_of(frame))
 
     def control(self, opcode: int, payload: bytes) -> bool:
-        """Takes a PING or a PONG; returns `False` where nobody hears of it yet."""
+        """Takes a PING or a PONG; there is a link, since nothing is cut out before."""
         link = self.link
-        if link is None:
-            return False
+        assert link is not None
         link.take(opcode, payload, fin=True, reserved=False)
         return True
 

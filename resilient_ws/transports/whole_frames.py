@@ -3,8 +3,8 @@
 Most messages are one final, plain frame that lies whole in one read. To cut those out here costs 0.14 us for 125 bytes;
 a compiled parser that calls a function of ours for each message takes longer: aiohttp's 0.36 us, that of picows 0.4 us
 (Python 3.11; `docs/performance.md`). Large ones mostly do not: they are read into a `Window`, and made of that. A PING or a
-PONG without fault is taken out too. CLOSE, fragments, and whatever a peer does wrong go to the library byte for byte, so
-no rule of the protocol is decided here (RFC 6455 section 5.2).
+PONG is taken out too. What is taken is without fault; CLOSE, fragments, and whatever looks odd go to the library byte for
+byte, which judges them (RFC 6455 section 5.2).
 """
 
 from __future__ import annotations
@@ -256,7 +256,7 @@ class Cutter:
                 self._hold(data, position, length, needed)
                 return length
         if kind & _CONTROL:
-            lasts = size <= _LONGEST_CONTROL
+            lasts = data[position + 1] <= _LONGEST_CONTROL
             waits = end > length
         else:
             # RFC 6455 5.4: a continuation where a message has begun, and only there.
@@ -270,7 +270,7 @@ class Cutter:
             return length
         if not kind & _CONTROL:
             self._in_message = not kind & _FIN
-        elif data[position + 1] <= _LONGEST_CONTROL and self._taker.control(kind & _OPCODE, data[start:end]):
+        elif self._taker.control(kind & _OPCODE, data[start:end]):
             return end
         stop = min(end, length)
         self.owed = end - stop

@@ -4,7 +4,15 @@ import asyncio
 
 import pytest
 
-from resilient_ws import ClientStopped, CloseEvent, OpenEvent, ReconnectPolicy, State, WebSocketClient
+from resilient_ws import (
+    ClientStopped,
+    CloseEvent,
+    OpenEvent,
+    ReconnectPolicy,
+    State,
+    WebSocketClient,
+    opening,
+)
 from resilient_ws.owner import Owner
 from resilient_ws.retry import RetryState
 from resilient_ws.testing import FakeTransport, run_virtual
@@ -75,6 +83,18 @@ def test_what_ends_the_process_is_what_has_ended_the_client():
     assert client.state is State.CLOSED
     assert client.close_event.rule == "SystemExit ended the owner task"
     assert client.close_event.final
+
+
+@pytest.mark.expects_errors
+async def test_a_defect_behind_the_handshake_frees_the_socket(monkeypatch):
+    monkeypatch.setattr(opening, "Pinger", lambda *_, **__: 1 / 0)
+    transport = FakeTransport()
+    client = WebSocketClient("ws://peer.test/ws", transport=transport)
+    client.start()
+    with pytest.raises(ClientStopped, match="defect"):
+        await client.recv()
+    assert not transport.peer.is_open
+    await client.close()
 
 
 @pytest.mark.expects_errors

@@ -65,6 +65,14 @@ def read_stream(stream: bytes, *, deflate: bool, max_size: int, whole: bool = Fa
         return Outcome(reading.messages, end.ending, end.codes, end.reason)
 
 
+def _is_text(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 class _Reading:
     def __init__(self, stream: bytes, *, deflate: bool, max_size: int, whole: bool) -> None:
         self.stream = stream
@@ -87,6 +95,8 @@ class _Reading:
         head = self.head()
         payload = self.take(head.size)
         if self.wrong is not None:
+            if head.opcode == 8 and not _is_text(payload[2:]):
+                raise attrs.evolve(self.wrong, codes=(1002, 1007))  # wrong twice
             raise self.wrong
         if head.opcode == 8:
             self.close(payload)

@@ -210,6 +210,7 @@ def check_stream(
 @WAYS
 @given(stream=streams(), sizes=segments(), deflate=st.booleans(), room=st.sampled_from([1, 2, 4096]))
 @example(stream=b"\x01\x00\x40\x13" + LAST, sizes=[3], deflate=False, room=1)
+@example(stream=b"\x98\x03\x00\x00\x81" + LAST, sizes=[3], deflate=False, room=1)
 def test_frames(way: str, stream: bytes, sizes: list[int], deflate: bool, room: int) -> None:
     check_stream(
         way,

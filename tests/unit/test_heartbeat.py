@@ -1,6 +1,7 @@
 """The heartbeat, rule by rule; `tests/property/test_heartbeat_model.py` looks for the cases nobody thought of."""
 
 import math
+import sys
 from types import SimpleNamespace
 
 import attrs
@@ -8,7 +9,18 @@ import pytest
 
 from resilient_ws import evidence
 from resilient_ws.evidence import with_ping
-from resilient_ws.heartbeat import DOUBTS, GRAIN, LATE, SOON, TICK, HeartbeatMonitor, Reading, Verdict
+from resilient_ws.heartbeat import (
+    DOUBTS,
+    FAR,
+    GRAIN,
+    LATE,
+    SHARED,
+    SOON,
+    TICK,
+    HeartbeatMonitor,
+    Reading,
+    Verdict,
+)
 from resilient_ws.options import Heartbeat
 
 INTERVAL, TIMEOUT = 15.0, 10.0
@@ -119,6 +131,25 @@ def test_a_ping_of_somebody_else_takes_the_place_of_the_next_one():
     driver.ping(10.0)
     driver.pong(10.1)
     assert driver.deadline == 25.0
+
+
+@pytest.mark.parametrize("opened_at", [0.0, 0.001, 1234.567, 1e6 + 0.3])
+def test_the_pings_of_connections_that_were_opened_at_different_moments_share_moments(opened_at):
+    monitor = HeartbeatMonitor(Heartbeat(15, 10), opened_at, Reading(**START))
+    assert opened_at + 15 - SHARED < monitor.deadline <= opened_at + 15
+    for number in range(1, 4):
+        due = monitor.deadline
+        assert (due / SHARED).is_integer()
+        assert monitor.look(due + 0.003, Reading(**START)).ping  # which is how late a loop may be
+        monitor.ping_sent(number, due + 0.003, Reading(**START))
+        monitor.pong(number, due + 0.1)
+        assert monitor.deadline == due + 15
+
+
+@pytest.mark.parametrize("interval, due", [(0.3, 0.31), (FAR, FAR + 0.01), (sys.float_info.max,) * 2])
+def test_a_short_interval_is_exact_and_a_very_long_one_is_no_error(interval, due):
+    monitor = HeartbeatMonitor(Heartbeat(interval, 10), 0.01, Reading(**START))
+    assert monitor.deadline == pytest.approx(due)
 
 
 def test_an_early_look_changes_nothing():
