@@ -252,7 +252,7 @@ class _Shared:
         )
         self.session = _session(connector, DummyCookieJar())
         # Left open, it would warn. (A `__del__` might be called after that of the session.)
-        finalize(self, self.session.detach).atexit = False
+        finalize(self, self.session.detach)
 
 
 _shared: WeakValueDictionary[asyncio.AbstractEventLoop, _Shared] = WeakValueDictionary()

@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import gc
 import ssl
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -224,3 +226,28 @@ async def test_the_shared_session_holds_what_is_open_and_goes_with_the_last_clie
     gc.collect()
     assert loop not in aiohttp_transport._shared
     assert session.closed  # else it would warn
+
+
+KEPT_FOR_EVER = """
+import asyncio
+from resilient_ws import WebSocketClient
+from resilient_ws.testing import FaultServer
+
+kept = []
+
+async def main():
+    async with FaultServer() as server, WebSocketClient(server.url) as client:
+        kept.append(client)
+        await client.send("hello")
+        print(await client.recv())
+
+asyncio.run(main())
+"""
+
+
+async def test_a_program_may_end_with_a_closed_client_in_hand():
+    ended = await asyncio.create_subprocess_exec(
+        sys.executable, "-W", "error", "-c", KEPT_FOR_EVER, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    said = await asyncio.wait_for(ended.communicate(), 30)
+    assert (ended.returncode, *said) == (0, b"hello\n", b"")
