@@ -145,11 +145,12 @@ class Inbox:
         """Appends several at once, of `size` bytes in all; without `wakes` `wake` follows."""
         if self._pending is not None:
             self._settle_gap(self._pending)
-        if not self.items:
+        items = self.items
+        if not items:
             self._settled += self._sum
             self._sum = 0
-            self._hold()
-        items = self.items
+            if items is _NOTHING:
+                items = self._hold()
         items.extend(messages)
         self._sum += size
         if self._sum >= self._bytes_bound or len(items) >= self._messages_bound:
@@ -157,11 +158,11 @@ class Inbox:
         if wakes and self._wake is not None:
             self._rouse()
 
-    def _hold(self) -> None:
-        """There is something to hold."""
-        if self.items is _NOTHING:
-            self.items = deque()
-            self.messages = cast("deque[Message]", self.items)
+    def _hold(self) -> deque[Any]:
+        """Returns where what has come is held from now on."""
+        held: deque[Any] = deque()
+        self.items = self.messages = held
+        return held
 
     def _rouse(self) -> None:
         """Wakes who waits for a message."""
@@ -191,8 +192,7 @@ class Inbox:
 
     def _settle_gap(self, gap: Gap) -> None:
         self._pending = None
-        self._hold()
-        items = self.items
+        items = self._hold() if self.items is _NOTHING else self.items
         if items and isinstance(last := items[-1], Gap):
             items[-1] = merged(last, gap)
         else:
