@@ -141,7 +141,7 @@ async def test_after_a_restart_no_more_than_max_dials_are_in_their_handshake(tra
 
 
 @pytest.mark.promise("P6")
-async def test_what_an_idle_client_allocates_in_this_package_fits_into_fifteen_kilobytes():
+async def test_what_an_idle_client_allocates_in_this_package_fits_into_twelve_kilobytes():
     async with FaultServer() as server:
         async with crowd(2, server.url, "aiohttp"):  # what is made once for all is not counted
             await asyncio.sleep(0.05)
@@ -160,7 +160,28 @@ async def test_what_an_idle_client_allocates_in_this_package_fits_into_fifteen_k
         tracemalloc.Filter(False, str(own / "testing" / "*.py")),
     ]
     size = sum(one.size for one in taken.filter_traces(mine).statistics("filename"))
-    assert 4 * 1024 < size / CLIENTS < 15 * 1024
+    assert 4 * 1024 < size / CLIENTS < 12 * 1024
+
+
+async def test_the_parser_of_aiohttp_is_made_for_what_only_it_can_judge():
+    if not is_supported():
+        pytest.skip("through its public API aiohttp has one from the beginning")
+
+    def parsers():
+        return sum(type(one).__name__ == "WebSocketReader" for one in gc.get_objects())
+
+    async with FaultServer() as server, WebSocketClient(server.url, heartbeat=Heartbeat(0.01, 5)) as client:
+        peer = await server.connection()
+        before = parsers()  # that of the server
+        async with asyncio.timeout(10):
+            while client.latency is None:
+                await asyncio.sleep(0.01)
+        await peer.send("whole")
+        assert await client.recv() == "whole"
+        assert parsers() == before
+        await peer.fragmented("in two", parts=2)
+        assert await client.recv() == "in two"
+        assert parsers() == before + 1
 
 
 @pytest.mark.promise("P6")

@@ -328,6 +328,14 @@ def test_a_length_that_is_longer_than_it_need_be_is_for_the_parser_to_judge(head
     assert (peer.messages, peer.fed) == ([], header)
 
 
+@pytest.mark.parametrize("header", [b"\x82\x7e\x00\x0a", b"\x82\x7f" + bytes(6) + b"\x40\x00"])
+def test_so_is_one_behind_a_large_message(header):
+    large = encode_frame(Opcode.BINARY, b"x" * LARGE)
+    peer = Peer().receive(large + header + b"y" * 10)
+    assert peer.messages == [b"x" * LARGE]
+    assert peer.fed == header + b"y" * 10
+
+
 def test_a_parser_that_found_an_error_gets_everything():
     part, after = encode_frame(Opcode.TEXT, b"part", fin=False), encode_frame(Opcode.TEXT, b"after")
     ping = encode_frame(Opcode.PING)

@@ -1,5 +1,6 @@
 """The inbox beside a model that counts everything each time, and what a message costs while it is full."""
 
+import asyncio
 import random
 
 import pytest
@@ -144,3 +145,14 @@ def test_what_comes_in_one_read_while_somebody_waits_for_an_answer_is_measured_o
         box.put("x" * 100, 100)
     assert keeper.stuck
     assert len(counted) <= 8000
+
+
+async def test_one_that_is_waited_for_holds_no_queue(keeper):
+    inbox = Inbox(options.Inbox(), keeper)
+    assert inbox.items == ()  # a deque is never equal to it
+    for message in ("one", "two"):
+        taken = asyncio.ensure_future(inbox.get())
+        await asyncio.sleep(0)
+        assert inbox.items == ()
+        inbox.put(message, len(message))
+        assert await taken == message
