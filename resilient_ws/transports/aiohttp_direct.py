@@ -325,10 +325,7 @@ class DirectLink(AiohttpLink):
 
     def lost(self, error: Exception | None, *, wakes: bool = True) -> None:
         """The socket is gone; without `wakes` `wake` follows."""
-        why = (
-            "no CLOSE frame" if error is None else str(error.args[-1] if error.args else type(error).__name__)
-        )
-        self._finish(self._lost(f"the connection was lost: {why}"), wakes=wakes)
+        self._finish(self._lost_with(error), wakes=wakes)
 
     def _finish(self, end: End, *, wakes: bool = True) -> None:
         """Tells the end, after what came before."""

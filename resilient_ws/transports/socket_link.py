@@ -251,3 +251,10 @@ class SocketLink:
         return End(
             code=None, origin=CloseOrigin.NETWORK, sent_code=self._sent_code, cause=ConnectionLost(why)
         )
+
+    def _lost_with(self, error: Exception | None) -> End:
+        """What the socket said of its end: an error, or that nothing follows."""
+        why = "no CLOSE frame"
+        if error is not None:
+            why = str(error.args[-1]) if error.args else type(error).__name__
+        return self._lost(f"the connection was lost: {why}")
