@@ -64,9 +64,8 @@ def frame(data: bytes, *, kind: str = "text", compressed: bool = False) -> bytes
     return struct.pack("!BBQ", first, 127, len(data)) + data
 
 
-def burst(size: int, kind: str, *, deflate: bool) -> bytes:
+def burst(size: int, kind: str, *, deflate: bool, count: int) -> bytes:
     """Frames that may be sent again and again: the first of them refers to nothing before it."""
-    count = max(1, BURST // (size + 4))
     compressor = zlib.compressobj(level=6, wbits=-15)
     frames: list[bytes] = []
     for number in range(count):
@@ -99,7 +98,8 @@ async def serve_stream(reader: asyncio.StreamReader, writer: asyncio.StreamWrite
         options = dict(parse_qsl(url.query))
         size, kind = int(options.get("size", "125")), options.get("kind", "text")
         deflate = options.get("deflate") == "1"
-        data = burst(size, kind, deflate=deflate) if url.path == "/blast" else frame(payload(size), kind=kind)
+        count = max(1, BURST // (size + 4)) if url.path == "/blast" else 1
+        data = burst(size, kind, deflate=deflate, count=count)
         writer.write(accepted(head, deflate=deflate))
         if url.path == "/blast":
             await blast(writer, data, float(options.get("bursts", "inf")))

@@ -149,15 +149,34 @@ def receive(server: Server, seconds: float) -> list[Row]:
 
 def paced(server: Server, seconds: float) -> list[Row]:
     rows: list[Row] = []
-    for size, who in ((125, PACED), (20, FEW), (1024, FEW)):
-        count = max(500, int(seconds * 16_000))
 
-        async def measure(client: Client, size: int = size, count: int = count) -> float:
-            timed = await client.receive(server.url(f"/paced?size={size}&interval=0.0001"), count)
+    def add(
+        title: str,
+        who: Who,
+        *targets: Target,
+        size: int = 125,
+        each: float = 0.0001,
+        kind: str = "text",
+        deflate: bool = False,
+        tls: bool = False,
+    ) -> None:
+        count = max(int(0.05 / each), int(1.6 * seconds / each))
+        path = f"/paced?size={size}&interval={each}&kind={kind}&deflate={int(deflate)}"
+        url = server.url(path, "secure" if tls else "stream")
+
+        async def measure(client: Client) -> float:
+            timed = await client.receive(url, count, tls=server.tls if tls else None, deflate=deflate)
             return timed.cpu / count
 
-        targets = (Target(Ours.name, 1), Target(OursOnPicows.name, 0.7)) if size == 125 else ()
-        rows.append(Row(f"A {size} B message each 100 us", "us CPU each", measure, who, targets, times=True))
+        rows.append(Row(title, "us CPU each", measure, who, targets, times=True))
+
+    add("A 125 B message each 100 us", PACED, Target(Ours.name, 1), Target(OursOnPicows.name, 0.7))
+    add("A 20 B message each 100 us", FEW, size=20)
+    add("A 1024 B message each 100 us", FEW, size=1024)
+    add("A 64 KiB message each ms", FEW, size=65536, each=0.001)
+    add("A 125 B message each 100 us, binary", FEW, kind="binary")
+    add("A 125 B message each 100 us, TLS", FEW, tls=True)
+    add("A 125 B message each 100 us, deflate", DEFLATING, deflate=True)
     return rows
 
 
