@@ -2,8 +2,8 @@
 
     python -m benchmarks.reset_steps [--count 400] [--rounds 5]
 
-Each step is noted by the clock that the server wrote before it reset the connection. To note them takes some microseconds, so
-the sums are a little more than those of `python -m benchmarks reset`.
+Each step is noted by the clock that the server wrote before it reset the connection. To note them takes some
+microseconds, so the sums are a little more than those of `python -m benchmarks reset`.
 """
 
 import argparse
@@ -72,7 +72,7 @@ class Notes(resets.Notes):
 
 
 def _note(step: str) -> None:
-    if Notes.now is not None:
+    if step and Notes.now is not None:
         Notes.now.note(step)
 
 
@@ -81,19 +81,15 @@ def _mark(owner: Any, name: str, *, begins: str = "", ends: str = "") -> None:
     call: Callable[..., Any] = getattr(owner, name)
 
     def marked(*args: Any, **kwargs: Any) -> Any:
-        if begins:
-            _note(begins)
+        _note(begins)
         result = call(*args, **kwargs)
-        if ends:
-            _note(ends)
+        _note(ends)
         return result
 
     async def awaited(*args: Any, **kwargs: Any) -> Any:
-        if begins:
-            _note(begins)
+        _note(begins)
         result = await call(*args, **kwargs)
-        if ends:
-            _note(ends)
+        _note(ends)
         return result
 
     setattr(owner, name, awaited if asyncio.iscoroutinefunction(call) else marked)

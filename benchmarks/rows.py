@@ -62,9 +62,8 @@ class Row:
 
     def run(self, rounds: int) -> None:
         for number in range(rounds):
-            first = number % len(
-                self.who
-            )  # each begins once: whoever is measured behind another one has its caches
+            # Another one begins each round: whoever is always first has the better caches.
+            first = number % len(self.who)
             for client in (*self.who[first:], *self.who[:first]):
                 if client.name in self.missing:
                     continue

@@ -66,11 +66,11 @@ def frame(data: bytes, *, kind: str = "text", compressed: bool = False) -> bytes
 
 def burst(size: int, kind: str, *, deflate: bool, count: int) -> bytes:
     """Frames that may be sent again and again: the first of them refers to nothing before it."""
-    compressor = zlib.compressobj(level=6, wbits=-15)
+    compressor = zlib.compressobj(level=6, wbits=-15) if deflate else None
     frames: list[bytes] = []
     for number in range(count):
         data = payload(size, number)
-        if deflate:
+        if compressor is not None:
             data = (compressor.compress(data) + compressor.flush(zlib.Z_SYNC_FLUSH)).removesuffix(TAIL)
         frames.append(frame(data, kind=kind, compressed=deflate))
     return b"".join(frames)

@@ -5,8 +5,8 @@ does not send the pings it asks for, it does not end a connection, and it does n
 
 The rules, in the words of the code below:
 
-- A **ping** is due `interval` after the last one, or a moment before, whatever arrives: it measures, it confirms, and it asks the
-  direction away from us, which arriving data say nothing about.
+- A **ping** is due `interval` after the last one, or a moment before, whatever arrives: it measures, it confirms, and it
+  asks the direction away from us, which arriving data say nothing about.
 - The connection is **quiet** from the first ping after the last sign of life. Its clock starts when the ping has left,
   because an answer cannot come to what stands behind an upload of ours. It ends with whatever arrives.
 - A verdict is **doubted** first: the reading is taken again and again, so that the loop has asked the socket and has
@@ -56,7 +56,7 @@ SHARED: Final = 1 / 64
 """Seconds between the moments at which pings go out, where the interval is longer than `FAR`."""
 
 FAR: Final = 1.0
-"""Seconds."""
+"""Seconds of an interval up to which each ping goes out at a moment of its own."""
 
 GRAIN: Final = 0.02
 """Seconds that the kernel's clock of the last arrival may be wrong by: it counts jiffies, of 10 ms at most, twice."""
@@ -391,8 +391,8 @@ class HeartbeatMonitor:
 def _ping_after(now: float, interval: float) -> float:
     """Returns when the next ping is due: `interval` later, or less than `SHARED` before that.
 
-    So the pings of many connections share turns of the loop. A turn for each, and the waking of the process, was a fifth of
-    what a heartbeat costs (`python -m benchmarks.idle`).
+    So the pings of many connections share turns of the loop, and with them what it takes to wake the process
+    (`python -m benchmarks.idle`).
     """
     due = now + interval
     return due - due % SHARED if interval > FAR else due

@@ -192,9 +192,9 @@ class Live:
         lost.__cause__ = error
         self.ended(End(code=None, origin=CloseOrigin.NETWORK, cause=lost))
 
-    def use(self, link: Link, writer: Writer, pinger: Pinger) -> None:
-        """The handshake is done."""
-        self.link, self.writer, self.pinger = link, writer, pinger
+    def use(self, writer: Writer, pinger: Pinger) -> None:
+        """The link has what belongs to it."""
+        self.writer, self.pinger = writer, pinger
 
     def watch_replies(self) -> None:
         """Messages may answer pings of the application's own protocol."""

@@ -200,6 +200,7 @@ class Opener:
                     limit = max(0.0, limit - (asyncio.get_running_loop().time() - began))
                 await self._take_turn(origin_of(endpoint))
             async with self._begin(limit):
+                # It is the connection's at once, so that whatever fails from here on frees it.
                 live.link = link = await options.transport.open(endpoint, live)
             opened = True
         except Interrupted:
@@ -231,7 +232,7 @@ class Opener:
             is_paused=live.is_paused,
             watcher=live,
         )
-        live.use(link, writer, pinger)
+        live.use(writer, pinger)
         if options.heartbeat is not None and options.heartbeat.kind == "app":
             live.watch_replies()
         # Behind the step that makes it OPEN: what came with the handshake comes after the `OpenEvent`.

@@ -135,8 +135,8 @@ class Heartbeat(Record):
     sends messages of the application's own protocol.
 
     Args:
-        interval: Seconds between two pings, more than 0; they go out whatever arrives. Above a second up to 1/64 less, so
-            that the pings of many connections share turns of the event loop.
+        interval: Seconds between two pings, more than 0; they go out whatever arrives. Above a second up to 1/64 s less,
+            so that the pings of many connections share turns of the event loop.
         timeout: Seconds after a ping has left in which something, anything, must arrive.
         pong_timeout: Seconds a ping may stay unanswered although messages arrive; `None` = no limit.
         idle_timeout: Seconds without a data message after which the connection is ended though pings work;

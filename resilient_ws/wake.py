@@ -29,9 +29,8 @@ def resume(waiter: asyncio.Future[None]) -> None:
     waiter.set_result(None)
     try:
         context.run(call, waiter)
-    except (
-        RuntimeError
-    ):  # another task takes a step just now, or the context is in use; this one has not begun to
+    except RuntimeError:
+        # Another task takes a step just now, or the context is in use; this one has not begun to.
         waiter.get_loop().call_soon(call, waiter, context=context)
     except BaseException as error:  # noqa: BLE001 - it ends the process
         _let_out(error)

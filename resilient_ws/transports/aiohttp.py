@@ -238,7 +238,7 @@ class _Shared:
     """The session by which all clients of an event loop dial that are lent none: it keeps no connection for another use.
 
     It goes with the last client. A connector for each would be a third of the memory of an idle one; a session for each
-    dial took a twentieth of the time that one takes.
+    dial would be made between a loss and the dial, where it is waited for.
     """
 
     def __init__(self) -> None:

@@ -84,8 +84,6 @@ class _Wire(_Between):
         self._began, self._ended = link.read_begins, link.read_ends
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        if self._cutter.window is None and sizehint <= READ:
-            return self._scratch  # as `room` would say
         self._buffer = self._cutter.room(sizehint, self._scratch)
         return self._buffer
 

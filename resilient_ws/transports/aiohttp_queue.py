@@ -104,7 +104,7 @@ class DirectQueue(WebSocketDataQueue):
     @property
     def is_full(self) -> bool:
         """Whether the parser stops."""
-        return self._is_ready and self._size > self._limit
+        return self._size > self._limit
 
     def take(self) -> Any:
         """Takes the oldest message that is held; `None` if there is none. The parser goes on when it may."""
