@@ -1,7 +1,8 @@
 """A clock that jumps: an event loop on which hours of waiting take milliseconds.
 
 The loop is asyncio's own. Its `time` stands still while anything can run and jumps to the next timer when nothing
-can. It knows nothing of what runs on it; whatever asks another clock (`time.monotonic`, another process) is not moved.
+can. The loop also answers for boot time and wall time (`resilient_ws.clocks`). It knows nothing of what runs on it;
+whatever asks another clock (`time.monotonic`, another process) is not moved.
 """
 
 from __future__ import annotations
@@ -77,10 +78,16 @@ class VirtualClock:
             repeats while a test waits for something else would otherwise never end.
         stall_timeout: Real seconds for which a loop without any timer waits for its sockets and threads before it
             raises `DeadlockError`.
+        wall: The time of day at first, in seconds since the epoch; ``None``: the real one.
     """
 
     def __init__(
-        self, start: float = 0.0, *, limit: float | None = 7 * 86400.0, stall_timeout: float = 5.0
+        self,
+        start: float = 0.0,
+        *,
+        limit: float | None = 7 * 86400.0,
+        stall_timeout: float = 5.0,
+        wall: float | None = None,
     ) -> None:
         check_range("stall_timeout", stall_timeout, 0)
         check_range("start", start, 0)
@@ -91,6 +98,8 @@ class VirtualClock:
         self._limit = limit
         self._end = math.inf if limit is None else start + limit
         self._jumps = 0
+        self._suspended = 0.0
+        self._epoch = (time.time() if wall is None else wall) - start
         self.stall_timeout = stall_timeout
 
     def __repr__(self) -> str:
@@ -121,6 +130,33 @@ class VirtualClock:
         """
         check_range("seconds", seconds, 0)
         self._now += seconds
+
+    @property
+    def boot(self) -> float:
+        """Boot time in seconds: what the clock shows and all seconds of `suspend`."""
+        return self._now + self._suspended
+
+    @property
+    def wall(self) -> float:
+        """The time of day in seconds since the epoch; `suspend` moves it too, and `set_wall` sets it."""
+        return self._epoch + self._now + self._suspended
+
+    def suspend(self, seconds: float) -> None:
+        """Let the machine sleep: boot time and wall time go on, the clock of the loop stands still.
+
+        Raises:
+            ValueError: ``seconds`` is negative.
+        """
+        check_range("seconds", seconds, 0)
+        self._suspended += seconds
+
+    def set_wall(self, wall: float) -> None:
+        """Set the time of day, as an administrator or NTP does; the other clocks do not notice.
+
+        Args:
+            wall: Seconds since the epoch; may lie in the past.
+        """
+        self._epoch += wall - self.wall
 
     def run(self, main: Coroutine[Any, Any, T], *, debug: bool | None = None) -> T:
         """Run a coroutine to its end on a `VirtualLoop` with this clock, as `asyncio.run` does.
@@ -177,6 +213,14 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         """Return what the clock shows."""
         return self.clock.now
+
+    def boot_time(self) -> float:
+        """Return the boot time of the clock; asked by `resilient_ws.clocks`."""
+        return self.clock.boot
+
+    def wall_time(self) -> float:
+        """Return the wall time of the clock; asked by `resilient_ws.clocks`."""
+        return self.clock.wall
 
     def run_in_executor(
         self, executor: Executor | None, func: Callable[[Unpack[Ts]], T], *args: *Ts

@@ -1,0 +1,61 @@
+"""The two clocks that go on where the clock of an event loop stops: boot time and wall time.
+
+An event loop counts the seconds in which the machine runs. What outlives a suspended machine (a limit on an outage, the
+age of a message) is measured in boot time, and what outlives the process is measured in wall time.
+
+An event loop with methods of these names replaces both clocks for all that runs on it; `resilient_ws.testing.VirtualLoop`
+does, so that a test on virtual time asks one clock only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable
+
+
+def boot_time() -> float:
+    """Returns the seconds since some fixed instant, those included for which the machine was suspended.
+
+    It never goes back and no clock setting moves it; only differences mean something. Where the system has no such
+    clock (neither Linux, macOS nor Windows) it is `time.monotonic`, which may stop while the machine is suspended.
+    """
+    replaced = _replaced("boot_time")
+    return _real_boot_time() if replaced is None else replaced()
+
+
+def wall_time() -> float:
+    """Returns the seconds since the epoch, as `time.time`: the same in all processes, moved when the clock is set."""
+    replaced = _replaced("wall_time")
+    return time.time() if replaced is None else replaced()
+
+
+def _replaced(name: str) -> Callable[[], float] | None:
+    """Returns the clock of that name which the running event loop brings along; `None` = it has none, or none runs."""
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+    return getattr(loop, name, None)
+
+
+def _find_boot_clock() -> Callable[[], float]:
+    """Returns the clock of this system that counts suspended time.
+
+    Source: clock_gettime(2) of Linux (`CLOCK_BOOTTIME`) and of macOS, whose `CLOCK_MONOTONIC` goes on in sleep while
+    Python's `time.monotonic` (`mach_absolute_time`) stops. That of Windows goes on.
+    """
+    name = "CLOCK_MONOTONIC" if sys.platform == "darwin" else "CLOCK_BOOTTIME"
+    clock = getattr(time, name, None)
+    if clock is not None:
+        try:
+            time.clock_gettime(clock)
+        except OSError:  # a sandbox that does not know it
+            pass
+        else:
+            return lambda: time.clock_gettime(clock)
+    return time.monotonic
+
+
+_real_boot_time = _find_boot_clock()
