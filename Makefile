@@ -85,6 +85,10 @@ bench-full: $(VENV)/.installed-bench  ## the same with more rounds, written to d
 herd: $(VENV)/.installed-test  ## simulate a million clients after a restart, written to docs/fleet.md (ten minutes)
 	$(PY) -m benchmarks.herd --capacity 20000 100000000 --also first_delay=1.25 --also first_delay=2 --page docs/fleet.md $(ARGS)
 
+.PHONY: trips
+trips: $(VENV)/.installed-test  ## count the calls and files of the five main trips, and draw them for docs/architecture.md
+	$(PY) -m benchmarks.trips --page docs/architecture.md $(ARGS)
+
 .PHONY: docs
 docs: $(VENV)/.installed-docs  ## build the documentation into site/
 	$(PY) -m mkdocs build --strict
