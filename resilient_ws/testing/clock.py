@@ -8,6 +8,7 @@ whatever asks another clock (`time.monotonic`, another process) is not moved.
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 import selectors
 import threading
@@ -15,6 +16,7 @@ import time
 import weakref
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Executor
+from contextvars import Context
 from typing import Any, Final, TypeAlias, TypeVar, TypeVarTuple, Unpack
 
 from .checks import check_range
@@ -177,6 +179,15 @@ class VirtualClock:
         if self._now + _RESOLUTION == self._now:
             self._now = math.nextafter(self._now, math.inf)
 
+    def reach(self, when: float) -> None:
+        """Move on to ``when`` if the clock shows less; called by the loop before a timer fires.
+
+        asyncio fires what is due within the resolution of its clock, a nanosecond, and a jump may end a rounding step
+        too early. Code that finds itself called too early sets the same timer again; on a clock that stands still
+        while anything can run it would do so for ever.
+        """
+        self._now = max(self._now, when)
+
     def jump(self, seconds: float) -> float | None:
         """Move the clock by ``seconds`` or by the least that a float can show; called by the loop.
 
@@ -195,7 +206,7 @@ class VirtualClock:
 class VirtualLoop(asyncio.SelectorEventLoop):
     """An asyncio event loop whose time jumps to the next timer when nothing can run.
 
-    Sockets, `call_soon_threadsafe` and executors work. The clock stands still while a job given to
+    No timer fires before its time, not even by a rounding step. Sockets, `call_soon_threadsafe` and executors work. The clock stands still while a job given to
     `run_in_executor` runs; while a thread lives that was started meanwhile, for at most `THREAD_GRACE` real seconds
     in all; and before each jump for `IO_GRACE` real seconds where sockets are watched. Subprocesses are not waited
     for. Where neither timer nor job is left, the loop raises `DeadlockError` out of ``run_forever``: at once, or after
@@ -221,6 +232,36 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def wall_time(self) -> float:
         """Return the wall time of the clock; asked by `resilient_ws.clocks`."""
         return self.clock.wall
+
+    def call_later(
+        self,
+        delay: float,
+        callback: Callable[[Unpack[Ts]], object],
+        *args: *Ts,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        """As in asyncio; a delay above 0 that a float can no longer add to the time moves it by one step."""
+        now = self.time()
+        if delay > 0 and now + delay == now:
+            return self.call_at(math.nextafter(now, math.inf), callback, *args, context=context)
+        return super().call_later(delay, callback, *args, context=context)
+
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[[Unpack[Ts]], object],
+        *args: *Ts,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        """As in asyncio; when the timer fires, the clock shows ``when`` or more."""
+        clock = self.clock
+
+        @functools.wraps(callback)
+        def fire(*args: *Ts) -> None:
+            clock.reach(when)
+            callback(*args)
+
+        return super().call_at(when, fire, *args, context=context)
 
     def run_in_executor(
         self, executor: Executor | None, func: Callable[[Unpack[Ts]], T], *args: *Ts

@@ -2,8 +2,11 @@ import asyncio
 import socket
 import threading
 import time
+from random import Random
 
+import hypothesis.strategies as st
 import pytest
+from hypothesis import given
 
 from resilient_ws.testing import FaultServer, Refuse, VirtualClock, run_virtual
 from resilient_ws.testing.clock import DeadlockError, TimeLimitError
@@ -257,3 +260,64 @@ def test_real_sockets_work_on_virtual_time():
     started = time.monotonic()
     run_virtual(main())
     assert time.monotonic() - started < 5
+
+
+def busy_with(loop, woken):
+    """Something that can always run after a timer has fired, so that the clock does not jump by itself."""
+    for _ in range(3):
+        loop.call_soon(woken.append, 1)
+
+
+@given(st.floats(0, 1e6), st.lists(st.floats(1e-9, 100), min_size=1, max_size=6))
+def test_no_timer_fires_before_its_time(start, delays):
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        fired: list[tuple[float, float]] = []
+        for first in delays:  # timers of other timers: their times are sums that floats round
+            for when in (loop.time() + first, loop.time() + first + 5e-10):
+                loop.call_at(when, lambda when=when: (fired.append((when, loop.time())), busy_with(loop, [])))
+            await asyncio.sleep(first + 1e-6)
+        assert len(fired) == 2 * len(delays)
+        assert all(at >= when for when, at in fired)
+
+    VirtualClock(start, limit=None).run(main())
+
+
+@pytest.mark.parametrize("how", ["call_at", "call_later", "sleep"])
+def test_code_that_sets_its_timer_again_until_its_time_has_come_ends(how):
+    """Everything that waits for a time is written like this; a timer that fires too early would be set for ever."""
+
+    async def main(first: float, second: float) -> None:
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(first)
+        due = loop.time() + second
+        await asyncio.sleep(second / 9)
+        for _ in range(3):
+            now = loop.time()
+            if now >= due:
+                return
+            busy_with(loop, [])
+            waiter = loop.create_future()
+            if how == "call_at":
+                loop.call_at(due, waiter.set_result, None)
+                await waiter
+            elif how == "call_later":
+                loop.call_later(due - now, waiter.set_result, None)
+                await waiter
+            else:
+                await asyncio.sleep(due - now)
+        raise AssertionError(f"{first} and {second}: the time never comes")
+
+    random = Random(7)
+    for _ in range(1000):  # one in a hundred has sums that round downwards
+        VirtualClock().run(main(random.randint(1, 99_999) / 1000, random.randint(1, 99_999) / 1000))
+
+
+def test_a_timer_shows_what_it_calls():
+    async def main() -> str:
+        timer = asyncio.get_running_loop().call_later(1, test_a_timer_shows_what_it_calls)
+        text = repr(timer)
+        timer.cancel()
+        return text
+
+    assert "test_a_timer_shows_what_it_calls" in run_virtual(main())
