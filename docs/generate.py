@@ -50,21 +50,25 @@ def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
 # ------------------------------------------------------------------------------------------------ close codes
 
 
+SENT_BY: Final = {"either": "either side", "server": "server", "client": "client", "nobody": "never sent"}
+
+
 def close_codes() -> str:
-    """Each code from 1000 to 1015, and what the default does."""
+    """Each code from 1000 to 1015, and what the client does by default."""
     rows = [
-        (f"`{int(code)}`", facts.name, facts.meaning, facts.sender, facts.rule.value)
+        (f"`{int(code)}`", facts.name, facts.meaning, SENT_BY[facts.sender], facts.rule.value)
         for code, facts in CLOSE_CODES.items()
     ]
-    return table(("code", "name", "says", "sent by", "default of the client"), rows)
+    return table(("code", "name", "meaning", "sent by", "what the client does by default"), rows)
 
 
 def close_code_meanings() -> str:
-    """Each code from 1000 to 1015, and what it says."""
+    """Each code from 1000 to 1015, and its meaning."""
     rows = [
-        (f"`{int(code)}`", facts.name, facts.meaning, facts.sender) for code, facts in CLOSE_CODES.items()
+        (f"`{int(code)}`", facts.name, facts.meaning, SENT_BY[facts.sender])
+        for code, facts in CLOSE_CODES.items()
     ]
-    return table(("code", "name", "says", "sent by"), rows)
+    return table(("code", "name", "meaning", "sent by"), rows)
 
 
 # ------------------------------------------------------------------------------------------------ delays
