@@ -20,16 +20,29 @@ class AppPings:
         heartbeat: One of `Heartbeat.app`; may be replaced.
         writer: The way out of the connection.
         clock: Seconds of the event loop.
+        stopwatch: Seconds of the clock for round trips.
         told: Called when a ping has been handed to the link, and when one was asked for and waits.
         failed: Called with where, and with what code of the program raised.
 
     Attributes:
         number: Of the last ping; 0 = there was none.
         stands: Whether that one still waits for room.
+        written_at: When the last ping that had room was written, by `stopwatch`.
         data_at: When the last message came that is no reply; the beginning of the connection at first.
     """
 
-    __slots__ = ("_clock", "_failed", "_told", "_writer", "data_at", "heartbeat", "number", "stands")
+    __slots__ = (
+        "_clock",
+        "_failed",
+        "_stopwatch",
+        "_told",
+        "_writer",
+        "data_at",
+        "heartbeat",
+        "number",
+        "stands",
+        "written_at",
+    )
 
     def __init__(
         self,
@@ -37,16 +50,19 @@ class AppPings:
         writer: Writer,
         *,
         clock: Callable[[], float],
+        stopwatch: Callable[[], float],
         told: Callable[[], None],
         failed: Callable[[str, BaseException], None],
     ) -> None:
         self.heartbeat = heartbeat
         self._writer = writer
         self._clock = clock
+        self._stopwatch = stopwatch
         self._told = told
         self._failed = failed
         self.number = 0
         self.stands = False
+        self.written_at = 0.0
         self.data_at = clock()
 
     @property
@@ -80,6 +96,7 @@ class AppPings:
 
     def _has_left(self) -> None:
         self.stands = False
+        self.written_at = self._stopwatch()
         self._told()
 
     def is_reply(self, message: Message) -> bool:

@@ -37,6 +37,9 @@ HALVES: Final = 2
 EARLY: Final = 0.001
 """Seconds that a timer may fire too early: uvloop counts in milliseconds."""
 
+REAL: Final = 60.0
+"""Seconds between the time of a foreign event loop and the system's within which they are the same clock."""
+
 MAX_OUTSTANDING: Final = 64
 """Unanswered pings that are remembered, for a peer that never answers."""
 
@@ -90,6 +93,7 @@ class Pinger:
         "_prefix",
         "_queue",
         "_stopped",
+        "_stopwatch",
         "_timer",
         "_wanted",
         "_watcher",
@@ -116,13 +120,14 @@ class Pinger:
         self._is_paused = is_paused
         self._watcher = watcher
         self._loop = asyncio.get_running_loop()
+        self._stopwatch = _stopwatch(self._loop)
         now = self._loop.time()
         self._monitor = (
             HeartbeatMonitor(heartbeat, now, link.look(paused=False)) if heartbeat is not None else None
         )
         self._prefix = os.urandom(4)
         self._number = 0
-        self._outstanding: list[tuple[int, int]] = []  # number, mark
+        self._outstanding: list[tuple[int, int, float]] = []  # number, mark, when it was written
         self._first: FirstPing | None = None  # while it is not answered
         self._last_ping = now
         self._confirm_at: float | None = None
@@ -140,7 +145,7 @@ class Pinger:
 
     @property
     def silent_for(self) -> float:
-        """Seconds since something came from the peer."""
+        """Seconds since something came from the peer, what we have not read included; costs two system calls."""
         return max(0.0, self._loop.time() - self._link.look(paused=False).received_at)
 
     def use(self, heartbeat: Heartbeat) -> None:
@@ -156,7 +161,14 @@ class Pinger:
             return
         if self._app is None:
             clock, failed = self._loop.time, self._watcher.failed
-            self._app = AppPings(heartbeat, self._writer, clock=clock, told=self._app_pinged, failed=failed)
+            self._app = AppPings(
+                heartbeat,
+                self._writer,
+                clock=clock,
+                stopwatch=self._stopwatch,
+                told=self._app_pinged,
+                failed=failed,
+            )
         self._app.heartbeat = heartbeat
 
     def stop(self) -> None:
@@ -213,13 +225,15 @@ class Pinger:
         ):
             self._others += 1
             return
-        mark = 0
+        mark, written_at, answered = 0, 0.0, 0
         while self._outstanding and self._outstanding[0][0] <= number:
-            mark = self._outstanding.pop(0)[1]
+            answered, mark, written_at = self._outstanding.pop(0)
         self._answered = True
         self._first = None
+        if answered == number and (self._app is None or self._is_pinging):
+            self.latency = self._stopwatch() - written_at
         if self._monitor is not None and self._is_pinging:
-            self._note_latency(self._monitor.pong(number, self._loop.time()))
+            self._monitor.pong(number, self._loop.time())
         if mark:
             self._watcher.confirmed(self._queue.confirm(mark))
         if self._stopped:
@@ -236,7 +250,8 @@ class Pinger:
         app = self._app
         if app is None or self._monitor is None or not app.is_reply(message):
             return False
-        self._note_latency(self._monitor.pong(app.answered, self._loop.time()))
+        if self._monitor.pong(app.answered, self._loop.time()) is not None:
+            self.latency = self._stopwatch() - app.written_at
         return True
 
     def note_data(self) -> None:
@@ -247,10 +262,6 @@ class Pinger:
     @property
     def _is_pinging(self) -> bool:
         return self._heartbeat is not None and self._heartbeat.kind == "ping"
-
-    def _note_latency(self, seconds: float | None) -> None:
-        if seconds is not None:
-            self.latency = seconds
 
     # --- pings ---
 
@@ -267,7 +278,7 @@ class Pinger:
         self._number += 1
         now = self._loop.time()
         mark = self._queue.mark() if self._queue.confirming else 0
-        self._outstanding.append((self._number, mark))
+        self._outstanding.append((self._number, mark, self._stopwatch()))
         if len(self._outstanding) > MAX_OUTSTANDING:
             del self._outstanding[0]  # a later PONG covers what it covered
         self._last_ping = now
@@ -388,6 +399,18 @@ class Pinger:
         self._answered = True
         self._outstanding.clear()
         self._watcher.confirmation_off(self._queue.turn_off())
+
+
+def _stopwatch(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
+    """Returns the clock for round trips: that of the loop may have steps of 1 ms (uvloop) or 16 ms (Windows).
+
+    A loop that shows a time of its own, as `resilient_ws.testing.VirtualLoop` does, is believed.
+    """
+    if isinstance(loop, asyncio.BaseEventLoop):
+        is_real = type(loop).time is asyncio.BaseEventLoop.time
+    else:
+        is_real = abs(loop.time() - time.monotonic()) < REAL
+    return time.perf_counter if is_real else loop.time
 
 
 def _suspend_clock() -> float:

@@ -182,6 +182,11 @@ class FakeLink:
     def read(self) -> None:
         """Does nothing: this link tells by itself."""
 
+    @property
+    def heard_at(self) -> float:
+        """When something of the peer was last read; with a kernel that tells, when it arrived there."""
+        return self._received_at
+
     def look(self, *, paused: bool) -> Reading:
         """Returns what the connection shows now."""
         pending, in_flight = self._wire.pending()

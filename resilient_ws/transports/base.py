@@ -86,6 +86,11 @@ class Link(Protocol):
     subprotocol: str | None
     headers: Mapping[str, str]
 
+    @property
+    def heard_at(self) -> float:
+        """When bytes of the peer were last read, in seconds of the event loop; a system call would be too much."""
+        ...
+
     def write(self, message: Message, /) -> Awaitable[None] | None:
         """Hands one message to the socket.
 

@@ -137,6 +137,11 @@ class SocketLink:
 
     # --- in ---
 
+    @property
+    def heard_at(self) -> float:
+        """When bytes of the peer were last read."""
+        return self._received_at
+
     def look(self, *, paused: bool) -> Reading:
         """Returns what the connection shows now."""
         facts, buffered = None, 0

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from resilient_ws import CloseOrigin, Heartbeat, Inbox, Outbox, State
+from resilient_ws import CloseOrigin, Heartbeat, Inbox, Outbox, State, WebSocketClient
 from resilient_ws.testing import FakeTransport, PingAnswers
 from tests.client.kit import now, settle, stage
 
@@ -247,6 +247,48 @@ async def test_latency_is_the_last_round_trip():
         assert played.client.latency == pytest.approx(0.1)
         await played.reopened()
         assert played.client.latency == pytest.approx(0.1)
+
+
+# --- silence
+
+
+@KERNELS
+async def test_silent_for_is_the_time_since_the_last_byte_and_none_while_nothing_is_open(kernel):
+    transport = FakeTransport(kernel=kernel)
+    client = WebSocketClient("ws://peer.test/", transport=transport, heartbeat=Heartbeat(1000, 10))
+    assert client.silent_for is None
+    client.start()
+    assert client.silent_for is None
+    await client.ready()
+    await settle(5)
+    transport.peer.send("x")
+    await settle(2.001)
+    assert client.silent_for == pytest.approx(2, abs=0.01)
+    transport.peer.ping(b"a sign of life, too")
+    await settle(1.001)
+    assert client.silent_for == pytest.approx(1, abs=0.01)
+    transport.peer.drop()
+    await settle()
+    assert client.state is State.BACKOFF
+    assert client.silent_for is None
+    await client.ready()
+    await settle()
+    assert client.silent_for < 1
+    closing = asyncio.ensure_future(client.close(drain=5))
+    await asyncio.sleep(0)
+    assert client.silent_for is None
+    await closing
+    assert client.silent_for is None
+
+
+async def test_what_a_full_inbox_has_kept_from_being_read_is_no_silence_where_the_kernel_tells():
+    async with stage(inbox=Inbox(max_messages=2), heartbeat=None) as played:
+        played.peer.send("a", "b")
+        await settle(10)
+        assert played.client.silent_for == pytest.approx(10, abs=0.01)
+        played.peer.send("stands in the kernel")
+        await settle(1)
+        assert played.client.silent_for == pytest.approx(1, abs=0.01)
 
 
 async def test_pings_go_out_each_interval_whatever_arrives():
