@@ -6,7 +6,7 @@ without any network: for the tests of a program that uses a client. `VirtualCloc
 """
 
 from .clock import DeadlockError, TimeLimitError, VirtualClock, VirtualLoop, run_virtual
-from .connection import FaultConnection
+from .connection import AppPings, FaultConnection
 from .deflate import Deflate
 from .fakepeer import FakePeer, PingAnswers
 from .handshake import Headers, Request
@@ -28,10 +28,14 @@ from .script import (
     Accept,
     Answer,
     Behaviour,
+    CloseAfter,
+    CloseOn,
+    CloseOver,
     Drip,
     Drop,
     Garbage,
     Hangup,
+    Interim,
     MissingHeader,
     NeverAnswer,
     Redirect,
@@ -46,9 +50,13 @@ from .wire import Frame, Message, Opcode, encode_close, encode_frame
 __all__ = [
     "Accept",
     "Answer",
+    "AppPings",
     "AttemptRecord",
     "Behaviour",
     "ChaosProxy",
+    "CloseAfter",
+    "CloseOn",
+    "CloseOver",
     "DeadlockError",
     "Deflate",
     "Dial",
@@ -63,6 +71,7 @@ __all__ = [
     "Garbage",
     "Hangup",
     "Headers",
+    "Interim",
     "LeakCheck",
     "LeakError",
     "Message",

@@ -8,13 +8,48 @@ wait for the client to read.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Literal
 
+from .checks import check_range
 from .ledger import numbered
 from .script import Drop
 from .session import Session
 from .wire import RSV1, Message, Opcode, encode_close, encode_frame
+
+_MASK = b"\x01\x02\x03\x04"
+
+
+class AppPings:
+    """The ping messages that `FaultConnection.app_pings` sends.
+
+    Attributes:
+        sent: How many pings went out.
+        answered: How many answers came.
+    """
+
+    def __init__(self, connection: FaultConnection) -> None:
+        self.sent = 0
+        self.answered = 0
+        self._connection = connection
+        self._stopped = False
+
+    def __repr__(self) -> str:
+        return f"<AppPings {self.sent} sent, {self.answered} answered>"
+
+    @property
+    def is_running(self) -> bool:
+        """Whether pings still go out: not after `stop`, and not on a connection that is being ended."""
+        return not self._stopped and self._connection.is_open and not self._connection.close_sent
+
+    def stop(self) -> None:
+        """Send no more, and expect no answer."""
+        self._stopped = True
+
+
+def _matches(wanted: Message | Callable[[Message], bool], message: Message) -> bool:
+    return wanted(message) if callable(wanted) else wanted == message
 
 
 class FaultConnection(Session):
@@ -118,7 +153,7 @@ class FaultConnection(Session):
         for part in range(parts):
             piece = data[part * step : (part + 1) * step]
             kind = opcode if part == 0 else Opcode.CONTINUATION
-            await self._write(encode_frame(kind, piece, fin=part == parts - 1))
+            await self._write(self._encode(kind, piece, fin=part == parts - 1))
             ping = next(pings, None)
             if ping is not None:
                 self.ping(ping)
@@ -129,18 +164,52 @@ class FaultConnection(Session):
 
     def ping(self, payload: bytes = b"") -> None:
         """Send a PING; over 125 bytes it is an invalid one."""
-        self._write_now(encode_frame(Opcode.PING, payload))
+        self._write_now(self._encode(Opcode.PING, payload))
 
     def pong(self, payload: bytes = b"") -> None:
         """Send a PONG that nobody asked for."""
-        self._write_now(encode_frame(Opcode.PONG, payload))
+        self._write_now(self._encode(Opcode.PONG, payload))
 
-    async def ping_flood(self, count: int, payload: bytes = b"flood") -> None:
-        """Send ``count`` PINGs as fast as the client takes them."""
-        block = encode_frame(Opcode.PING, payload) * min(count, 100)
-        for _ in range(count // 100):
-            await self._write(block)
-        await self._write(encode_frame(Opcode.PING, payload) * (count % 100))
+    async def ping_flood(
+        self,
+        count: int | None = None,
+        payload: bytes | Callable[[int], bytes] = b"flood",
+        *,
+        seconds: float | None = None,
+        burst: int = 100,
+    ) -> int:
+        """Send PINGs as fast as the client takes them; return how many.
+
+        A client may answer only the last PING of those that it has read (RFC 6455 section 5.5.3).
+
+        Args:
+            count: How many; ``None``: no limit.
+            payload: The payload of each, or a function of its number, from 0 on. ``b""`` makes the shortest PINGs,
+                two bytes each.
+            seconds: For how long; ``None``: no limit. At least one of the two is needed.
+            burst: How many are written at once, at least 1: 60,000 empty ones fill a read of 120 KiB.
+
+        Raises:
+            ValueError: Neither ``count`` nor ``seconds`` is given, or ``burst`` is below 1.
+        """
+        if count is None and seconds is None:
+            raise ValueError("ping_flood needs count (PINGs) or seconds, both are None")
+        check_range("burst", burst, 1)
+        end = None if seconds is None else self._loop.time() + seconds
+        sent = 0
+        while self.is_open and (count is None or sent < count) and (end is None or self._loop.time() < end):
+            size = burst if count is None else min(burst, count - sent)
+            if isinstance(payload, bytes):
+                block = self._encode(Opcode.PING, payload) * size
+            else:
+                block = b"".join(self._encode(Opcode.PING, payload(sent + i)) for i in range(size))
+            try:
+                await self._write(block)
+            except ConnectionResetError:
+                break
+            sent += size
+            await asyncio.sleep(0)
+        return sent
 
     def answer_pings(self) -> None:
         """Answer each PING at once, as RFC 6455 section 5.5.2 wants; the default."""
@@ -156,7 +225,7 @@ class FaultConnection(Session):
 
     def wrong_pongs(self, payload: bytes = b"not yours") -> None:
         """Answer each PING with a PONG that has another payload."""
-        self._pong = lambda _: self._write_auto(encode_frame(Opcode.PONG, payload))
+        self._pong = lambda _: self._write_auto(self._encode(Opcode.PONG, payload))
 
     def pong_only_last(self, every: float = 0.05) -> None:
         """Answer only the last PING of each ``every`` seconds, as RFC 6455 section 5.5.3 allows."""
@@ -165,8 +234,8 @@ class FaultConnection(Session):
     # ---- faults in what is sent
 
     def raw(self, data: bytes) -> None:
-        """Write any bytes."""
-        self._write_now(data)
+        """Write any bytes, even into an unfinished frame."""
+        self._link.write(data)
 
     def frame(
         self,
@@ -193,18 +262,82 @@ class FaultConnection(Session):
         """Send a frame with an opcode that is not assigned: 3 to 7 or 11 to 15."""
         self.frame(opcode, b"opcode")
 
-    def masked_frame(self, payload: bytes = b"masked") -> None:
-        """Send a masked TEXT frame, which a server must not."""
-        self.frame(Opcode.TEXT, payload, mask=b"\x01\x02\x03\x04")
+    def masked_frame(self, payload: bytes = b"masked", *, opcode: int = Opcode.TEXT) -> None:
+        """Send one masked frame, which a server must not (RFC 6455 section 5.1)."""
+        self.frame(opcode, payload, mask=_MASK)
 
-    async def oversize(self, size: int, *, header_only: bool = False) -> None:
-        """Send a BINARY message of ``size`` bytes; with ``header_only`` announce it and send nothing of it."""
+    def mask_frames(self, mask: bool = True) -> None:
+        """Mask each frame sent from now on, also echoes, PONGs and CLOSE, which a server must not."""
+        self._mask = _MASK if mask else None
+
+    async def dribble(
+        self,
+        message: Message,
+        *,
+        interval: float = 0.02,
+        chunk: int = 1,
+        stop_after: int | None = None,
+    ) -> None:
+        """Send one message a few bytes at a time, each piece a TCP segment of its own.
+
+        No other frame fits into an unfinished one: what the server writes meanwhile, PONGs included, waits until the
+        frame is complete. A frame that is never finished holds it back for good.
+
+        Args:
+            message: The message.
+            interval: Seconds between two pieces.
+            chunk: Bytes per piece, at least 1; the header counts.
+            stop_after: Bytes after which nothing more comes, the socket stays; ``None``: the whole frame.
+
+        Raises:
+            ConnectionResetError: The connection is over.
+            RuntimeError: Another frame is unfinished.
+            ValueError: ``interval`` or ``stop_after`` is negative, or ``chunk`` is below 1.
+        """
+        check_range("interval", interval, 0)
+        check_range("chunk", chunk, 1)
+        data = self._encode_message(message)
+        whole = len(data)
+        if stop_after is not None:
+            check_range("stop_after", stop_after, 0)
+            data = data[:stop_after]
+        if self._unfinished:
+            raise RuntimeError("a frame is unfinished on this connection: no second one can begin")
+        self._unfinished = bool(data)
+        for start in range(0, len(data), chunk):
+            if start:
+                await asyncio.sleep(interval)
+            if not self.is_open:
+                raise ConnectionResetError(f"connection {self.number} is over")
+            self._link.write(data[start : start + chunk])
+            await self._link.drain()
+        if len(data) == whole:
+            self._finish_frame()
+
+    async def oversize(self, size: int, *, header_only: bool = False, parts: int = 1) -> None:
+        """Send a BINARY message of ``size`` bytes, to be over the client's limit.
+
+        Args:
+            size: Its length in bytes.
+            header_only: Announce it and send nothing of it.
+            parts: In how many frames, at least 1: each may be below a limit that the message is above.
+
+        Raises:
+            ConnectionResetError: The connection is over.
+            ValueError: ``parts`` is below 1.
+        """
         if header_only:
             self.frame(Opcode.BINARY, declared=size)
             return
-        await self._write(encode_frame(Opcode.BINARY, declared=size))
-        for start in range(0, size, 65536):
-            await self._write(bytes(min(65536, size - start)))
+        check_range("parts", parts, 1)
+        step = -(-size // parts)
+        for part in range(parts):
+            length = max(0, min(step, size - part * step))
+            opcode = Opcode.CONTINUATION if part else Opcode.BINARY
+            head = encode_frame(opcode, fin=part == parts - 1, declared=length)
+            await self._write(head + bytes(min(65536, length)))
+            for start in range(65536, length, 65536):
+                await self._write(bytes(min(65536, length - start)))
 
     async def decompression_bomb(self, size: int = 64 << 20) -> int:
         """Send a BINARY message that is small on the wire and ``size`` bytes decompressed; return its wire size.
@@ -228,6 +361,131 @@ class FaultConnection(Session):
         """Send the first half of a frame, then lose the connection."""
         self.frame(Opcode.TEXT, b"half a fra", declared=20)
         self.drop(drop)
+
+    # ---- a server with rules of its own
+
+    def app_pings(
+        self,
+        message: Message | Callable[[int], Message] = "ping",
+        *,
+        every: float = 1.0,
+        answer: Message | Callable[[Message], bool] | None = None,
+        within: float | None = None,
+        code: int | None = 4000,
+        reason: str = "no answer to a ping",
+    ) -> AppPings:
+        """Send ping *messages* of the server's own, and close where they are not answered.
+
+        The pings stop with the connection, or with `AppPings.stop`.
+
+        Args:
+            message: The message, or a function of the number of the ping, from 0 on.
+            every: Seconds between two pings, above 0; the first one goes out at once.
+            answer: The message that answers a ping, or a predicate. ``None``: answers are not looked for. Answers
+                are recorded as messages and not echoed.
+            within: Seconds in which the answer must come; then the connection is closed. ``None``: no limit.
+            code: The code of that CLOSE.
+            reason: Its reason.
+
+        Raises:
+            ValueError: ``every`` or ``within`` is not above 0, or ``within`` is given without ``answer``.
+        """
+        check_range("every", every, 0.001)
+        if within is not None:
+            check_range("within", within, 0.001)
+            if answer is None:
+                raise ValueError("within needs answer: the message that answers a ping, or a predicate")
+        pings = AppPings(self)
+        missed: deque[asyncio.TimerHandle] = deque()
+
+        def ask() -> None:
+            if not pings.is_running:
+                return
+            self._write_auto(self._encode_message(message(pings.sent) if callable(message) else message))
+            pings.sent += 1
+            if within is not None:
+                missed.append(self._later(within, miss))
+            self._later(every, ask)
+
+        def miss() -> None:
+            if pings.is_running:
+                self.close(code, reason)
+
+        def hear(got: Message) -> bool:
+            if not pings.is_running or answer is None or not _matches(answer, got):
+                return False
+            pings.answered += 1
+            if missed:
+                self._cancel(missed.popleft())
+            return True
+
+        self._triggers.append(hear)
+        ask()
+        return pings
+
+    def close_on(
+        self,
+        match: Message | Callable[[Message], bool],
+        code: int | None = 1002,
+        reason: str = "",
+        *,
+        then: Literal["wait", "fin", "rst", "hold"] = "wait",
+    ) -> None:
+        """Close as soon as a certain message arrives: a message that the server cannot bear.
+
+        That message is recorded, what comes behind it is not: the server has stopped reading messages.
+
+        Args:
+            match: The message, or a predicate.
+            code: The code of the CLOSE, as for `close`.
+            reason: Its reason.
+            then: As for `close`.
+        """
+
+        def trigger(message: Message) -> bool:
+            if not _matches(match, message):
+                return False
+            self._refuse(code, reason, then)
+            return True
+
+        self._triggers.append(trigger)
+
+    def close_over(
+        self, messages: int, per: float = 1.0, *, code: int | None = 1008, reason: str = "too many messages"
+    ) -> None:
+        """Close as soon as more messages than allowed have come: a server with a rate limit.
+
+        The message over the limit is recorded, what comes behind it is not.
+
+        Args:
+            messages: How many are allowed in any ``per`` seconds, at least 0.
+            per: Seconds, above 0.
+            code: The code of the CLOSE.
+            reason: Its reason.
+
+        Raises:
+            ValueError: ``messages`` or ``per`` is out of range.
+        """
+        check_range("messages", messages, 0)
+        check_range("per", per, 0.001)
+        times: deque[float] = deque()
+
+        def trigger(message: Message) -> bool:
+            del message
+            now = self._loop.time()
+            times.append(now)
+            while times[0] <= now - per:
+                times.popleft()
+            if len(times) <= messages:
+                return False
+            self._refuse(code, reason, "wait")
+            return True
+
+        self._triggers.append(trigger)
+
+    def _refuse(self, code: int | None, reason: str, then: Literal["wait", "fin", "rst", "hold"]) -> None:
+        self._refusing = True
+        self.close(code, reason, then=then)
 
     # ---- ending
 
@@ -253,6 +511,23 @@ class FaultConnection(Session):
             self._keep_socket = self._link.keep_after_eof = True
         elif self.close_received:
             self._link.fin()
+
+    def close_later(
+        self,
+        seconds: float,
+        code: int | None = 1000,
+        reason: str = "",
+        *,
+        then: Literal["wait", "fin", "rst", "hold"] = "wait",
+    ) -> None:
+        """Send a CLOSE frame after so many seconds, unless one was sent by then; the rest is as for `close`."""
+        check_range("seconds", seconds, 0)
+
+        def act() -> None:
+            if self.is_open and not self._close_sent:
+                self.close(code, reason, then=then)
+
+        self._later(seconds, act)
 
     def drop(self, drop: Drop) -> None:
         """Lose the connection without a CLOSE frame: `fin`, `rst` or `go_silent`."""

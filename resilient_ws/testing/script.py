@@ -11,13 +11,14 @@ import datetime as dt
 import email.utils
 import os
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import attrs
 
-from .checks import between
+from .checks import between, check_range
 from .deflate import Agreement, Deflate
 from .handshake import HeaderPairs, Request, accept_key, encode_response, header_pairs
+from .wire import Message
 
 if TYPE_CHECKING:
     from .connection import FaultConnection
@@ -43,6 +44,8 @@ class Answer:
         then: For an answer that opens nothing: ``"fin"``, ``"rst"``, or ``"silent"`` to keep the socket.
         subprotocol: The subprotocol that the response names.
         agreement: The permessage-deflate that the response agrees to.
+        interim: The 1xx responses that go before it, as bytes.
+        interim_pause: Seconds after each of them.
     """
 
     data: bytes
@@ -54,6 +57,8 @@ class Answer:
     then: Drop = "fin"
     subprotocol: str | None = None
     agreement: Agreement | None = None
+    interim: Sequence[bytes] = ()
+    interim_pause: float = 0.0
 
 
 class Behaviour:
@@ -128,6 +133,9 @@ class Accept(Behaviour):
     def _outcome(self) -> str:
         return "accepted"
 
+    def begin(self, connection: FaultConnection) -> None:
+        """Prepare the connection that was opened, before ``then`` or the handler gets it; for your own behaviours."""
+
     def _choose_subprotocol(self, request: Request) -> str | None:
         for name in request.subprotocols:
             if self.subprotocols is None or name in self.subprotocols:
@@ -196,6 +204,82 @@ class WrongSubprotocol(Accept):
         return self.name
 
 
+@attrs.frozen(kw_only=True)
+class CloseOn(Accept):
+    """Open the connection, and close it as soon as a certain message arrives: a message that the server cannot bear.
+
+    That message is recorded, what comes behind it is not: the server has stopped reading messages.
+
+    Args:
+        match: The message, or a predicate.
+        code: The code of the CLOSE; ``None``: an empty one.
+        reason: Its reason.
+        drop: How the socket is lost right behind the CLOSE; ``None``: it is closed when the client has answered.
+    """
+
+    match: Message | Callable[[Message], bool]
+    code: int | None = 1002
+    reason: str = ""
+    drop: Literal["fin", "rst"] | None = None
+
+    def begin(self, connection: FaultConnection) -> None:
+        """Set the trap."""
+        connection.close_on(self.match, self.code, self.reason, then=self.drop or "wait")
+
+
+@attrs.frozen(kw_only=True)
+class CloseAfter(Accept):
+    """Open the connection, and close it after so many messages or seconds, with a code and a reason.
+
+    ``default=CloseAfter(code=1013, reason="busy")`` closes each connection at once: a burst of closes.
+
+    Args:
+        messages: After how many messages of the client; ``None``: they are not counted.
+        seconds: After how many seconds. With neither the CLOSE goes out right behind the 101 response.
+        code: The code of the CLOSE; ``None``: an empty one.
+        reason: Its reason.
+        drop: How the socket is lost right behind the CLOSE; ``None``: it is closed when the client has answered.
+    """
+
+    messages: int | None = attrs.field(default=None, validator=between(1))
+    seconds: float | None = attrs.field(default=None, validator=between(0))
+    code: int | None = 1011
+    reason: str = ""
+    drop: Literal["fin", "rst"] | None = None
+
+    def begin(self, connection: FaultConnection) -> None:
+        """Close at once, or set what is to close."""
+        then = self.drop or "wait"
+        if self.messages is not None:
+            left = iter(range(self.messages - 1))
+            connection.close_on(lambda _: next(left, None) is None, self.code, self.reason, then=then)
+        if self.seconds is not None:
+            connection.close_later(self.seconds, self.code, self.reason, then=then)
+        elif self.messages is None:
+            connection.close(self.code, self.reason, then=then)
+
+
+@attrs.frozen(kw_only=True)
+class CloseOver(Accept):
+    """Open the connection, and close it when more messages than allowed come: a server with a rate limit.
+
+    Args:
+        messages: How many are allowed in any ``per`` seconds.
+        per: Seconds.
+        code: The code of the CLOSE.
+        reason: Its reason.
+    """
+
+    messages: int = attrs.field(validator=between(0))
+    per: float = attrs.field(default=1.0, validator=between(0.001))
+    code: int | None = 1008
+    reason: str = "too many messages"
+
+    def begin(self, connection: FaultConnection) -> None:
+        """Begin to count."""
+        connection.close_over(self.messages, self.per, code=self.code, reason=self.reason)
+
+
 @attrs.frozen
 class Refuse(Behaviour):
     """Answer with an HTTP status instead of 101, then close the socket.
@@ -221,17 +305,18 @@ class Refuse(Behaviour):
         """Return the refusal."""
         del request
         headers = [("Content-Length", str(len(self.body))), ("Connection", "close")]
-        if self.retry_after is not None:
-            headers.append(("Retry-After", _format_retry_after(self.retry_after)))
+        headers += _retry_after_header(self.retry_after)
         headers += header_pairs(self.headers)
         data = encode_response(self.status, headers, self.body, self.reason)
         return Answer(data, f"refused {self.status}", delay=self.delay)
 
 
-def _format_retry_after(value: float | dt.datetime | str) -> str:
+def _retry_after_header(value: float | dt.datetime | str | None) -> list[tuple[str, str]]:
+    if value is None:
+        return []
     if isinstance(value, dt.datetime):
-        return email.utils.format_datetime(value.astimezone(dt.UTC), usegmt=True)
-    return value if isinstance(value, str) else f"{value:g}"
+        value = email.utils.format_datetime(value.astimezone(dt.UTC), usegmt=True)
+    return [("Retry-After", value if isinstance(value, str) else f"{value:g}")]
 
 
 @attrs.frozen
@@ -239,18 +324,35 @@ class Redirect(Behaviour):
     """Answer with a redirect.
 
     Args:
-        location: The ``Location``, written as it is: absolute, relative, ``ws:``, ``http:`` or nonsense.
+        location: The ``Location``, written byte for byte: absolute, relative, ``ws:``, ``http:``, with port 0, signed,
+            escaped in an odd way, or nonsense. What a ``str`` holds beyond Latin-1 is written as UTF-8.
         status: 300 to 399.
+        retry_after: As for `Refuse`.
+        headers: Further headers.
     """
 
-    location: str
+    location: str | bytes
     status: int = attrs.field(default=302, validator=between(300, 399))
+    retry_after: float | dt.datetime | str | None = attrs.field(default=None, kw_only=True)
+    headers: HeaderPairs = attrs.field(default=(), kw_only=True, repr=False)
 
     def answer(self, request: Request) -> Answer | None:
         """Return the redirect."""
         del request
-        headers = [("Location", self.location), ("Content-Length", "0"), ("Connection", "close")]
-        return Answer(encode_response(self.status, headers), f"redirected {self.status}")
+        headers = [("Location", "\0"), ("Content-Length", "0"), ("Connection", "close")]
+        headers += _retry_after_header(self.retry_after)
+        headers += header_pairs(self.headers)
+        data = encode_response(self.status, headers).replace(b"\0", _as_bytes(self.location), 1)
+        return Answer(data, f"redirected {self.status}")
+
+
+def _as_bytes(location: str | bytes) -> bytes:
+    if isinstance(location, bytes):
+        return location
+    try:
+        return location.encode("latin-1")
+    except UnicodeEncodeError:
+        return location.encode()
 
 
 @attrs.frozen
@@ -290,6 +392,46 @@ class Drip(Behaviour):
         if self.stop_after is None:
             return dripped
         return attrs.evolve(dripped, data=whole.data[: self.stop_after], accept=None, then="silent")
+
+
+@attrs.frozen
+class Interim(Behaviour):
+    """Write interim responses (1xx, RFC 9110 section 15.2) before the answer of another behaviour.
+
+    Args:
+        statuses: The status of each, 100 to 199: 100 (Continue), 102 (Processing), 103 (Early Hints).
+        of: The behaviour whose answer follows.
+        headers: Headers of each interim response.
+        pause: Seconds after each of them; 0 writes all in one piece.
+    """
+
+    statuses: Sequence[int] = attrs.field(default=(103,), converter=tuple)
+    of: Behaviour = attrs.field(factory=Accept, kw_only=True)
+    headers: HeaderPairs = attrs.field(default=(), kw_only=True, repr=False)
+    pause: float = attrs.field(default=0.0, kw_only=True, validator=between(0))
+
+    def __attrs_post_init__(self) -> None:
+        for status in self.statuses:
+            check_range("each of statuses", status, 100, 199)
+
+    def answer(self, request: Request) -> Answer | None:
+        """Return the answer of the other behaviour, with the interim responses in front."""
+        final = self.of.answer(request)
+        interim = [
+            encode_response(status, self.headers, reason=_INTERIM.get(status)) for status in self.statuses
+        ]
+        outcome = " ".join(["interim", *map(str, self.statuses)])
+        if final is None:
+            return Answer(b"".join(interim), f"{outcome}, never answered", then="silent")
+        outcome = f"{final.outcome} after {outcome}"
+        if not self.pause:
+            return attrs.evolve(final, data=b"".join([*interim, final.data]), outcome=outcome)
+        return attrs.evolve(
+            final, interim=[*interim, *final.interim], interim_pause=self.pause, outcome=outcome
+        )
+
+
+_INTERIM: Final = {102: "Processing", 103: "Early Hints"}
 
 
 @attrs.frozen

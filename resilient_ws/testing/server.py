@@ -247,6 +247,18 @@ class FaultServer:
             visit.drop(drop)
         return len(visits)
 
+    def close_all(self, code: int | None = 1012, reason: str = "") -> int:
+        """Send a CLOSE on every open connection; return how many.
+
+        Args:
+            code: As for `FaultConnection.close`: 1001 and 1012 are what servers say before they restart.
+            reason: Its reason.
+        """
+        connections = [connection for connection in self.open_connections if not connection.close_sent]
+        for connection in connections:
+            connection.close(code, reason)
+        return len(connections)
+
     def admit(self, request: Request, answer: Answer, accept: Accept, link: Link) -> FaultConnection:
         """Make the connection that an accepted handshake has opened; called by the server itself."""
         self._accepted_count += 1
@@ -260,6 +272,7 @@ class FaultServer:
 
     def serve(self, connection: FaultConnection, accept: Accept) -> None:
         """Start what an accepted connection is to do; called by the server itself."""
+        accept.begin(connection)
         if accept.then is not None:
             self.spawn(self._follow(connection, accept), f"connection {connection.number}")
         elif self._handler is not None:

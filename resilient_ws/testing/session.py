@@ -92,7 +92,12 @@ class Session:
         self._close_sent = False
         self._keep_socket = False
         self._discarding = False
+        self._refusing = False
         self._timers: set[asyncio.TimerHandle] = set()
+        self._mask: bytes | None = None
+        self._unfinished = False
+        self._behind: list[bytes] = []
+        self._triggers: list[Callable[[Message], bool]] = []
 
     def __repr__(self) -> str:
         state = "open" if self.is_open else f"ended by {self.ended_by}"
@@ -104,6 +109,11 @@ class Session:
     def is_open(self) -> bool:
         """Whether TCP is connected and the server has not begun to end it."""
         return not self._link.ending
+
+    @property
+    def close_sent(self) -> bool:
+        """Whether the server has sent a CLOSE, with or without a code."""
+        return self._close_sent
 
     @property
     def compressed(self) -> bool:
@@ -149,6 +159,7 @@ class Session:
         for timer in self._timers:
             timer.cancel()
         self._timers.clear()
+        self._behind.clear()
         self._news.set()
         self._recorder.notify()
 
@@ -171,8 +182,12 @@ class Session:
                 self._take_message(message)
 
     def _take_message(self, message: Message) -> None:
+        if self._refusing:
+            return
         self.received += 1
         self._recorder.record_message(self.number, message)
+        if any(trigger(message) for trigger in self._triggers):
+            return
         if self._echo:
             if not self._close_sent:
                 self._write_auto(self._encode_message(message))
@@ -204,7 +219,7 @@ class Session:
         del payload
 
     def _answer_ping(self, payload: bytes) -> None:
-        frame = encode_frame(Opcode.PONG, payload)
+        frame = self._encode(Opcode.PONG, payload)
         if self._pong_delay:
             self._later(self._pong_delay, lambda: self._write_auto(frame))
         else:
@@ -217,7 +232,7 @@ class Session:
 
     def _flush_last_ping(self) -> None:
         if self._last_ping is not None:
-            self._write_auto(encode_frame(Opcode.PONG, self._last_ping))
+            self._write_auto(self._encode(Opcode.PONG, self._last_ping))
             self._last_ping = None
 
     # ---- writing
@@ -227,32 +242,49 @@ class Session:
         data = message.encode() if isinstance(message, str) else bytes(message)
         opcode = Opcode.TEXT if text else Opcode.BINARY
         if self._codec is None:
-            return encode_frame(opcode, data)
-        return encode_frame(opcode, self._codec.compress(data), rsv=RSV1)
+            return self._encode(opcode, data)
+        return self._encode(opcode, self._codec.compress(data), rsv=RSV1)
+
+    def _encode(self, opcode: int, payload: bytes = b"", *, fin: bool = True, rsv: int = 0) -> bytes:
+        return encode_frame(opcode, payload, fin=fin, rsv=rsv, mask=self._mask)
 
     def _write_auto(self, data: bytes) -> None:
-        self._link.write(data)
+        self._write_now(data)
         self._link.hold_reading()
 
     def _write_now(self, data: bytes) -> None:
-        self._link.write(data)
+        if self._unfinished:
+            self._behind.append(data)
+        else:
+            self._link.write(data)
 
     async def _write(self, data: bytes) -> None:
         if self.is_open:
-            self._link.write(data)
+            self._write_now(data)
             await self._link.drain()
         if not self.is_open:
             raise ConnectionResetError(f"connection {self.number} is over")
 
     def _send_close(self, code: int | None, payload: bytes) -> None:
-        self._write_now(encode_frame(Opcode.CLOSE, payload))
+        self._write_now(self._encode(Opcode.CLOSE, payload))
         self._close_sent = True
         self.sent_close = code
 
-    def _later(self, delay: float, act: Callable[[], None]) -> None:
+    def _finish_frame(self) -> None:
+        self._unfinished = False
+        behind, self._behind = self._behind, []
+        for data in behind:
+            self._link.write(data)
+
+    def _later(self, delay: float, act: Callable[[], None]) -> asyncio.TimerHandle:
         def fire() -> None:
             self._timers.discard(timer)
             act()
 
         timer = self._loop.call_later(delay, fire)
         self._timers.add(timer)
+        return timer
+
+    def _cancel(self, timer: asyncio.TimerHandle) -> None:
+        timer.cancel()
+        self._timers.discard(timer)

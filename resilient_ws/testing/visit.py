@@ -136,7 +136,7 @@ class Visit:
         self._answering = True
         if answer is None:
             self.record.outcome = "never answered"
-        elif answer.delay or answer.chunk:
+        elif answer.delay or answer.chunk or answer.interim:
             self._server.spawn(self._write_slowly(request, answer), f"answer {self.record.number}")
         else:
             self.link.write(answer.data)
@@ -146,6 +146,9 @@ class Visit:
     async def _write_slowly(self, request: Request | None, answer: Answer) -> None:
         self.record.outcome = "answering"
         await self._pause(answer.delay)
+        for response in answer.interim:
+            self.link.write(response)
+            await self._pause(answer.interim_pause)
         step = answer.chunk or max(len(answer.data), 1)
         for start in range(0, len(answer.data), step):
             if self.link.ending:
