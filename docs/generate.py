@@ -1,7 +1,7 @@
-"""The parts of the documentation that are made from the code, so that they cannot say anything else.
+"""Generates the parts and the diagram of the documentation that repeat facts of the code.
 
-`python docs/generate.py` rewrites them in the pages; a test checks that this would change nothing. As a hook of
-mkdocs it puts them, and the map of the modules, into what is built.
+`python docs/generate.py` rewrites them. A test fails if they are out of date. As a hook of mkdocs, this file inserts the
+parts and the list of modules when the site is built.
 
 A part stands between `<!-- generated: NAME -->` and `<!-- end of NAME -->`.
 """
@@ -12,6 +12,7 @@ import ast
 import re
 import sys
 from collections.abc import Callable, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,8 +31,9 @@ from resilient_ws import (
     ResilientWSError,
     SetupFailed,
     SetupTimeout,
+    State,
 )
-from resilient_ws.lifecycle import mermaid
+from resilient_ws.lifecycle import TRANSITIONS
 from resilient_ws.retry import Decision, RetryState, delay_range
 
 PAGES: Final = Path(__file__).parent
@@ -157,7 +159,7 @@ def failures() -> str:
     return table(("the attempt ended with", "before the first open", "later", "later, URL provider"), rows)
 
 
-# ------------------------------------------------------------------------------------------------ errors, states
+# ------------------------------------------------------------------------------------------------ errors, modules
 
 
 def errors() -> str:
@@ -178,11 +180,6 @@ def _tree(kind: type[BaseException], indent: str) -> list[str]:
     return lines
 
 
-def states() -> str:
-    """The life of a client, as a diagram."""
-    return f"```mermaid\n{mermaid()}\n```"
-
-
 def modules() -> str:
     """Each module with the first sentence of its docstring. Made when the site is built, not kept in the page."""
     package = Path(resilient_ws.__file__).parent
@@ -196,13 +193,81 @@ def modules() -> str:
     return table(("module", "its job"), rows)
 
 
+# ------------------------------------------------------------------------------------------------ states
+
+INK, EDGE, BOX = "#7d8590", "#8da4bd", "#12a594"
+"""Readable on a light page and on a dark one, as in the other diagrams."""
+
+PLACES: Final = {
+    State.IDLE: (110, 60),
+    State.CONNECTING: (350, 60),
+    State.OPEN: (780, 60),
+    State.BACKOFF: (550, 210),
+    State.CLOSING: (350, 360),
+    State.CLOSED: (720, 360),
+}
+"""The centre of each state."""
+
+ROUTES: Final = {
+    (State.IDLE, State.CONNECTING): ("M170 60H288", (229, 52), "middle"),
+    (State.IDLE, State.CLOSING): ("M110 80V360H288", (102, 215), "end"),
+    (State.CONNECTING, State.OPEN): ("M410 60H718", (565, 52), "middle"),
+    (State.CONNECTING, State.BACKOFF): ("M395 80L522 188", (478, 140), "start"),
+    (State.CONNECTING, State.CLOSING): ("M310 80V338", (302, 215), "end"),
+    (State.OPEN, State.BACKOFF): ("M735 80L592 188", (682, 140), "start"),
+    (State.OPEN, State.CLOSING): ("M840 60H880V420H350V382", (872, 215), "end"),
+    (State.BACKOFF, State.CONNECTING): ("M500 190L367 82", (462, 176), "end"),
+    (State.BACKOFF, State.CLOSING): ("M520 230L384 338", (446, 302), "start"),
+    (State.BACKOFF, State.CLOSED): ("M575 230L692 338", (642, 282), "start"),
+    (State.CLOSING, State.CLOSED): ("M410 360H658", (534, 378), "middle"),
+}
+"""The path of each step, and where its label begins, ends or has its middle."""
+
+
+def states() -> str:
+    """Returns the table of `resilient_ws.lifecycle` as a state diagram in SVG.
+
+    Raises:
+        KeyError: A state or a step has no place yet: give it one.
+    """
+    parts = [
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 900 440" width="900" role="img">',
+        "<title>The states of a client</title>",
+        '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" orient="auto">',
+        f'<path d="M0 0L8 4L0 8z" fill="{EDGE}"/></marker></defs>',
+        f'<g font-family="system-ui, sans-serif" font-size="13" fill="{INK}">',
+        f'<circle cx="20" cy="60" r="6" fill="{BOX}"/>',
+        f'<circle cx="820" cy="360" r="8" fill="none" stroke="{BOX}"/><circle cx="820" cy="360" r="4" fill="{BOX}"/>',
+        *(_arrow(path) for path in ("M26 60H48", "M780 360H810")),
+    ]
+    for state, steps in TRANSITIONS.items():
+        x, y = PLACES[state]
+        parts += [
+            f'<rect x="{x - 60}" y="{y - 20}" width="120" height="40" rx="8" fill="{BOX}22" stroke="{BOX}"/>',
+            f'<text x="{x}" y="{y + 5}" text-anchor="middle" font-weight="600">{state.name}</text>',
+        ]
+        for fact, new in steps.items():
+            path, (left, base), anchor = ROUTES[state, new]
+            parts += [
+                _arrow(path),
+                f'<text x="{left}" y="{base}" text-anchor="{anchor}">{escape(fact.value)}</text>',
+            ]
+    return "\n".join([*parts, "</g></svg>", ""])
+
+
+def _arrow(path: str) -> str:
+    return f'<path d="{path}" stroke="{EDGE}" fill="none" marker-end="url(#tip)"/>'
+
+
+PICTURES: Final[dict[str, Callable[[], str]]] = {"states.svg": states}
+"""Files beside the pages."""
+
 PARTS: Final[dict[str, Callable[[], str]]] = {
     "close-codes": close_codes,
     "close-code-meanings": close_code_meanings,
     "delays": delays,
     "failures": failures,
     "errors": errors,
-    "states": states,
 }
 """Kept in the pages."""
 
@@ -214,7 +279,7 @@ def renewed(text: str, parts: dict[str, Callable[[], str]]) -> str:
     """Returns a page with each part made anew.
 
     Raises:
-        KeyError: It asks for a part that nobody makes.
+        KeyError: It asks for an unknown part.
     """
 
     def fresh(found: re.Match[str]) -> str:
@@ -232,13 +297,15 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 def main() -> int:
-    """Rewrites the pages, and says which have changed."""
+    """Rewrites the pages and the diagram, and prints which pages have changed."""
     for path in sorted(PAGES.rglob("*.md")):
         old = path.read_text(encoding="utf-8")
         new = renewed(old, PARTS)
         if new != old:
             path.write_text(new, encoding="utf-8")
             print(f"rewritten: {path.relative_to(PAGES.parent)}")
+    for name, picture in PICTURES.items():
+        (PAGES / name).write_text(picture(), encoding="utf-8")
     return 0
 
 

@@ -1,7 +1,7 @@
 """The life of a client as a table: which fact leads from which state to which.
 
 Theory of operation. `TRANSITIONS` is all there is: a fact that is not listed for a state cannot happen in it, and
-`Lifecycle.apply` refuses it. `docs/architecture.md` shows the diagram that `mermaid()` makes of the same table.
+`Lifecycle.apply` refuses it. `docs/generate.py` draws the diagram in `docs/architecture.md` from the same table.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Fact(enum.StrEnum):
     OPENED = "handshake, setup and subscriptions done"
     FAILED = "the attempt failed"
     LOST = "the connection ended"
-    DIALED = "the back-off is over"
+    DIALED = "the backoff is over"
     CLOSE_ASKED = "close()"
     ENDED = "nothing is left to do"
 
@@ -87,12 +87,3 @@ class Lifecycle:
         self._state = new
         self._changed(old, new)
         return new
-
-
-def mermaid() -> str:
-    """Returns the table as a Mermaid state diagram."""
-    lines = ["stateDiagram-v2", f"    [*] --> {State.IDLE.name}"]
-    for state, steps in TRANSITIONS.items():
-        lines += [f"    {state.name} --> {new.name}: {fact.value}" for fact, new in steps.items()]
-    lines.append(f"    {State.CLOSED.name} --> [*]")
-    return "\n".join(lines)

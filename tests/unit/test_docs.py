@@ -4,12 +4,15 @@ import ast
 import importlib.util
 import inspect
 import re
+from collections import Counter
+from xml.etree import ElementTree as ET
 
 import pytest
 
 import resilient_ws
 import resilient_ws.testing
 from resilient_ws import Connection, WebSocketClient
+from resilient_ws.lifecycle import TRANSITIONS
 from tests.snippets import PAGES, ROOT, page_id, parse, snippets
 
 SPEC = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
@@ -40,6 +43,27 @@ def test_the_site_has_each_part_that_a_page_asks_for(page):
     built = generate.on_page_markdown(text)
     for name in MARK.findall(text):
         assert f"<!-- generated: {name} -->\n\n{(generate.PARTS | generate.AT_BUILD)[name]()}\n" in built
+
+
+@pytest.mark.parametrize("name", generate.PICTURES)
+def test_a_generated_diagram_is_in_step_and_shown(name):
+    assert (ROOT / "docs" / name).read_text(encoding="utf-8") == generate.PICTURES[name](), (
+        "run: python docs/generate.py"
+    )
+    assert any(f"]({name})" in page.read_text(encoding="utf-8") for page in PAGES)
+
+
+def test_the_diagram_of_the_states_shows_every_step_of_the_table():
+    picture = ET.fromstring(generate.states())
+    shown = Counter(text.text for text in picture.iter("{http://www.w3.org/2000/svg}text"))
+    steps = [fact.value for steps in TRANSITIONS.values() for fact in steps]
+    assert shown == Counter([*(state.name for state in TRANSITIONS), *steps])
+
+
+def test_no_page_loads_a_diagram_from_the_internet():
+    assert not [
+        page for page in PAGES if re.search(r"```\s*mermaid|!\[[^\]]*\]\(https?:", page.read_text("utf-8"))
+    ]
 
 
 def test_a_part_that_is_out_of_step_is_noticed():
