@@ -5,10 +5,12 @@
 without any network: for the tests of a program that uses a client. `VirtualClock` makes hours of waiting take milliseconds.
 """
 
+from .addresses import Addresses, Hosts, SeveralAddresses
 from .clock import DeadlockError, TimeLimitError, VirtualClock, VirtualLoop, run_virtual
 from .connection import AppPings, FaultConnection
 from .deflate import Deflate
 from .fakepeer import FakePeer, PingAnswers
+from .forward import ForwardProxy, ProxyRequest
 from .handshake import Headers, Request
 from .leaks import LeakCheck, LeakError
 from .ledger import (
@@ -49,6 +51,7 @@ from .wire import Frame, Message, Opcode, encode_close, encode_frame
 
 __all__ = [
     "Accept",
+    "Addresses",
     "Answer",
     "AppPings",
     "AttemptRecord",
@@ -67,10 +70,12 @@ __all__ = [
     "FakeTransport",
     "FaultConnection",
     "FaultServer",
+    "ForwardProxy",
     "Frame",
     "Garbage",
     "Hangup",
     "Headers",
+    "Hosts",
     "Interim",
     "LeakCheck",
     "LeakError",
@@ -81,11 +86,13 @@ __all__ = [
     "Ping",
     "PingAnswers",
     "ProxiedConnection",
+    "ProxyRequest",
     "Received",
     "Redirect",
     "Refuse",
     "Report",
     "Request",
+    "SeveralAddresses",
     "Step",
     "TimeLimitError",
     "VirtualClock",

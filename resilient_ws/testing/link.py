@@ -12,7 +12,7 @@ import struct
 from collections.abc import Coroutine
 from typing import Any, Protocol, cast
 
-_LINGER_ZERO = struct.pack("ii", 1, 0)
+LINGER_ZERO = struct.pack("ii", 1, 0)
 
 
 class LinkOwner(Protocol):
@@ -188,7 +188,7 @@ class Link(asyncio.Protocol):
         """Throw away what is not sent and reset the connection."""
         self._begin_end()
         with contextlib.suppress(OSError):
-            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_ZERO)
         self.abort()
 
     def abort(self) -> None:
