@@ -1,8 +1,8 @@
 """One client against an unfriendly server, in about 20 seconds: `make demo`.
 
-Everything that is printed was measured while it happened, and the end is counted: the exit code is 0 if every
-numbered message arrived in both directions, else 1. To see that the count is honest, let the server throw one
-message away: `make demo ARGS="--swallow 50"`.
+Everything printed is measured while it happens, and the messages are counted at the end. The exit code is 0 if every
+numbered message arrived in both directions, else 1. To check that the count is honest, let the server discard a
+message: `make demo ARGS="--swallow 50"`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ EVERY = 0.05
 """Seconds between two messages, in each direction."""
 
 HEARTBEAT = Heartbeat(interval=1, timeout=1)
-"""Short, so that nobody has to wait long. The default takes 15 and 10 seconds."""
+"""Short, so that the demo is quick. The defaults are 15 and 10 seconds."""
 
 POLICY = ReconnectPolicy(first_delay=0.5, min_delay=0.2, max_delay=1, min_uptime=1)
 
@@ -46,7 +46,7 @@ COLOURS = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
 
 
 class Screen:
-    """Prints lines with the time; colours only on a terminal, and never with NO_COLOR set."""
+    """Prints lines with the time. Uses colours only on a terminal, and never if NO_COLOR is set."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
@@ -55,11 +55,11 @@ class Screen:
         )
 
     def coloured(self, text: str, colour: str) -> str:
-        """Returns `text`, in `colour` where that is wanted."""
+        """Returns `text`, in `colour` if colours are on."""
         return f"\x1b[{COLOURS[colour]}m{text}\x1b[0m" if self._coloured else text
 
     def line(self, text: str = "") -> None:
-        """Prints at once, also into a pipe."""
+        """Prints immediately, also into a pipe."""
         print(text, flush=True)
 
     def at(self, text: str) -> None:
@@ -68,7 +68,7 @@ class Screen:
         self.line(f"{self.coloured(elapsed, 'dim')}  {text}")
 
     def step(self, word: str, colour: str, text: str) -> None:
-        """Prints a detail of what is happening."""
+        """Prints a detail of the current scene."""
         self.at(f"  {self.coloured(f'{word:<8}', colour)}  {text}")
 
 
@@ -76,10 +76,10 @@ class Screen:
 
 
 class Station:
-    """The program behind the unfriendly server: it counts what it gets, and sends numbers of its own.
+    """The application behind the unfriendly server: it counts what it receives, and sends numbers.
 
-    A connection begins with the number from which the client wants to hear; so nothing that the server had sent into
-    a dead line is missed.
+    The client starts each connection with the first number that it needs, so it misses nothing that the server sent to
+    a dead connection.
     """
 
     def __init__(self, swallow: int | None) -> None:
@@ -90,17 +90,17 @@ class Station:
 
     @property
     def made(self) -> int:
-        """How many numbers it has for the client until now."""
+        """How many numbers it has made for the client so far."""
         if self._stopped_at is not None:
             return self._stopped_at
         return int((time.monotonic() - self._began) / EVERY)
 
     def stop(self) -> None:
-        """Makes no more numbers."""
+        """Stops making numbers."""
         self._stopped_at = self.made
 
     async def serve(self, connection: FaultConnection) -> None:
-        """Talks with one client until its connection ends."""
+        """Serves one client until its connection ends."""
         wanted = int(await connection.recv())
         feed = asyncio.create_task(self._feed(connection, wanted))
         try:
@@ -125,14 +125,14 @@ class Station:
 
 
 class Traffic:
-    """The client's program: sends a number every `EVERY` seconds, and takes those of the server."""
+    """The client application: it sends a number every `EVERY` seconds, and receives those of the server."""
 
     def __init__(self, url: str) -> None:
         self.sent = 0
         self.received: list[int] = []
         self._news = asyncio.Event()
         self.most_waiting = 0
-        """The most messages that waited since the last call of `begin_outage`."""
+        """The highest number of pending messages since the last call of `begin_outage`."""
         self.client = WebSocketClient(
             url,
             setup=self._resume,
@@ -143,7 +143,7 @@ class Traffic:
         )
 
     async def _resume(self, connection: Connection) -> None:
-        """On each new connection, before anything that waited: from which number on we want to hear."""
+        """Tells the server the first number that the client needs, on each new connection before pending messages."""
         await connection.send(str(self.received[-1] + 1 if self.received else 0))
 
     async def send(self) -> None:
@@ -155,23 +155,23 @@ class Traffic:
             await asyncio.sleep(EVERY)
 
     async def receive(self) -> None:
-        """Takes what comes, until the client is closed."""
+        """Receives numbers until the client is closed."""
         async for message in self.client:  # one loop, across every outage
             self.received.append(int(message))
             self._news.set()
 
     async def has(self, count: int) -> None:
-        """Waits until that many have come."""
+        """Waits until `count` numbers have arrived."""
         while len(self.received) < count:
             self._news.clear()
             await self._news.wait()
 
     def look(self) -> None:
-        """Takes note of how many messages wait now."""
+        """Records how many messages are pending now."""
         self.most_waiting = max(self.most_waiting, self.client.stats.waiting)
 
     def begin_outage(self) -> None:
-        """Begins to count anew."""
+        """Resets the highest number of pending messages."""
         self.most_waiting = 0
 
 
@@ -182,7 +182,7 @@ Mishap = Callable[[FaultServer], Awaitable[None]]
 
 
 async def restart(server: FaultServer) -> None:
-    """CLOSE 1012, and a port on which nobody listens for a second."""
+    """Sends CLOSE 1012, and does not listen on the port for a second."""
     for connection in server.open_connections:
         connection.close(1012, "back in a second")
     await server.stop("fin")
@@ -191,40 +191,43 @@ async def restart(server: FaultServer) -> None:
 
 
 async def reset(server: FaultServer) -> None:
-    """TCP RST."""
+    """Sends TCP RST."""
     server.drop_all("rst")
 
 
 async def fall_silent(server: FaultServer) -> None:
-    """The socket stays; nothing comes out of it, and what goes in is thrown away."""
+    """Keeps the socket open, sends nothing, and discards what arrives."""
     for connection in server.open_connections:
         connection.go_silent(discard=True)
 
 
 async def hang_up(server: FaultServer) -> None:
-    """TCP FIN, no CLOSE frame."""
+    """Sends TCP FIN without a CLOSE frame."""
     server.drop_all("fin")
 
 
 async def refuse(server: FaultServer) -> None:
-    """The next handshake is answered with 503."""
+    """Answers the next handshake with 503."""
     server.next(Refuse(503, retry_after=2))
     server.drop_all("rst")
 
 
 async def say_nothing(server: FaultServer) -> None:
-    """The next handshake is never answered."""
+    """Never answers the next handshake."""
     server.next(NeverAnswer())
     server.drop_all("fin")
 
 
 MISHAPS: list[tuple[str, Mishap]] = [
-    ("The server restarts: it says goodbye, and for a second nobody is there.", restart),
+    ("The server restarts: it sends a CLOSE, and for a second it does not listen.", restart),
     ("The connection is reset (TCP RST), as by a crash or a firewall.", reset),
-    ("The server falls silent: no goodbye, no error, and what is sent to it vanishes.", fall_silent),
-    ("The connection ends in the middle (TCP FIN, no CLOSE frame), as by a proxy's time limit.", hang_up),
-    ("The server is overloaded: it drops us, then refuses with HTTP 503, Retry-After: 2.", refuse),
-    ("It hangs up again, takes the next call, and does not say a word.", say_nothing),
+    ("The server falls silent: no CLOSE, no error, and everything sent to it vanishes.", fall_silent),
+    ("The connection ends without a CLOSE frame (TCP FIN), as by a proxy's idle timeout.", hang_up),
+    ("The server is overloaded: it drops the client, then refuses it with HTTP 503, Retry-After: 2.", refuse),
+    (
+        "The server drops the client again, accepts the next connection, and never answers the handshake.",
+        say_nothing,
+    ),
 ]
 
 
@@ -232,7 +235,7 @@ MISHAPS: list[tuple[str, Mishap]] = [
 
 
 class Story:
-    """Lets things go wrong, one after the other, and tells what the client says about each."""
+    """Causes one fault after the other, and prints how the client reacts."""
 
     def __init__(self, screen: Screen, server: FaultServer, traffic: Traffic) -> None:
         self.outages = 0
@@ -245,7 +248,7 @@ class Story:
         self._is_back = asyncio.Event()
 
     async def go_wrong(self, title: str, mishap: Mishap) -> None:
-        """Lets one thing happen, and waits until the client is back."""
+        """Causes one fault, and waits until the client is back."""
         self._is_back.clear()
         self._traffic.begin_outage()
         self._screen.line()
@@ -256,7 +259,7 @@ class Story:
             await self._is_back.wait()
 
     async def narrate(self) -> None:
-        """Puts the client's own events into words."""
+        """Describes the client's events in words."""
         async for event in self._events:
             if isinstance(event, OpenEvent) and event.first:
                 self._screen.at("Connected.")
@@ -274,15 +277,15 @@ class Story:
         self.outages += 1
         self.detected.append(after)
         if event.origin is CloseOrigin.PEER:
-            how = f'the server said so: CLOSE {event.code}, "{event.reason}"'
+            how = f'the server sent CLOSE {event.code}, "{event.reason}"'
         elif event.origin is CloseOrigin.HEARTBEAT:
-            how = f"nobody said so; the heartbeat did: {event.cause}"
+            how = f"no CLOSE, no reset: the heartbeat noticed: {event.cause}"
         else:
-            how = f"the network said so: {event.cause}"
+            how = f"the network reported it: {event.cause}"
         self._screen.step("noticed", "yellow", f"after {after:.3f} s: {how}")
         if event.synthesized:
             self._screen.step(
-                "", "yellow", f"the server sent no CLOSE; the client's close event says {event.code}"
+                "", "yellow", f"no CLOSE from the server: the close event has code {event.code}"
             )
 
     def _tell_retry(self, event: RetryEvent) -> None:
@@ -294,15 +297,15 @@ class Story:
         attempts = "attempt" if event.attempts == 1 else "attempts"
         self._screen.step("back", "green", f"after {event.downtime:.1f} s and {event.attempts} {attempts}")
         waited = self._traffic.most_waiting
-        self._screen.step("", "green", f"{waited} messages of ours had waited, and leave now in their order")
+        self._screen.step("", "green", f"{waited} pending messages are sent in order")
         if event.resent:
-            text = f"{event.resent} of them had been on their way when the line broke, and are sent again"
+            text = f"{event.resent} of them were in flight when the connection dropped, and are sent again"
             self._screen.step("", "green", text)
         self._is_back.set()
 
 
 def summary(screen: Screen, story: Story, sent: int, there: Report, made: int, here: Report) -> bool:
-    """Prints the end, and returns whether nothing was lost."""
+    """Prints the summary, and returns whether nothing was lost."""
     lost = len(there.lost) + len(here.lost)
     order = "in order" if not (there.reordered or here.reordered) else "NOT in order"
     again = len(there.duplicated)
@@ -315,9 +318,7 @@ def summary(screen: Screen, story: Story, sent: int, there: Report, made: int, h
     screen.line(
         f"  sent         {sent} by the client, {sent - len(there.lost)} counted at the server, {order}"
     )
-    screen.line(
-        f"               ({again} of them came more than once, since they were sent again; their number tells)"
-    )
+    screen.line(f"               ({again} of them arrived more than once because they were sent again)")
     screen.line(f"  received     {made} made by the server, {made - len(here.lost)} counted at the client")
     screen.line(f"  lost         {screen.coloured(str(lost), 'red' if lost else 'green')}")
     for name, report in (("client to server", there), ("server to client", here)):
@@ -327,12 +328,12 @@ def summary(screen: Screen, story: Story, sent: int, there: Report, made: int, h
 
 
 async def play(screen: Screen, scenes: int, swallow: int | None) -> bool:
-    """Runs the demo; returns whether nothing was lost."""
+    """Runs the demo, and returns whether nothing was lost."""
     station = Station(swallow)
     async with FaultServer(handler=station.serve) as server:
         screen.line(f"One client against an unfriendly server, on this machine: {server.url}")
         screen.line(
-            f"Each sends the other {1 / EVERY:.0f} numbered messages a second. At the end they are counted."
+            f"Each sends the other {1 / EVERY:.0f} numbered messages a second. They are counted at the end."
         )
         screen.line()
         traffic = Traffic(server.url)
@@ -359,20 +360,20 @@ async def play(screen: Screen, scenes: int, swallow: int | None) -> bool:
 
 def main() -> int:
     """Returns the exit code."""
-    parser = argparse.ArgumentParser(description="A client lives through an unfriendly server.")
+    parser = argparse.ArgumentParser(description="Run a client against an unfriendly server.")
     parser.add_argument(
-        "--scenes", type=int, default=len(MISHAPS), metavar="N", help="only the first N mishaps"
+        "--scenes", type=int, default=len(MISHAPS), metavar="N", help="run only the first N scenes"
     )
-    parser.add_argument("--swallow", type=int, metavar="N", help="let the server throw away message N")
+    parser.add_argument("--swallow", type=int, metavar="N", help="let the server discard message N")
     options = parser.parse_args()
-    # The story is told in the demo's own words; a program would leave the log on.
+    # The demo describes the events in its own words. A program would keep the log.
     logging.getLogger("resilient_ws").addHandler(logging.NullHandler())
     try:
         nothing_lost = asyncio.run(
             asyncio.wait_for(play(Screen(), options.scenes, options.swallow), timeout=60)
         )
     except TimeoutError:
-        print("The demo did not come to its end in time.", file=sys.stderr)
+        print("The demo did not finish in time.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

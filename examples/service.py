@@ -1,10 +1,10 @@
-"""A service made of callbacks: `run()` is its main function, and SIGTERM ends it in order.
+"""A service built from callbacks. `run()` is its main function, and SIGTERM shuts it down cleanly.
 
-`run()` returns when the client is closed, by a signal or by `close()`, and raises what ended it otherwise: a service
-manager then sees an exit code that is not 0.
+`run()` returns when the client is closed, by a signal or by `close()`. Otherwise it raises the exception that ended the
+client, so a service manager sees a non-zero exit code.
 
-Run it: `python examples/service.py [URL] [--seconds 5]`; without a URL it talks to a server of its own. The log goes
-to standard error, one line for each step of a connection's life.
+Run it with `python examples/service.py [URL] [--seconds 5]`. Without a URL, it starts its own server. The log goes to
+standard error, one line for each change of the connection.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from resilient_ws.testing import FaultConnection, FaultServer
 
 
 def make_client(url: str) -> WebSocketClient:
-    """Returns the client with everything that it does."""
+    """Returns the client with all its callbacks."""
     client = WebSocketClient(url)
 
     @client.on_message
@@ -43,7 +43,7 @@ def make_client(url: str) -> WebSocketClient:
 
 
 async def serve(url: str, seconds: float | None) -> None:
-    """Runs the service until a signal comes, or for so long."""
+    """Runs the service until a signal arrives or the time is up."""
     client = make_client(url)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
@@ -55,7 +55,7 @@ async def serve(url: str, seconds: float | None) -> None:
 
 
 async def give_work(connection: FaultConnection) -> None:
-    """The server that is used when none is given: twenty jobs, then it hangs up without a word."""
+    """The server used without a URL: it sends twenty jobs, then ends TCP without a CLOSE."""
     for number in range(20):
         await connection.send(f"job {number}")
         await connection.recv()
@@ -65,7 +65,7 @@ async def give_work(connection: FaultConnection) -> None:
 
 @contextlib.asynccontextmanager
 async def a_server(url: str | None) -> AsyncIterator[str]:
-    """Yields the address of a server: the one that was given, or one that lives as long as this block."""
+    """Yields the URL of a server: the given one, or a server that runs as long as this block."""
     if url is not None:
         yield url
         return
@@ -75,9 +75,11 @@ async def a_server(url: str | None) -> AsyncIterator[str]:
 
 async def main() -> None:
     """Reads the command line and runs the service."""
-    parser = argparse.ArgumentParser(description="A service made of callbacks.")
-    parser.add_argument("url", nargs="?", help="where the work comes from; default: a server of our own")
-    parser.add_argument("--seconds", type=float, help="end after so long; default: when a signal comes")
+    parser = argparse.ArgumentParser(description="A service built from callbacks.")
+    parser.add_argument("url", nargs="?", help="the server that sends the jobs; default: start one")
+    parser.add_argument(
+        "--seconds", type=float, help="stop after this time; default: run until a signal arrives"
+    )
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     async with a_server(options.url) as url:

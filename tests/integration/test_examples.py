@@ -58,7 +58,7 @@ def test_the_demo_lives_through_everything_and_loses_nothing():
     assert len(detected) == 6
     # The silent server, noticed by the heartbeat of 1 + 1 s; a second of grace for a busy machine.
     assert 1 < detected[2] < 3
-    for word in ("CLOSE 1012", "the heartbeat did", "HTTP 503", "open_timeout=2.0 s"):
+    for word in ("CLOSE 1012", "the heartbeat noticed", "HTTP 503", "open_timeout=2.0 s"):
         assert word in demo.stdout
     # aiohttp's public API does not tell a reset from an end of the stream.
     assert ("Connection reset" in demo.stdout) is not bool(os.environ.get("RESILIENT_WS_PLAIN"))
