@@ -35,6 +35,7 @@ from resilient_ws import (
 )
 from resilient_ws.lifecycle import TRANSITIONS
 from resilient_ws.retry import Decision, RetryState, delay_range
+from resilient_ws.rules import ABOUT
 
 PAGES: Final = Path(__file__).parent
 _PART: Final = re.compile(
@@ -109,7 +110,8 @@ def asked(failure: Failure, *, was_open: bool, provider: bool = False) -> str:
         return word
     if len(lowest) == 2:
         return f"{word}, then stop"
-    return f"{word}; number {len(lowest)} in a row stops"
+    hour = ReconnectPolicy().refused_for
+    return f"{word}; number {len(lowest)} in a row stops, after {hour:g} s"
 
 
 def _answers(
@@ -123,12 +125,13 @@ def _answers(
         lost = CloseEvent(code=1006, synthesized=True, origin=CloseOrigin.NETWORK)
         rules.failed(Failure(close=lost, opened_for=60.0), 60.0)
         rules.dialing(60.0)
+    later = 60.0 + (ReconnectPolicy().refused_for or 0.0)  # so that the row alone decides
     answers: list[Decision] = []
     while len(answers) < _MANY:
-        answers.append(rules.failed(failure, 60.0))
+        answers.append(rules.failed(failure, later))
         if answers[-1].stop:
             break
-        rules.dialing(60.0)
+        rules.dialing(later)
     return answers
 
 
@@ -178,6 +181,11 @@ def _tree(kind: type[BaseException], indent: str) -> list[str]:
         lines.append(f"{'└─' if last else '├─'} {head}")
         lines += [f"{'   ' if last else '│  '}{line}" for line in rest]
     return lines
+
+
+def rules() -> str:
+    """Each rule id, and what it means."""
+    return table(("`rule_id`", "means"), [(f"`{rule_id}`", about) for rule_id, about in ABOUT.items()])
 
 
 def modules() -> str:
@@ -268,6 +276,7 @@ PARTS: Final[dict[str, Callable[[], str]]] = {
     "delays": delays,
     "failures": failures,
     "errors": errors,
+    "rules": rules,
 }
 """Kept in the pages."""
 

@@ -194,6 +194,16 @@ def describe(code: int) -> str:
     return f"{code} undefined code"
 
 
+def described(code: int, reason: str) -> str:
+    """Returns the code with its name and, where there is one, the peer's reason on one line."""
+    return f'{describe(code)} ("{on_one_line(reason)}")' if reason else describe(code)
+
+
+def on_one_line(text: str) -> str:
+    """Returns what a peer said with all that could move the cursor escaped: a line of a log is a line."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
 def check_close(code: object, reason: object) -> tuple[int, str]:
     """Checks what a program asks to send in a CLOSE frame.
 

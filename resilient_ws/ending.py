@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from resilient_ws.opening import AttemptFailed
     from resilient_ws.transports.base import End
 
+_TOO_FAST: Final = frozenset({CloseCode.POLICY_VIOLATION, CloseCode.TRY_AGAIN_LATER})
 _POISON: Final = frozenset({1003, 1007, 1008, 1009})
 
 SHARE_FOR_CALLBACKS: Final = 0.2
@@ -74,7 +75,7 @@ class Ending(Record):
         unread: Received messages not taken yet.
         uncertain: Those of the unconfirmed that will not be sent again.
         resent: How many will.
-        hint: What the heartbeat recommends, or `None`.
+        hint: What may help, such as another heartbeat, or `None`.
     """
 
     end: End
@@ -137,6 +138,26 @@ def _close_event(end: End, **more: Any) -> CloseEvent:
         sent_code=end.sent_code,
         cause=end.cause,
         **more,
+    )
+
+
+def told_end(end: End) -> str:
+    """Returns how a link ended, in words: the code, the peer's reason on one line, and what was seen."""
+    return str(_close_event(end))
+
+
+def burst_hint(end: End, subscriptions: int) -> str | None:
+    """Returns what to try where a peer may have cut the connection because of the burst of declared subscriptions.
+
+    Args:
+        end: Of a connection that had only just been opened.
+        subscriptions: How many were declared.
+    """
+    if subscriptions <= 1 or end.origin is not CloseOrigin.PEER or end.code not in _TOO_FAST:
+        return None
+    return (
+        f"{subscriptions} declared subscriptions were sent in one burst when it opened: if that is too fast for this "
+        f"server, send them in setup with pauses in between, spread them over several clients, or return Retry from decide"
     )
 
 

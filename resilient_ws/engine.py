@@ -7,6 +7,7 @@ at once, so that the state is true at any instant, and wakes the owner task, whi
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ import attrs
 from resilient_ws.closing import CloseCode, CloseOrigin
 from resilient_ws.config import RANDOM, Config
 from resilient_ws.dispatch import Dispatcher
-from resilient_ws.ending import Closing, Ending, ended_error, is_poison
+from resilient_ws.ending import Closing, Ending, burst_hint, ended_error, is_poison
 from resilient_ws.errors import ClientClosed, ConnectError
 from resilient_ws.events import CloseEvent, Event, State
 from resilient_ws.inbox import Inbox
@@ -325,11 +326,16 @@ class Engine:
             unread=len(self.inbox),
             uncertain=loss.uncertain,
             resent=loss.resent,
-            hint=live.hint,
+            hint=live.hint or self._burst_hint(end, now - live.opened_at),
         )
         self.step(Fact.LOST)
         if wakes:
             self._wake()
+
+    def _burst_hint(self, end: End, opened_for: float) -> str | None:
+        policy = self.config.reconnect
+        soon = opened_for < (policy.min_uptime if policy is not None else math.inf)
+        return burst_hint(end, len(self.subscriptions)) if soon else None
 
     def wake(self) -> None:
         """The owner task tells of an end, and then the callbacks are called, within this call."""

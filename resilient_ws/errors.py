@@ -76,7 +76,16 @@ class SetupTimeout(ConnectError, TimeoutError):
 
 
 class ConnectionLost(ResilientWSError):
-    """An open connection has ended without our asking: the `cause` of a `CloseEvent`."""
+    """An open connection has ended without our asking: the `cause` of a `CloseEvent`.
+
+    Attributes:
+        rule_id: Which rule of the heartbeat was broken (`heartbeat-silent`, `heartbeat-unanswered`, `heartbeat-idle`);
+            empty where none was.
+    """
+
+    def __init__(self, message: str = "the connection was lost", *, rule_id: str = "") -> None:
+        super().__init__(message)
+        self.rule_id = rule_id
 
 
 class ClientClosed(ResilientWSError):

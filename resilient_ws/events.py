@@ -12,7 +12,7 @@ from datetime import timedelta
 
 import attrs
 
-from resilient_ws.closing import CloseOrigin, describe
+from resilient_ws.closing import CloseOrigin, describe, on_one_line
 from resilient_ws.endpoints import NO_HEADERS, Endpoint
 from resilient_ws.record import Record
 
@@ -83,6 +83,7 @@ class CloseEvent(Record):
         will_retry: Whether a new connection follows.
         retry_in: Seconds until then, or `None`.
         rule: Which rule decided about the retry, in words.
+        rule_id: The stable id of that rule, such as `heartbeat-silent`; `errors.md` lists them all.
         final: Whether this is the last event of the client.
     """
 
@@ -101,10 +102,11 @@ class CloseEvent(Record):
     will_retry: bool = False
     retry_in: float | None = None
     rule: str = ""
+    rule_id: str = ""
     final: bool = False
 
     def __str__(self) -> str:
-        said = f": {_on_one_line(self.reason)}" if self.reason else ""
+        said = f": {on_one_line(self.reason)}" if self.reason else ""
         made = ", synthesized" if self.synthesized else ""
         why = f" ({self.cause})" if self.cause is not None else ""
         return f"closed by {self.origin} with {describe(self.code)}{said}{made}{why}"
@@ -119,12 +121,14 @@ class RetryEvent(Record):
         delay: Seconds until it begins.
         cause: What made it necessary, or `None` after a clean close.
         rule: Which rule decided, in words.
+        rule_id: The stable id of that rule, such as `http-5xx`; `errors.md` lists them all.
     """
 
     attempt: int
     delay: float
     cause: BaseException | None = None
     rule: str = ""
+    rule_id: str = ""
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -313,8 +317,3 @@ class Retry(Record):
 
 Event = OpenEvent | CloseEvent | RetryEvent | ReconnectEvent | UndeliveredEvent | StateEvent | ErrorEvent
 """Whatever `events()` yields."""
-
-
-def _on_one_line(text: str) -> str:
-    """Returns what a peer said with all that could move the cursor escaped: a line of a log is a line."""
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)

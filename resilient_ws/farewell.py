@@ -19,6 +19,7 @@ from resilient_ws.events import CloseEvent, Failure, Fate, State
 from resilient_ws.lifecycle import Fact
 from resilient_ws.opening import Opener
 from resilient_ws.retry import Decision
+from resilient_ws.rules import text_of
 from resilient_ws.transports.base import End
 
 if TYPE_CHECKING:
@@ -83,43 +84,56 @@ class Farewell:
             final = CloseEvent(code=CloseCode.ABNORMAL_CLOSURE, synthesized=True, origin=CloseOrigin.LOCAL)
         else:
             final = attrs.evolve(close_event(ending), origin=CloseOrigin.LOCAL)
-        self._end(attrs.evolve(final, rule="close() was called"), ending)
+        self._end(attrs.evolve(final, rule=text_of("close-called"), rule_id="close-called"), ending)
 
     def give_up(self, failure: Failure, decision: Decision, ending: Ending | None) -> None:
         """A rule said stop, of a connection that has ended or of an attempt that has failed."""
         retry = self._engine.retry
-        text = f"the client has ended: {decision.rule}"
+        hint = f"; {ending.hint}" if ending is not None and ending.hint is not None else ""
+        text = f"the client has ended: {decision.rule}{hint}"
         if decision.exhausted:
             elapsed = retry.elapsed(self._engine.now())
             stopped: ClientClosed = RetriesExhausted(text, attempts=retry.attempt, elapsed=elapsed)
         else:
             stopped = ClientStopped(text)
         error = failure.error if failure.error is not None else describe_end(failure.close)
-        self.stop(stopped, error, decision.rule, ending, failure)
+        self.stop(stopped, error, decision.rule_id, ending, failure, rule=decision.rule)
 
     def defect(self, error: Exception) -> None:
         """The owner task has failed, which is our fault: the client ends aloud, and its connection with it."""
         self._engine.step(Fact.CLOSE_ASKED)
         self._cut_line()
         stopped = ClientStopped(f"a defect of resilient_ws: {type(error).__name__}")
-        self.stop(stopped, error, "a defect", self._engine.ending)
+        self.stop(stopped, error, "defect", self._engine.ending)
 
     def stop(
         self,
         stopped: ClientClosed,
         cause: BaseException,
-        rule: str,
+        rule_id: str,
         ending: Ending | None = None,
         failure: Failure | None = None,
+        *,
+        rule: str | None = None,
     ) -> None:
-        """The client ends by itself: `stopped` is raised where the program waits, unless `close()` came first."""
+        """The client ends by itself: `stopped` is raised where the program waits, unless `close()` came first.
+
+        Args:
+            stopped: What is raised.
+            cause: What it is raised from.
+            rule_id: Which rule decided.
+            ending: The end of the connection that was open, if one was.
+            failure: What the rule was asked about.
+            rule: Its text with the verdict; `None` = the text of the rule alone.
+        """
         engine = self._engine
         stopped.__cause__ = cause
         if engine.closing is None:
             engine.cause = stopped
+        text = text_of(rule_id) if rule is None else rule
         if ending is not None and ending.hint is not None:
-            rule = f"{rule}; {ending.hint}"
-        self._end(attrs.evolve(final_event(ending, failure, cause), rule=rule), ending)
+            text = f"{text}; {ending.hint}"
+        self._end(attrs.evolve(final_event(ending, failure, cause), rule=text, rule_id=rule_id), ending)
 
     def terminate(self, cause: BaseException | None = None) -> None:
         """The last resort: whatever is still there ends now, without waiting.
@@ -145,12 +159,10 @@ class Farewell:
         if isinstance(cause, BaseExceptionGroup):  # the group of its tasks has packed it
             cause = cast("BaseExceptionGroup[BaseException]", cause).exceptions[0]
         was_cancelled = isinstance(cause, asyncio.CancelledError)
-        what = (
-            "the owner task was cancelled"
-            if was_cancelled
-            else f"{type(cause).__name__} ended the owner task"
-        )
-        self.stop(ClientStopped(f"{what}, and close() was not called"), cause, what, self._engine.ending)
+        rule_id = "owner-cancelled" if was_cancelled else "owner-ended"
+        what = text_of(rule_id, error=type(cause).__name__)
+        stopped = ClientStopped(f"{what}, and close() was not called")
+        self.stop(stopped, cause, rule_id, self._engine.ending, rule=what)
 
     def bind(self, until: float | None) -> None:
         """Sets until when `close()` waits for code of the program, on the loop's clock; `None` = for ever."""

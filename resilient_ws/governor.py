@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 
 import attrs
 
-from resilient_ws.closing import CloseCode, CloseOrigin, describe
+from resilient_ws.closing import CloseCode, CloseOrigin, described
 from resilient_ws.events import Failure
 from resilient_ws.options import Duration, seconds, whole
 from resilient_ws.record import Record
@@ -272,8 +272,8 @@ class Governor:
 
     All clients of a process share one unless they are given another. At most `max_dials` dials to an origin are under
     way at once, from name look-up to the end of the handshake; the others wait in the order in which they came, and
-    what they wait does not count for `open_timeout`. When a server answers a client with 429 or 503, or closes it with
-    1013, the others leave it alone, too: as long as its `Retry-After` says, or else as long as that client waits itself,
+    what they wait does not count for `open_timeout`. When a server answers a client with 429, 503 or any `Retry-After`, or
+    closes it with 1013, the others leave it alone, too: as long as its `Retry-After` says, or else as long as that client waits itself,
     and each one for a random while longer, drawn by its own policy. A connection opened by a later dial ends that early.
 
     Where such an answer concerns one key only (429 often does), give the clients of each key a governor of their own.
@@ -315,11 +315,12 @@ def request_for_time(failure: Failure, delay: float) -> tuple[float, str, bool] 
 
     Source: RFC 9110 15.6.4 (503), RFC 6585 4 (429), the registry of RFC 6455 11.7 (1013).
     """
-    close = failure.close
-    if failure.status in {429, 503}:
-        why, asked = f"HTTP {failure.status}", failure.retry_after or 0.0
+    close, retry_after = failure.close, failure.retry_after
+    asked = retry_after if retry_after is not None and retry_after > 0 else 0.0
+    if failure.status is not None and (asked or failure.status in {429, 503}):
+        why = f"HTTP {failure.status}"
     elif close is not None and close.origin is CloseOrigin.PEER and close.code == CloseCode.TRY_AGAIN_LATER:
-        why, asked = describe(close.code), 0.0
+        why, asked = described(close.code, close.reason), 0.0
     else:
         return None
     time = min(asked, delay) if asked > 0 else delay

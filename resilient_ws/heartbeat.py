@@ -70,13 +70,20 @@ class Verdict(Record):
         ping: Whether to send a ping now, and tell so with `ping_sent`.
         dead: Why the connection is dead, in words; `None` while it is not.
         hint: What to try instead, if this peer never answered a ping.
+        rule_id: The stable id of the rule that was broken, as in `CloseEvent.rule_id`; `None` while none is.
     """
 
     ping: bool
     dead: str | None = None
     hint: str | None = None
+    rule_id: str | None = None
 
 
+_RULE_IDS: Final[dict[Rule, str]] = {
+    _SILENCE: "heartbeat-silent",
+    _ANSWER: "heartbeat-unanswered",
+    _IDLE: "heartbeat-idle",
+}
 _NOTHING: Final = Verdict(ping=False)
 _PING: Final = Verdict(ping=True)
 
@@ -101,6 +108,7 @@ class HeartbeatMonitor:
         "_again_at",
         "_answers",
         "_begun_at",
+        "_broken",
         "_coarsest",
         "_deadline",
         "_doubted_at",
@@ -143,6 +151,7 @@ class HeartbeatMonitor:
         self._excused = False
         self._doubted_at = self._again_at = -math.inf
         self._doubts = 0
+        self._broken: Rule = _SILENCE
         self._deadline: float | None = None  # not asked for since `_acted_at`
         self._acted_at = now
 
@@ -198,7 +207,7 @@ class HeartbeatMonitor:
         self._owes_ping = False
         self._act(now)
         if dead is not None:
-            return Verdict(ping=False, dead=dead, hint=self.hint)
+            return Verdict(ping=False, dead=dead, hint=self.hint, rule_id=_RULE_IDS[self._broken])
         return _PING if ping else _NOTHING
 
     def ping_sent(self, number: int, now: float, reading: Reading, *, stands: bool = False) -> None:
@@ -302,6 +311,7 @@ class HeartbeatMonitor:
             self._doubted_at, self._doubts, self._again_at = now, 1, now + SOON
         elif now >= self._again_at:
             if self._doubts >= DOUBTS:
+                self._broken = rule
                 return self._cause(rule, now)
             self._doubts += 1
             self._again_at = now + SOON

@@ -13,6 +13,7 @@ from typing import Final, Protocol
 
 from resilient_ws import options
 from resilient_ws.closing import CloseOrigin
+from resilient_ws.ending import told_end
 from resilient_ws.errors import ConnectionLost, DeliveryUncertain, ResilientWSError
 from resilient_ws.events import Gap, Message
 from resilient_ws.inbox import Inbox, size_of
@@ -286,14 +287,18 @@ class Live:
             self.link.abort()
             self._received = self._messages
         self.setup_inbox.end()
-        self.fail_requests(DeliveryUncertain("the connection ended before the answer came"))
+        if self._requests:
+            lost = DeliveryUncertain(f"the connection ended before the answer came: {told_end(end)}")
+            lost.__cause__ = end.cause
+            self.fail_requests(lost)
 
     # --- what the heartbeat tells ---
 
-    def dead(self, cause: str, hint: str | None, /) -> None:
+    def dead(self, cause: str, hint: str | None, rule_id: str, /) -> None:
         """The connection is to be given up."""
         self.hint = hint
-        self.ended(End(code=None, origin=CloseOrigin.HEARTBEAT, cause=ConnectionLost(cause)))
+        lost = ConnectionLost(cause, rule_id=rule_id)
+        self.ended(End(code=None, origin=CloseOrigin.HEARTBEAT, cause=lost))
 
     def confirmed(self, entries: Sequence[Entry], /) -> None:
         """A PONG has covered what was written."""

@@ -15,6 +15,7 @@ import attrs
 from resilient_ws.closing import CloseCode
 from resilient_ws.connection import Connection, checked
 from resilient_ws.dial import Addresses
+from resilient_ws.ending import told_end
 from resilient_ws.endpoints import Endpoint
 from resilient_ws.errors import ConnectError, OpenTimeout, SetupFailed, SetupTimeout
 from resilient_ws.events import Attempt, Message, Stop
@@ -26,6 +27,7 @@ from resilient_ws.pinger import Pinger
 from resilient_ws.program import called_apart, must_pass
 from resilient_ws.record import Record
 from resilient_ws.transports.base import End, Transport
+from resilient_ws.transports.retry_after import retry_after
 from resilient_ws.turns import Turns, origin_of
 from resilient_ws.writer import Writer
 
@@ -207,6 +209,7 @@ class Opener:
             raise
         except (ConnectError, Stop) as error:
             self._check()
+            _read_retry_after(error)
             if endpoint is not None:
                 _forget_frames(error)
             raise AttemptFailed(error, endpoint) from None
@@ -296,7 +299,7 @@ class Opener:
             raise AttemptFailed(failure, endpoint)
         if live.end is not None:
             # The code of the peer's CLOSE decides, not what the hook raised in consequence.
-            lost = ConnectError("the connection ended during its set-up")
+            lost = ConnectError(f"the connection ended during its set-up: {told_end(live.end)}")
             lost.__cause__ = live.end.cause
             raise AttemptFailed(lost, endpoint, live.end)
         if failure is not None:
@@ -330,6 +333,12 @@ class Opener:
         self._check()
         self._scope = asyncio.timeout(limit)
         return self._scope
+
+
+def _read_retry_after(error: Exception) -> None:
+    """Sees to it that a `Retry-After` is never lost, whichever answer to the handshake it came with."""
+    if isinstance(error, ConnectError) and error.retry_after is None and error.headers is not None:
+        error.retry_after = retry_after(error.headers)
 
 
 def _forget_frames(error: BaseException) -> None:

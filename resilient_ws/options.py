@@ -237,6 +237,10 @@ class ReconnectPolicy(Record):
         max_attempts: Attempts in a row, 1 or more; `None` = no limit.
         max_elapsed: Seconds since the loss (or `start()`); `None` = no limit.
         min_uptime: Seconds, 0 or more, after which an open connection counts as stable.
+        refused_for: Seconds or `timedelta`, 0 or more, without a connection before which refusals (HTTP 4xx, a captive
+            portal, a bad certificate, an invalid handshake) do not end a client that has been open, however many come
+            in a row. 0 = the tenth in a row ends it; `None` = refusals never do. A client that has never been open
+            stops at the first one in any case.
         wait: A tenacity wait strategy; replaces the formula.
         stop: A tenacity stop strategy; of several limits the first wins.
         decide: Called with a `Failure`; returns `Retry`, `Stop` or `None` for the default. May be async.
@@ -252,6 +256,7 @@ class ReconnectPolicy(Record):
     max_attempts: int | None = attrs.field(default=None)
     max_elapsed: float | None = attrs.field(default=None, converter=_number_or_none)
     min_uptime: float = attrs.field(default=10.0, converter=_number)
+    refused_for: float | None = attrs.field(default=3600.0, converter=_number_or_none, kw_only=True)
     wait: Strategy | None = attrs.field(default=None, repr=False)
     stop: Callable[[RetryCallState], bool] | None = attrs.field(default=None, repr=False)
     decide: Decide | None = attrs.field(default=None, repr=False)
@@ -259,6 +264,7 @@ class ReconnectPolicy(Record):
     def __attrs_post_init__(self) -> None:
         _normalise(self, "first_delay", "min_delay", "max_delay", "min_uptime", zero=True)
         _normalise(self, "max_elapsed", none=True)
+        _normalise(self, "refused_for", zero=True, none=True)
         object.__setattr__(self, "factor", factor_of_growth("factor", self.factor))
         for name, default in (("first_delay", 1.0), ("min_delay", 0.5)):
             delay = getattr(self, name)

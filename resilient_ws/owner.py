@@ -31,6 +31,7 @@ from resilient_ws.live import Live
 from resilient_ws.opening import AttemptFailed, Interrupted, Opener
 from resilient_ws.program import called_apart, enter, is_waited_for_by, must_pass
 from resilient_ws.retry import Decision
+from resilient_ws.rules import text_of
 from resilient_ws.wake import resume
 
 if TYPE_CHECKING:
@@ -201,7 +202,7 @@ class Owner:
                 engine.failed("outbox", error)
             engine.step(Fact.FAILED)
             stopped = ClientStopped(f"the client has ended: {error}")
-            self.farewell.stop(stopped, error, "the outbox file cannot be used")
+            self.farewell.stop(stopped, error, "outbox-file")
             return False
         finally:
             self._scope = None
@@ -288,7 +289,7 @@ class Owner:
     async def _decide(self, failure: Failure, ending: Ending | None) -> Decision:
         engine = self._engine
         if engine.config.fail_fast and not engine.tally.opens and not isinstance(failure.error, Stop):
-            return Decision(stop=True, rule="fail_fast: the first attempt failed")
+            return Decision(stop=True, rule=text_of("fail-fast"), rule_id="fail-fast")
         decide = engine.config.reconnect.decide if engine.config.reconnect is not None else None
         verdict: object = None
         if decide is not None:
@@ -351,7 +352,9 @@ class Owner:
         engine.ending = None
         if ending is not None:
             rule = decision.rule if ending.hint is None else f"{decision.rule}; {ending.hint}"
-            close = close_event(ending, will_retry=True, retry_in=decision.delay, rule=rule)
+            close = close_event(
+                ending, will_retry=True, retry_in=decision.delay, rule=rule, rule_id=decision.rule_id
+            )
             engine.last_close = close
             self._resent = ending.resent
             engine.tell(close)
@@ -363,5 +366,6 @@ class Owner:
             delay=decision.delay,
             cause=failure.error if failure.error is not None else describe_end(failure.close),
             rule=decision.rule,
+            rule_id=decision.rule_id,
         )
         engine.teller.tell(retry, logged=ending is None)  # the close has said it already

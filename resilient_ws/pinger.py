@@ -47,7 +47,7 @@ MAX_OUTSTANDING: Final = 64
 class Watcher(Protocol):
     """What a pinger tells."""
 
-    def dead(self, cause: str, hint: str | None, /) -> None:
+    def dead(self, cause: str, hint: str | None, rule_id: str, /) -> None:
         """The heartbeat's verdict: the connection is to be given up."""
 
     def confirmed(self, entries: Sequence[Entry], /) -> None:
@@ -375,7 +375,7 @@ class Pinger:
         reading = self._look_at_link()
         verdict = monitor.look(now, reading, suspended=suspended)
         if verdict.dead is not None:
-            self._watcher.dead(verdict.dead, verdict.hint)
+            self._watcher.dead(verdict.dead, verdict.hint, verdict.rule_id or "")
         elif verdict.ping:
             if self._app is not None:
                 self._app.ask()

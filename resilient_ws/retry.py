@@ -17,6 +17,7 @@ from resilient_ws.errors import ConnectionLost
 from resilient_ws.events import Failure, Retry, Stop
 from resilient_ws.options import ReconnectPolicy, seconds, whole
 from resilient_ws.record import Record
+from resilient_ws.rules import text_of
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
@@ -44,6 +45,7 @@ class Decision(Record):
         exhausted: Whether it ends at a limit (`max_attempts`, `max_elapsed`, a tenacity `stop`), not by a rule.
         delay: Seconds until the next attempt begins, 0 or more and finite; 0 with `stop`.
         rule: Which rule decided, in words.
+        rule_id: Which, by its id in `resilient_ws.rules`.
         errors: What was wrong with `decide`, `wait` or `stop`, by that name; the default was used instead.
     """
 
@@ -51,6 +53,7 @@ class Decision(Record):
     exhausted: bool = False
     delay: float = 0.0
     rule: str
+    rule_id: str
     errors: tuple[tuple[str, BaseException], ...] = ()
 
 
@@ -103,6 +106,7 @@ class RetryState:
         "_random",
         "_said_stop",
         "_table",
+        "_unconnected_since",
         "attempt",
         "endpoint",
         "failures",
@@ -126,14 +130,15 @@ class RetryState:
         self._endpoints = whole("endpoints", endpoints)
         self._origins = range(endpoints) if origins is None else origins
         self._asked_until: dict[Hashable, float] = {}  # by `Retry-After`, until it is dialed again
-        self._table = DefaultTable(self._policy.min_uptime, provider=provider)
+        self._table = DefaultTable(self._policy.min_uptime, self._policy.refused_for, provider=provider)
         self._down_since: float | None = None
+        self._unconnected_since: float | None = None
         self._dialed_at = -math.inf
         self._said_stop = _NOWHERE
 
     def started(self, now: float) -> None:
         """The client has started: `max_elapsed` counts from here until a stable connection is lost."""
-        self._down_since = now
+        self._down_since = self._unconnected_since = now
 
     def dialing(self, now: float) -> int:
         """A dial begins; returns its number since the last stable connection, from 1."""
@@ -198,17 +203,19 @@ class RetryState:
         """
         stable = self._is_stable(failure.opened_for)
         self._count(failure, now if lost_at is None else lost_at)
-        default = self._table.after(failure, rejected=not stable)
+        since = self._unconnected_since
+        outage = 0.0 if since is None else max(0.0, now - since)
+        default = self._table.after(failure, rejected=not stable, outage=outage)
         address = self.endpoint
         self._asked_until[self._origins[address]] = now + _retry_after(failure)
         if not stable:
             self.endpoint = (address + 1) % self._endpoints
         if isinstance(failure.error, Stop):
-            return Decision(stop=True, rule=f"Stop was raised: {failure.error.reason}")
+            return _stopped("stop-raised", reason=failure.error.reason)
         if self._only_once:
-            return Decision(stop=True, rule=f"reconnect=False: {default.why}, and the first end is the end")
+            return _stopped("reconnect-off", why=default.why)
         if isinstance(verdict, Stop):
-            return Decision(stop=True, rule=f"decide said stop: {verdict.reason}")
+            return _stopped("decide-stop", reason=verdict.reason)
         errors: list[tuple[str, BaseException]] = []
         if verdict is not None and not isinstance(verdict, Retry):
             shown = type(verdict).__name__
@@ -219,7 +226,8 @@ class RetryState:
             why = default.why
             if len(self._said_stop) >= self._endpoints:
                 everywhere = f", and all {self._endpoints} addresses say so" if self._endpoints > 1 else ""
-                return Decision(stop=True, rule=f"{why}: stop{everywhere}", errors=tuple(errors))
+                rule = f"{why}: stop{everywhere}"
+                return Decision(stop=True, rule=rule, rule_id=default.rule_id, errors=tuple(errors))
             why = f"{why}: stop for address {address + 1} of {self._endpoints}, the next one is tried"
             default = attrs.evolve(default, why=why)
         else:
@@ -230,6 +238,8 @@ class RetryState:
         return opened_for is not None and opened_for >= self._policy.min_uptime
 
     def _count(self, failure: Failure, lost_at: float) -> None:
+        if failure.opened_for is not None:
+            self._unconnected_since = lost_at
         if self._is_stable(failure.opened_for):
             self.attempt = self.failures = 0
             self._said_stop = _NOWHERE
@@ -271,9 +281,12 @@ class RetryState:
                 how = f"{how}, as decide said"
         limit = None if asked else self._limit(state, now, delay, errors)
         if limit is not None:
-            return Decision(stop=True, exhausted=True, rule=f"{limit}; {default.why}", errors=tuple(errors))
+            rule_id, facts = limit
+            rule = text_of(rule_id, why=default.why, **facts)
+            return Decision(stop=True, exhausted=True, rule=rule, rule_id=rule_id, errors=tuple(errors))
+        rule_id = default.rule_id if verdict is None else "decide-retry"
         rule = f"{default.why}: retry {self.failures} {how}"
-        return Decision(stop=False, delay=delay, rule=rule, errors=tuple(errors))
+        return Decision(stop=False, delay=delay, rule=rule, rule_id=rule_id, errors=tuple(errors))
 
     def _drawn(
         self, state: RetryCallState | None, *, slow: bool, errors: list[tuple[str, BaseException]]
@@ -294,19 +307,20 @@ class RetryState:
 
     def _limit(
         self, state: RetryCallState | None, now: float, delay: float, errors: list[tuple[str, BaseException]]
-    ) -> str | None:
-        """Returns which limit forbids an attempt after `delay`, or `None`."""
+    ) -> tuple[str, dict[str, object]] | None:
+        """Returns which rule forbids an attempt after `delay`, and what its text names; `None` = none does."""
         policy = self._policy
         if policy.max_attempts is not None and self.attempt >= policy.max_attempts:
-            return f"max_attempts={policy.max_attempts} reached"
+            return "max-attempts", {"limit": policy.max_attempts}
         begins = self.elapsed(now) + delay
         if policy.max_elapsed is not None and begins > policy.max_elapsed:
-            return f"max_elapsed={policy.max_elapsed:g} s would be passed: the next attempt would begin at {begins:g} s"
+            return "max-elapsed", {"limit": f"{policy.max_elapsed:g}", "begins": f"{begins:g}"}
         if policy.stop is not None and state is not None:
             state.attempt_number, state.upcoming_sleep = self.attempt, delay
             try:
                 if policy.stop(state):
-                    return f"stop said so after attempt {self.attempt}, {self.elapsed(now):g} s without a connection"
+                    elapsed = f"{self.elapsed(now):g}"
+                    return "stop-strategy", {"attempt": self.attempt, "elapsed": elapsed}
             except Exception as error:  # noqa: BLE001 - the program's code must not end the client
                 errors.append(("stop", error))
         return None
@@ -332,9 +346,14 @@ class RetryState:
         return state
 
 
+def _stopped(rule_id: str, **facts: object) -> Decision:
+    return Decision(stop=True, rule=text_of(rule_id, **facts), rule_id=rule_id)
+
+
 def _retry_after(failure: Failure) -> float:
-    """Returns the seconds the server asked to wait, 0 where it may not ask or made no sense."""
+    """Returns the seconds the server asked to wait, whatever its status; 0 where it did not, or made no sense.
+
+    Source: RFC 9110 section 10.2.3 (429, 503 and 3xx are examples); 418, 403 and 502 are seen in the field.
+    """
     wished = failure.retry_after
-    if failure.status not in {429, 503} or wished is None or not wished > 0:
-        return 0.0
-    return float(min(wished, RETRY_AFTER_CAP))
+    return float(min(wished, RETRY_AFTER_CAP)) if wished is not None and wished > 0 else 0.0

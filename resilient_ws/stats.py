@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Final, Literal
 
@@ -105,6 +106,7 @@ class Timeline:
         return [f"{clock(when)}  {text}" for when, text in self._past]
 
 
+_VERDICT: Final = re.compile(r"\A.*: ((?:retry \d+|stop)\b.*)\Z", re.DOTALL)
 _STEPS: Final = {(old, new): f"state {old} -> {new}" for old in State for new in State}
 
 
@@ -122,7 +124,7 @@ def told(event: Event) -> str:
     if isinstance(event, CloseEvent):
         length = "" if event.opened_for is None else f" after {event.opened_for:.1f} s open"
         last = "; this is the end" if event.final else ""
-        verdict = event.rule.rpartition(": ")[2]  # what led to it stands before
+        verdict = _VERDICT.sub(r"\1", event.rule)  # what led to it stands before
         return f"{event}{length}; {verdict}{last}"
     if isinstance(event, RetryEvent):
         return f"{event.rule}: in {event.delay:.2f} s"

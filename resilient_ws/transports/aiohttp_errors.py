@@ -24,7 +24,8 @@ from aiohttp import (
 )
 
 from resilient_ws.errors import CertificateRejected, ConnectError, HandshakeRejected
-from resilient_ws.transports.handshake import RETRYABLE, retry_after
+from resilient_ws.transports.handshake import RETRYABLE
+from resilient_ws.transports.retry_after import retry_after
 
 
 def translate(error: Exception) -> ConnectError:
@@ -78,7 +79,7 @@ def _refused_by_proxy(status: int, headers: Mapping[str, str], name: str) -> Han
         f"the proxy answered with HTTP {status}",
         status=status,
         headers=headers,
-        retry_after=retry_after(headers) if status in (429, 503) else None,
+        retry_after=retry_after(headers),
         retryable=status in RETRYABLE or status >= 500,
         foreign=name,
     )

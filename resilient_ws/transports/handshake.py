@@ -8,13 +8,12 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Final
 
 from yarl import URL
 
 from resilient_ws.errors import HandshakeRejected
+from resilient_ws.transports.retry_after import retry_after
 
 GUID: Final = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 """The constant of RFC 6455 section 1.3 that turns a key into its accept value."""
@@ -95,7 +94,7 @@ def verify(
             f"the server answered the handshake with HTTP {status}",
             status=status,
             headers=headers,
-            retry_after=retry_after(headers) if status in (429, 503) else None,
+            retry_after=retry_after(headers),
             retryable=status in RETRYABLE or status >= 500,
         )
 
@@ -119,30 +118,6 @@ def verify(
     if chosen is not None and chosen not in offered:
         raise wrong(f"it chose the subprotocol {chosen[:64]!r}, which nobody offered (RFC 6455 4.1)")
     return chosen
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Returns the seconds that a `Retry-After` header asks to wait, or `None` where there is none to understand.
-
-    A date is compared with the answer's own `Date`, so that a wrong clock on either side does not matter; without
-    one, with our clock. Source: RFC 9110 section 10.2.3.
-    """
-    value = headers.get("Retry-After", "").strip()
-    if value.isascii() and value.isdigit():
-        return float(value[:12])
-    then = _date(value)
-    if then is None:
-        return None
-    now = _date(headers.get("Date", "")) or datetime.now(UTC)
-    return max(0.0, (then - now).total_seconds())
-
-
-def _date(value: str) -> datetime | None:
-    try:
-        parsed = parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    return parsed if parsed.tzinfo is not None else parsed.replace(tzinfo=UTC)
 
 
 def redirect(origin: URL, location: str, status: int, headers: Mapping[str, str]) -> URL:

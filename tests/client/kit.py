@@ -21,6 +21,7 @@ from resilient_ws import (
     WebSocketClient,
 )
 from resilient_ws.lifecycle import TRANSITIONS
+from resilient_ws.rules import RULES
 from resilient_ws.testing import FakePeer, FakeTransport
 
 URL = "ws://peer.test/ws"
@@ -165,6 +166,9 @@ def check_story(events: list[Event]) -> None:
     assert len(finals) == 1, f"{len(finals)} final closes"
     assert events[-1] is finals[0], "the final close is not the last event"
     told = [event for event in events if not isinstance(event, StateEvent | ErrorEvent)]
+    for event in told:
+        if isinstance(event, CloseEvent | RetryEvent):
+            assert event.rule_id in RULES, f"{event.rule_id!r} is not the id of a rule: {event.rule}"
     for index, event in enumerate(told):
         after = told[index + 1] if index + 1 < len(told) else None
         if isinstance(event, OpenEvent):

@@ -101,7 +101,7 @@ async def test_retry_after_is_waited_before_the_delay():
     transport.refuse(HandshakeRejected("HTTP 429", status=429, retry_after=100_000))
     transport.refuse(HandshakeRejected("HTTP 502", status=502, retry_after=50))
     async with stage(transport) as played:
-        assert dial_times(played) == pytest.approx([0, 21, 3622, 3623])
+        assert dial_times(played) == pytest.approx([0, 21, 3622, 3673])
         assert "Retry-After" in played.of(RetryEvent)[0].rule
 
 
@@ -173,7 +173,7 @@ async def test_what_ends_a_client_that_was_never_open(error, dials):
 
 
 async def test_a_refusal_after_it_was_open_is_retried_slowly_and_stops_at_the_tenth():
-    policy = ReconnectPolicy(first_delay=1, min_delay=5, max_delay=30)
+    policy = ReconnectPolicy(first_delay=1, min_delay=5, max_delay=30, refused_for=0)
     async with stage(reconnect=policy) as played:
         played.transport.refuse(HandshakeRejected("HTTP 404", status=404), times=None)
         played.peer.drop()
@@ -239,7 +239,7 @@ async def test_decide_sees_everything_and_rules(asynchronous):
         assert (asked[1].status, dict(asked[1].headers), asked[1].retry_after) == (500, {"x": "y"}, 3)
         assert [failure.attempt for failure in asked] == [1, 2, 3, 4]
         late = 0.5 if asynchronous else 0
-        assert dial_times(played) == pytest.approx([0, 7 + late, 8 + 2 * late, 9 + 3 * late], abs=0.01)
+        assert dial_times(played) == pytest.approx([0, 7 + late, 11 + 2 * late, 15 + 3 * late], abs=0.01)
         assert played.closes[0].retry_in == 7
 
 

@@ -213,7 +213,7 @@ class ClientLife(RuleBasedStateMachine):
         replaced = failure.close is not None and failure.close.origin is CloseOrigin.LOCAL
         if replaced and not stable:
             self.dials -= 1  # it has led to a connection
-        if failure.status in {429, 503} and failure.retry_after is not None:
+        if failure.retry_after is not None:
             self.asked[before] = self.now + min(RETRY_AFTER_CAP, failure.retry_after)
         decision = self.state.failed(failure, self.now, verdict)
         assert self.state.failures == self.row

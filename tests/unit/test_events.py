@@ -30,8 +30,8 @@ CLOSE = CloseEvent(code=1006)
 FIELDS = {
     OpenEvent: "attempt endpoint subprotocol headers first",
     CloseEvent: "code reason was_clean synthesized origin sent_code cause opened_for silent_for unsent uncertain"
-    " unread will_retry retry_in rule final",
-    RetryEvent: "attempt delay cause rule",
+    " unread will_retry retry_in rule rule_id final",
+    RetryEvent: "attempt delay cause rule rule_id",
     ReconnectEvent: "attempts downtime close resent uncertain endpoint",
     UndeliveredEvent: "message fate accepted_at age",
     StateEvent: "old new",

@@ -9,10 +9,10 @@ from resilient_ws.transports.handshake import (
     accept_for,
     host_without_zone,
     redirect,
-    retry_after,
     same_origin,
     verify,
 )
+from resilient_ws.transports.retry_after import retry_after
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 ACCEPT = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="  # RFC 6455 section 1.3
@@ -129,7 +129,7 @@ class TestVerify:
         with pytest.raises(HandshakeRejected, match=f"answered the handshake with HTTP {status}") as caught:
             check(answer(retry_after="7"), status=status)
         assert (caught.value.status, caught.value.retryable) == (status, retryable)
-        assert caught.value.retry_after == (7 if status in {429, 503} else None)
+        assert caught.value.retry_after == 7
 
 
 class TestRetryAfter:
@@ -143,7 +143,13 @@ class TestRetryAfter:
             ("", None),
             ("soon", None),
             ("-1", None),
-            ("1.5", None),
+            ("1.5", 1.5),
+            ("1e3", 1000),
+            ("7 seconds", 7),
+            ('"7"', 7),
+            ("7, 60", 60),
+            ("soon, 60", 60),
+            ("1e999999", 999999999999),
             ("٣", None),
             ("Wed, 99 Foo 2026", None),
         ],
@@ -163,6 +169,10 @@ class TestRetryAfter:
             ("Wednesday, 21-Oct-26 07:28:00 GMT", 60),
             ("Wed Oct 21 07:28:00 2026", 60),
             ("Wed, 21 Oct 2026 07:00:00 GMT", 0),
+            ("Wed, 21 Oct 2026 07:28:00 GMT, 30", 60),
+            ("Fri, 31 Dec 99999 23:59:59 GMT", 999999999999),
+            ("Fri, 31 Dec 9999 23:59:59 -9999", 251610095519),
+            ("Sat, 01 Jan 0001 00:00:00 +9999", 0),
         ],
     )
     def test_a_date_counts_from_the_date_of_the_answer(self, value, seconds):
