@@ -234,9 +234,8 @@ class WebSocketClient(Callbacks, Outgoing):
             return
         if engine.loop is not None:
             self._check_loop()
-        inside = engine.is_inside
         engine.request_close(checked_code, checked_reason, limit)
-        await engine.wait_closed(inside=inside)
+        await engine.wait_closed()
 
     async def run(self, *, signals: Sequence[signal.Signals] = (signal.SIGINT, signal.SIGTERM)) -> None:
         """Starts the client and returns when it is closed: the main function of a program made of callbacks.

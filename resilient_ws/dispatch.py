@@ -1,7 +1,13 @@
-"""Events to callbacks and subscribers: in order, one at a time, isolated from each other and from the client.
+"""Events to callbacks and `events()` iterators: in order, isolated from each other and from the client.
 
-Two lanes, each serial: events, and messages while an `on_message` callback is registered. A callback that raises is
-reported and the next one runs; one that is slow delays its own lane and nothing else.
+Three lanes, each serial:
+
+- *sync callbacks* are called as soon as their event has happened, by the loop itself; nothing that is awaited delays
+  them;
+- *async callbacks* are awaited one at a time by a task that exists while there is something to await;
+- *messages*, while an `on_message` callback is registered, have a task of their own.
+
+A callback that raises is reported and the next one runs. A slow one delays its own lane and nothing else.
 """
 
 from __future__ import annotations
@@ -9,34 +15,39 @@ from __future__ import annotations
 import asyncio
 import logging
 import weakref
-from collections import Counter
-from collections.abc import Awaitable, Callable
-from functools import partial
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, Protocol, cast
 
+import attrs
+
 from resilient_ws.errors import ClientClosed, ConcurrencyError
-from resilient_ws.events import CloseEvent, ErrorEvent, Event, Message, RetryEvent, StateEvent
+from resilient_ws.event_queue import EventQueue, weight
+from resilient_ws.events import CloseEvent, ErrorEvent, Event, Message
 from resilient_ws.handle import CALLBACK_OF, Callback, Handle
 from resilient_ws.inbox import Dismissed, Ended, Inbox
 from resilient_ws.program import (
+    Call,
     called,
+    current_call,
     enter,
     go_on,
     is_being_cancelled,
     is_waited_for_by,
     must_pass,
-    wait_in,
 )
-from resilient_ws.stream import Subscription
+from resilient_ws.record import Record
+from resilient_ws.stream import EventsDropped, Subscription
 from resilient_ws.wake import at_once
 
 MAX_EVENTS_WAITING: Final = 10_000
-"""Events that may wait for slow callbacks; beyond, state and retry events go first, counted."""
+"""Events that may wait for slow async callbacks; beyond, state and retry events go first, counted."""
+
+MAX_EVENTS_DUE: Final = 100_000
+"""Events that may be due for sync callbacks: more than all the messages whose fate one end can tell."""
 
 TURN: Final = 0.005
-"""Seconds for which callbacks run without a break; then whatever else is ready runs once."""
-
-_DISPENSABLE: Final = (StateEvent, RetryEvent)
+"""Seconds for which callbacks run without a break; then everything else that is ready runs once."""
 
 log = logging.getLogger("resilient_ws")
 
@@ -46,53 +57,84 @@ class Host(Protocol):
 
     @property
     def is_ending(self) -> bool:
-        """Whether somebody cancels the owner task."""
+        """Whether the owner task is being cancelled."""
         ...
 
     def spawn(self, name: str, function: Callable[[], Any], /) -> asyncio.Task[None] | None:
         """Starts a lane, a child of the owner task; called when there is something to do and no lane runs."""
 
 
+@attrs.frozen(eq=False, repr=False)
+class _Begun(Record):
+    """What a callback that was taken for a sync one has returned, and is to be awaited in its turn."""
+
+    name: str
+    pending: Awaitable[object]
+    call: Call
+
+    def drop(self) -> None:
+        """It will not be awaited."""
+        if isinstance(self.pending, Coroutine):
+            cast("Coroutine[Any, Any, object]", self.pending).close()
+        elif isinstance(self.pending, asyncio.Future):
+            self.pending.cancel()
+
+
 class Dispatcher:
-    """The callbacks and subscribers of one client, and the two lanes that serve them.
+    """The callbacks and `events()` iterators of one client, and the lanes that serve them.
 
     Args:
         inbox: Where the message lane takes its messages.
         host: The client.
+        max_bytes: How many bytes of messages the events of one queue may keep alive.
     """
 
     __slots__ = (
+        "_after",
+        "_async_at",
+        "_async_lane",
         "_callbacks",
-        "_calls",
         "_due",
-        "_event_lane",
         "_host",
         "_inbox",
         "_loop",
+        "_lost",
+        "_max_bytes",
         "_message_lane",
+        "_number",
         "_over",
-        "_stepping",
+        "_ready",
         "_stopped",
         "_subscriptions",
+        "_sync_at",
+        "_sync_lane",
         "_waiting",
         "dropped",
     )
 
-    def __init__(self, inbox: Inbox, host: Host) -> None:
+    def __init__(self, inbox: Inbox, host: Host, max_bytes: int) -> None:
         self._inbox = inbox
         self._host = host
+        self._max_bytes = max_bytes
         self._callbacks: dict[str, list[Handle[Any]]] = {}
-        self._subscriptions: weakref.WeakSet[Subscription] | None = None  # one nobody iterates over goes
-        self._waiting: list[tuple[Event | Callable[[], None], tuple[Handle[Any], ...]]] = []
-        self._calls: list[tuple[Handle[Any], Event]] = []  # of the event whose callbacks are being called
+        self._subscriptions: weakref.WeakSet[Subscription] | None = None  # an abandoned iterator goes
+        self._number = 0  # of the last event
+        self._ready = EventQueue(MAX_EVENTS_DUE, max_bytes)  # for sync callbacks
+        self._waiting = EventQueue(MAX_EVENTS_WAITING, max_bytes)  # for async ones
+        self._sync_at: int | None = None  # the number of the event that sync callbacks are being told of
+        self._async_at: int | None = None  # of the one that async callbacks are being told of
+        self._after: deque[tuple[int, Callable[[], None]]] | None = None  # what waits for events to be told
+        self._lost = 0  # events dropped since the queue they were for was last empty
         self._loop: asyncio.AbstractEventLoop | None = None  # once lanes may run
-        self._due = False  # a step of the event lane is
-        self._stepping = False
-        self._event_lane: asyncio.Task[None] | None = None
+        self._due = False  # a step of the sync lane is
+        self._sync_lane: asyncio.Task[None] | None = None  # only at the end, when lanes are waited for
+        self._async_lane: asyncio.Task[None] | None = None
         self._message_lane: asyncio.Task[None] | None = None
         self._over = False
         self._stopped = False
         self.dropped: Counter[str] = Counter()
+
+    # ------------------------------------------------------------------------------------------ who is told
 
     def register(self, name: str, function: Callback[Any]) -> Handle[Any]:
         """Adds a callback; it sees what happens from now on."""
@@ -138,161 +180,241 @@ class Dispatcher:
 
     def subscribe(self) -> Subscription:
         """Returns an iterator over the events from now on."""
-        subscription = Subscription(self._over, lambda: self._loop)
+        subscription = Subscription(self._over, lambda: self._loop, self._max_bytes)
         if not self._over:
             if self._subscriptions is None:
                 self._subscriptions = weakref.WeakSet()
             self._subscriptions.add(subscription)
         return subscription
 
-    def emit(self, event: Event) -> None:
-        """Hands `event` to every subscriber and queues it for the callbacks."""
-        for subscription in self._subscriptions or ():
-            subscription.push(event)
-        handles = tuple(self._callbacks.get(CALLBACK_OF[type(event)], ()))
-        if not handles:
-            return
-        if len(self._waiting) >= MAX_EVENTS_WAITING and not self._make_room(event):
-            return
-        self._waiting.append((event, handles))
-        self._start()
-
     def hears(self, kind: type[Event]) -> bool:
-        """Whether somebody would get an event of this kind."""
+        """Whether an event of this kind would be told to a callback or an iterator."""
         return bool(self._callbacks.get(CALLBACK_OF[kind]) or self._subscriptions)
 
+    # ------------------------------------------------------------------------------------------ what is told
+
+    def emit(self, event: Event) -> None:
+        """Hands `event` to every `events()` iterator and queues it for the callbacks."""
+        subscriptions, handles = self._subscriptions, self._callbacks.get(CALLBACK_OF[type(event)])
+        if not (handles or subscriptions):
+            return
+        size = weight(event)
+        for subscription in subscriptions or ():
+            subscription.push(event, size)
+        if not handles:
+            return
+        self._number += 1
+        if self._has_room(self._ready, event, size):
+            self._ready.append(self._number, size, event, tuple(handles))
+            self._start()
+
+    def _has_room(self, queue: EventQueue, event: Event, size: int) -> bool:
+        """Whether `event` may be queued; drops one that can be spared where that makes room for it."""
+        if queue.fits(size) or (isinstance(event, CloseEvent) and event.final):
+            return True
+        if not self._lost:
+            log.warning("callbacks do not keep up, and events are dropped: stats.events_dropped counts them")
+        self._lost += 1
+        spared = queue.spare()
+        self.dropped[type(spared if spared is not None else event).__name__] += 1
+        if spared is None:
+            return False
+        return queue.fits(size)
+
+    def after(self, call: Callable[[], None]) -> None:
+        """Calls `call` when the callbacks have been told of the events until now.
+
+        That is never, if a callback never returns. More than 10,000 calls do not wait: beyond, `call` is called at once.
+        """
+        if self._is_told(self._number):
+            call()
+            return
+        if self._after is None:
+            self._after = deque()
+        if len(self._after) >= MAX_EVENTS_WAITING:
+            call()
+        else:
+            self._after.append((self._number, call))
+
+    def _is_told(self, number: int) -> bool:
+        """Whether the callbacks have been told of the events up to `number`."""
+        for at in (self._sync_at, self._async_at, self._ready.first, self._waiting.first):
+            if at is not None and at <= number:
+                return False
+        return True
+
+    def _call_after(self) -> None:
+        """Calls what has waited for the events that have been told."""
+        after = self._after
+        while after and self._is_told(after[0][0]):
+            after.popleft()[1]()
+        if not after:
+            self._after = None
+        if self._lost and not self._ready and not self._waiting:
+            lost, self._lost = self._lost, 0
+            if not self._over:
+                self.emit(ErrorEvent(where="events", exception=EventsDropped(lost)))
+
+    # ------------------------------------------------------------------------------------------ the lanes
+
     def serve_at_once(self, emits: Callable[[], None]) -> None:
-        """Calls `emits`, and then the callbacks for its events: the last thing that a callback of the loop does."""
+        """Calls `emits`, and then the sync callbacks for its events: the last thing that a callback of the loop does."""
         self._due = True
         emits()
         at_once(self._step)
-
-    def after(self, call: Callable[[], None]) -> None:
-        """Calls `call` when the callbacks have taken what was emitted until now; never, if they do not."""
-        if self._is_due or self._stepping or self._is_running(self._event_lane):
-            self._waiting.append((call, ()))
-        else:
-            call()
-
-    def _make_room(self, event: Event) -> bool:
-        """Drops one event that can be spared; whether there is a place for `event` now."""
-        for index, (waiting, _) in enumerate(self._waiting):
-            if isinstance(waiting, _DISPENSABLE):
-                del self._waiting[index]
-                self.dropped[type(waiting).__name__] += 1
-                return True
-        if isinstance(event, CloseEvent) and event.final:
-            return True
-        self.dropped[type(event).__name__] += 1
-        return False
 
     def serve(self) -> None:
         """Starts the lanes for which there is something to do."""
         self._loop = asyncio.get_running_loop()
         self.serve_messages()
-        if self._waiting:
-            self._start()
+        self._start()
 
     def serve_messages(self) -> None:
         """Starts the message lane, if there is a callback for it and none runs."""
-        if self.consumes_messages and not self._is_running(self._message_lane):
+        if self.consumes_messages and not _is_running(self._message_lane):
             self._message_lane = self._host.spawn("messages", self._serve_messages)
 
     def _start(self) -> None:
-        """Starts the event lane, unless it runs.
+        """Starts the lanes for events, unless they run.
 
-        With a call, which costs a third of a task; with a task at the end, when lanes are waited for.
+        Sync callbacks are called by the loop, which costs a third of a task; by a task at the end, when lanes are waited
+        for.
         """
-        if self._is_running(self._event_lane):
-            return
-        if self._over:
-            self._event_lane = self._host.spawn("events", self._serve_events)
-        elif self._loop is not None and not self._due:
-            self._due = True
-            self._loop.call_soon(self._step)
-
-    @property
-    def _is_due(self) -> bool:
-        """Whether callbacks are to be told of events."""
-        return bool(self._waiting or self._calls)
-
-    @staticmethod
-    def _is_running(lane: asyncio.Task[None] | None) -> bool:
-        return lane is not None and not lane.done()
+        if self._ready and not _is_running(self._sync_lane):
+            if self._over:
+                self._sync_lane = self._host.spawn("events", self._serve_ready)
+            elif self._loop is not None and not self._due:
+                self._due = True
+                self._loop.call_soon(self._step)
+        if self._waiting and self._loop is not None and not _is_running(self._async_lane):
+            self._async_lane = self._host.spawn("callbacks", self._serve_waiting)
 
     @property
     def inside(self) -> bool:
         """Whether the caller is part of a callback that a lane waits for."""
-        return is_waited_for_by(self._event_lane) or is_waited_for_by(self._message_lane)
+        return is_waited_for_by(self._async_lane) or is_waited_for_by(self._message_lane)
 
     @property
     def lanes(self) -> list[asyncio.Task[None]]:
         """The lanes that still run."""
-        both = (self._event_lane, self._message_lane)
-        return [lane for lane in both if lane is not None and not lane.done()]
+        lanes = (self._sync_lane, self._async_lane, self._message_lane)
+        return [lane for lane in lanes if lane is not None and not lane.done()]
 
     def end(self) -> None:
-        """No event comes any more: the iterators end after what they hold."""
+        """No more events will come: the iterators end after what they hold."""
         self._over = True
         for subscription in self._subscriptions or ():
             subscription.end()
         self._subscriptions = None
-        if self._is_due:
-            self._start()
+        self._start()
 
     def stop(self) -> None:
-        """A lane that is cancelled from now on ends; before, code of the program has cancelled it, and it goes on."""
+        """A lane that is cancelled from now on ends; before, user code has cancelled it, and it goes on."""
         self._stopped = True
 
     def _step(self) -> None:
-        """Calls the callbacks that are due; the first one that has to be awaited makes the rest a task."""
+        """Calls the sync callbacks that are due; what takes longer than a turn is left for the next one."""
         self._due = False
-        if self._over or self._is_running(self._event_lane):
+        if self._over or _is_running(self._sync_lane):
             return
-        assert self._loop is not None
-        until = self._loop.time() + TURN
         enter()
-        self._stepping = True
         try:
-            while (call := self._next_call()) is not None:
-                rest = self._call(*call)
-                if rest is not None:
-                    self._event_lane = self._host.spawn("events", partial(self._serve_events, rest))
-                    wait_in(self._event_lane)
-                    return
-                if self._is_due and self._loop.time() >= until:
-                    self._due = True
-                    self._loop.call_soon(self._step)
-                    return
+            self._call_ready()
         finally:
-            self._stepping = False
+            self._start()
 
-    async def _serve_events(self, rest: Awaitable[None] | None = None) -> None:
+    async def _serve_ready(self) -> None:
+        """Calls the sync callbacks that are due at the end of the client."""
+        enter()
+        while self._ready:
+            self._call_ready()
+            if self._ready:
+                await self._give_way("events")
+
+    def _call_ready(self) -> None:
+        """Calls sync callbacks for one turn; passes async ones on to their lane."""
+        assert self._loop is not None
+        clock = self._loop.time
+        until = clock() + TURN
+        while (waiting := self._ready.take()) is not None:
+            number, size, event, handles = waiting
+            self._sync_at = number
+            name = CALLBACK_OF[type(event)]
+            later: list[Handle[Any] | _Begun] = []
+            try:
+                for index, handle in enumerate(handles):
+                    if index and clock() >= until:
+                        self._ready.put_back(number, size, event, handles[index:])
+                        return
+                    if handle.is_async:
+                        later.append(handle)
+                    elif (begun := self._call_sync(name, handle, event)) is not None:
+                        later.append(begun)
+            finally:
+                if later:
+                    self._leave(number, size, event, later)
+                self._sync_at = None
+                self._call_after()
+            if clock() >= until:
+                return
+
+    def _call_sync(self, name: str, handle: Handle[Any], event: Event) -> _Begun | None:
+        """Calls one callback that was taken for a sync one; returns what it turns out to want to be awaited."""
+        pending = self._call(name, handle, event)
+        if pending is None:
+            return None
+        handle.is_async = True
+        call = current_call()
+        assert call is not None
+        enter()  # the next callback is another call
+        return _Begun(name, pending, call)
+
+    def _leave(self, number: int, size: int, event: Event, later: list[Handle[Any] | _Begun]) -> None:
+        """Leaves callbacks for one event to the async lane."""
+        if not self._has_room(self._waiting, event, size):
+            later = [one for one in later if isinstance(one, _Begun)]
+            if not later:
+                return
+        self._waiting.append(number, size, event, later)
+        self._start()
+        for one in later:
+            if isinstance(one, _Begun):
+                one.call.is_awaited_by(self._async_lane)
+
+    async def _serve_waiting(self) -> None:
+        """Awaits the async callbacks, one at a time."""
         clock = asyncio.get_running_loop().time
         until = clock() + TURN
-        if rest is None:
-            enter()
-        else:
-            await rest
-        while (call := self._next_call()) is not None:
-            rest = self._call(*call)
-            if rest is not None:
-                await rest
-            if self._is_due and clock() >= until:
-                await self._give_way(call[0])
-                until = clock() + TURN
+        enter()
+        told: list[Handle[Any] | _Begun] = []
+        try:
+            while (waiting := self._waiting.take()) is not None:
+                number, _, event, told = waiting
+                self._async_at = number
+                name = CALLBACK_OF[type(event)]
+                while told:
+                    one = told.pop(0)
+                    if isinstance(one, _Begun):
+                        await self._await(name, one.pending, event, one.call)
+                    elif (pending := self._call(name, one, event)) is not None:
+                        await self._await(name, pending, event)
+                    if clock() >= until:
+                        await self._give_way(name)
+                        until = clock() + TURN
+                self._async_at = None
+                self._call_after()
+        finally:
+            self._async_at = None
+            if self._stopped or self._host.is_ending:
+                self._abandon(told)
 
-    def _next_call(self) -> tuple[str, Handle[Any], Event] | None:
-        while not self._calls:
-            if not self._waiting:
-                return None
-            event, handles = self._waiting.pop(0)
-            if isinstance(event, Event):
-                self._calls = [(handle, event) for handle in handles]
-            else:
-                event()
-        handle, event = self._calls.pop(0)
-        return CALLBACK_OF[type(event)], handle, event
+    def _abandon(self, told: list[Handle[Any] | _Begun]) -> None:
+        """The async lane has been ended: what waited for it is not called any more."""
+        for waiting in self._waiting.clear():
+            told += waiting[3]
+        for one in told:
+            if isinstance(one, _Begun):
+                one.drop()
 
     async def _serve_messages(self) -> None:
         clock = asyncio.get_running_loop().time
@@ -312,11 +434,11 @@ class Dispatcher:
                 self._survive("on_message", error)
                 continue
             for handle in tuple(self._callbacks["on_message"]):
-                rest = self._call("on_message", handle, message)
-                if rest is not None:
-                    await rest
+                pending = self._call("on_message", handle, message)
+                if pending is not None:
+                    await self._await("on_message", pending, message)
 
-    def _call(self, name: str, handle: Handle[Any], argument: Event | Message) -> Awaitable[None] | None:
+    def _call(self, name: str, handle: Handle[Any], argument: Event | Message) -> Awaitable[object] | None:
         """Calls one callback; returns what is to be awaited of it, `None` if it is done."""
         if handle not in self._callbacks[name]:
             return None  # removed meanwhile
@@ -328,12 +450,15 @@ class Dispatcher:
             self._report(name, error, argument)
             return None
         if isinstance(result, Awaitable):
-            return self._await(name, cast("Awaitable[object]", result), argument)
+            return cast("Awaitable[object]", result)
         return None
 
-    async def _await(self, name: str, pending: Awaitable[object], argument: Event | Message) -> None:
+    async def _await(
+        self, name: str, pending: Awaitable[object], argument: Event | Message, call: Call | None = None
+    ) -> None:
+        """Awaits what a callback has returned; reports what it raises."""
         try:
-            await called(pending)
+            await called(pending, call)
         except asyncio.CancelledError as error:
             self._survive(name, error, argument)
         except BaseException as error:
@@ -369,6 +494,10 @@ class Dispatcher:
             log.error("callback %s raised %s", name, type(error).__name__, exc_info=error)
         if name != "on_error":
             self.emit(ErrorEvent(where=name, exception=error, event=argument))
+
+
+def _is_running(lane: asyncio.Task[None] | None) -> bool:
+    return lane is not None and not lane.done()
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -25,6 +25,7 @@ from resilient_ws.live import Live
 from resilient_ws.opening import Opener, Subscription
 from resilient_ws.outbox import Entry
 from resilient_ws.owner import Owner
+from resilient_ws.program import current_call
 from resilient_ws.retry import RetryState
 from resilient_ws.sender import Sender
 from resilient_ws.stats import Stats
@@ -73,7 +74,7 @@ class Engine:
         self.config = config
         self.subscriptions: dict[Hashable, Subscription] = {}
         self.inbox = Inbox(config.inbox, self)
-        self.dispatcher = Dispatcher(self.inbox, self)
+        self.dispatcher = Dispatcher(self.inbox, self, 2 * config.outbox.max_bytes)
         self.teller = Teller(config.addresses.shown, self.dispatcher, self.now)
         self._pause_notice = PauseNotice(self.teller, self.inbox)
         self.sender = Sender(
@@ -245,14 +246,21 @@ class Engine:
         """Whether the caller is code that the owner task or a lane waits for."""
         return self.dispatcher.inside or (self.owner is not None and self.owner.is_running_here)
 
-    async def wait_closed(self, *, inside: bool) -> None:
+    async def wait_closed(self) -> None:
         """Waits until the client is closed and, unless called from inside of it, the callbacks have run."""
-        owner = self.owner
+        owner, call = self.owner, current_call()
         assert owner is not None
-        if not inside:
-            await asyncio.shield(owner.farewell.finished)
-        elif not owner.is_running_here:
-            await asyncio.shield(owner.farewell.closed)
+        while not owner.farewell.finished.done():
+            if self.is_inside:
+                if not owner.is_running_here:
+                    await asyncio.shield(owner.farewell.closed)
+                return
+            if call is None:
+                await asyncio.shield(owner.farewell.finished)
+                return
+            # Code that runs at once (an eager task) runs before a task of ours begins to wait for it.
+            with call.noticed(asyncio.get_running_loop()) as notice:
+                await asyncio.wait((owner.farewell.finished, notice), return_when=asyncio.FIRST_COMPLETED)
 
     def ended_error(self) -> ClientClosed:
         """Returns the exception for a call that comes too late."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from resilient_ws.events import (
     CloseEvent,
@@ -32,11 +33,18 @@ Callback = Callable[[T], Awaitable[object] | object]
 
 
 class Handle(Generic[T]):
-    """A registered callback. Calling it calls the function, so a decorated name still is that function."""
+    """A registered callback. Calling it calls the function, so a decorated name still is that function.
+
+    Attributes:
+        function: The function.
+        is_async: Whether what it returns has to be awaited, as far as is known: for a function that is not an `async
+            def` its first call shows it.
+    """
 
     def __init__(self, remove: Callable[[Handle[T]], None], function: Callback[T]) -> None:
         self._remove = remove
         self.function = function
+        self.is_async = _is_async(function)
 
     def __call__(self, event: T) -> Awaitable[object] | object:
         """Calls the function itself."""
@@ -45,3 +53,10 @@ class Handle(Generic[T]):
     def remove(self) -> None:
         """Unregisters the callback; it is not called again. A second call does nothing."""
         self._remove(self)
+
+
+def _is_async(function: Callback[Any]) -> bool:
+    """Whether calling `function` surely gives a coroutine; a function that returns one is found out by its first call."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(function, "__call__", None)  # noqa: B004 - whether that is async, not whether there is one
+    )

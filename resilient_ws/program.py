@@ -7,50 +7,85 @@ A task that such code starts inherits the answer to the first, so that it holds 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Generator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 
-class _Call:
-    """One call: the task that waits for it, while it does."""
+class Call:
+    """One call of user code, and the task that waits for its result."""
 
-    __slots__ = ("waiter",)
+    __slots__ = ("_noticed", "_waiter")
 
     def __init__(self) -> None:
-        self.waiter: asyncio.Task[Any] | None = None
+        self._waiter: asyncio.Task[Any] | None = None
+        self._noticed: list[asyncio.Future[None]] | None = None
+
+    @property
+    def waiter(self) -> asyncio.Task[Any] | None:
+        """The task that waits, or is going to wait, for the result; `None` while there is none."""
+        return self._waiter
+
+    def is_awaited_by(self, task: asyncio.Task[Any] | None) -> None:
+        """Says which task waits for the result from now on."""
+        self._waiter = task
+        if task is not None and self._noticed is not None:
+            for notice in self._noticed:
+                if not notice.done():
+                    notice.set_result(None)
+
+    @contextmanager
+    def noticed(self, loop: asyncio.AbstractEventLoop) -> Generator[asyncio.Future[None]]:
+        """Gives a future that is done when a task begins to wait for the result: code may run before one does."""
+        notice: asyncio.Future[None] = loop.create_future()
+        if self._noticed is None:
+            self._noticed = []
+        self._noticed.append(notice)
+        try:
+            yield notice
+        finally:
+            self._noticed.remove(notice)
 
 
-_call: ContextVar[_Call] = ContextVar("resilient_ws_call")
+_call: ContextVar[Call] = ContextVar("resilient_ws_call")
 
 
 def enter() -> None:
-    """Says that what calls this will call code of the program, which has nothing to do with whoever started it."""
-    _call.set(_Call())
+    """Says that what calls this will call user code, which has nothing to do with whatever started the caller."""
+    _call.set(Call())
 
 
-def wait_in(task: asyncio.Task[Any] | None) -> None:
-    """Says which task waits for what was called last, before that has begun to."""
-    call = _call.get(None)
-    if call is not None:
-        call.waiter = task
+def current_call() -> Call | None:
+    """The call of user code that the caller is part of, or `None`."""
+    return _call.get(None)
 
 
-async def called(pending: Awaitable[T]) -> T:
-    """Waits for what code of the program has returned; `enter` was called before that."""
-    wait_in(asyncio.current_task())
+async def called(pending: Awaitable[T], call: Call | None = None) -> T:
+    """Waits for what user code has returned; `enter` was called before that code was.
+
+    Args:
+        pending: What it returned.
+        call: The call, where it was made in another context than that of this task.
+    """
+    if call is None:
+        call = _call.get(None) or Call()
+    _call.set(call)
+    call.is_awaited_by(asyncio.current_task())
     try:
         return await pending
     finally:
-        wait_in(None)  # a task that it has left behind is none of it any more
+        call.is_awaited_by(None)  # a task that it has left behind is no part of it any more
         enter()
 
 
 async def called_apart(pending: Awaitable[T]) -> T:
     """The same in a task of its own: what the code cancels, and what it sets in its context, is that task's alone."""
-    wait_in(asyncio.current_task())
+    call = _call.get(None)
+    if call is not None:
+        call.is_awaited_by(asyncio.current_task())
     return await called(asyncio.ensure_future(pending))
 
 

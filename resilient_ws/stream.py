@@ -1,13 +1,13 @@
-"""What `events()` returns: every event in order, for one who takes them when it likes, bounded."""
+"""What `events()` returns: every event in order, for a program that takes them when it likes, bounded."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 from typing import Final, Self
 
 from resilient_ws.errors import ConcurrencyError, ResilientWSError
+from resilient_ws.event_queue import EventQueue
 from resilient_ws.events import ErrorEvent, Event
 
 SUBSCRIBER_QUEUE: Final = 1_000
@@ -15,14 +15,14 @@ SUBSCRIBER_QUEUE: Final = 1_000
 
 
 class EventsDropped(ResilientWSError):  # noqa: N818 - a fact that is reported, as the events beside it
-    """Events were not delivered since nobody took them in time.
+    """Events were not delivered because they were not taken in time.
 
     Attributes:
         count: How many.
     """
 
     def __init__(self, count: int) -> None:
-        super().__init__(f"{count} events were dropped, since nobody took them in time")
+        super().__init__(f"{count} events were dropped because they were not taken in time")
         self.count = count
 
 
@@ -30,27 +30,33 @@ class Subscription:
     """What `events()` returns: an async iterator over every event from now on.
 
     Args:
-        ended: Whether no event comes any more.
+        ended: Whether no more events will come.
         home: Returns the loop in which events happen, as soon as it is known.
+        max_bytes: How many bytes of messages the held events may keep alive.
     """
 
-    def __init__(self, ended: bool, home: Callable[[], asyncio.AbstractEventLoop | None]) -> None:
-        self._events: deque[Event] = deque()
+    def __init__(
+        self, ended: bool, home: Callable[[], asyncio.AbstractEventLoop | None], max_bytes: int
+    ) -> None:
+        self._events = EventQueue(SUBSCRIBER_QUEUE, max_bytes)
+        self._number = 0
         self._dropped = 0
         self._waiter: asyncio.Future[None] | None = None
         self._ended = ended
         self._home = home
 
-    def push(self, event: Event) -> None:
-        """Appends an event; the oldest one goes when the queue is full."""
-        if len(self._events) >= SUBSCRIBER_QUEUE:
-            self._events.popleft()
+    def push(self, event: Event, size: int) -> None:
+        """Appends an event of `size` bytes; the oldest ones go where it does not fit."""
+        events = self._events
+        while not events.fits(size):
+            events.take()
             self._dropped += 1
-        self._events.append(event)
+        self._number += 1
+        events.append(self._number, size, event)
         self._wake()
 
     def end(self) -> None:
-        """No event comes any more."""
+        """No more events will come."""
         self._ended = True
         self._wake()
 
@@ -62,7 +68,8 @@ class Subscription:
         return self
 
     async def __anext__(self) -> Event:
-        while not self._events and not self._dropped:
+        events = self._events
+        while not events and not self._dropped:
             if self._ended:
                 raise StopAsyncIteration
             if self._waiter is not None:
@@ -78,4 +85,6 @@ class Subscription:
         if self._dropped:
             dropped, self._dropped = self._dropped, 0
             return ErrorEvent(where="events", exception=EventsDropped(dropped))
-        return self._events.popleft()
+        waiting = events.take()
+        assert waiting is not None
+        return waiting[2]

@@ -1,7 +1,12 @@
 """Callbacks and `events()`: isolated, serial, bounded, and told everything once (P9)."""
 
 import asyncio
+import contextlib
+import functools
 import gc
+import time
+import tracemalloc
+from random import Random
 
 import pytest
 
@@ -10,10 +15,13 @@ from resilient_ws import (
     ConcurrencyError,
     ErrorEvent,
     EventsDropped,
+    Fate,
     OpenEvent,
+    Outbox,
     RetryEvent,
     State,
     StateEvent,
+    UndeliveredEvent,
     WebSocketClient,
 )
 from resilient_ws.owner import Owner
@@ -186,8 +194,12 @@ async def test_a_removed_one_is_not_called_again_not_even_for_what_waits():
         await asyncio.sleep(5)
 
     async with stage(start=False) as played:
+
+        async def take(event):
+            seen.append(event)
+
         played.client.on_state(slow)
-        handle = played.client.on_state(seen.append)
+        handle = played.client.on_state(take)
         played.client.start()
         await settle(1)
         handle.remove()
@@ -317,6 +329,179 @@ async def test_the_final_close_is_told_even_when_too_many_wait():
         assert len(seen) == 41
 
 
+SIZE, BOUND = 50_000, 400_000
+
+
+def held_bytes():
+    """Bytes of everything that Python holds now and that was allocated while it was traced."""
+    gc.collect()
+    return tracemalloc.get_traced_memory()[0]
+
+
+@pytest.mark.promise("P6")
+@pytest.mark.parametrize("callbacks, lambdas, iterators", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (2, 1, 3)])
+@pytest.mark.parametrize("letter", [b"x", "x", "\xe4"])
+async def test_each_queue_of_events_holds_at_most_twice_the_bytes_of_the_outbox(
+    callbacks, lambdas, iterators, letter
+):
+    released = asyncio.Event()
+
+    async def stuck(event):
+        await released.wait()
+
+    transport = FakeTransport()
+    transport.hang(None)
+    outbox = Outbox(overflow="drop_oldest", max_bytes=BOUND)
+    client = WebSocketClient(URL, transport=transport, outbox=outbox)
+    for _ in range(callbacks):
+        client.on_undelivered(stuck)
+    for _ in range(lambdas):
+        client.on_undelivered(lambda event: asyncio.ensure_future(stuck(event)))
+    several = [client.events() for _ in range(iterators)]
+    client.start()
+    await settle()
+    tracemalloc.start()
+    try:
+        for number in range(400):
+            await client.send(letter * SIZE)
+            if number % 50 == 0:
+                await settle()
+        held = held_bytes()
+    finally:
+        tracemalloc.stop()
+    queues = iterators + 2 * bool(callbacks or lambdas)  # one for what is due, one for what is slow
+    assert held < (1 + 2 * queues) * BOUND + 6 * SIZE
+    assert client.stats.evicted > 380
+    for iterator in several:
+        told = [await anext(iterator) for _ in range(2)]
+        assert told[0].exception.count > 300
+    released.set()
+    await client.close()
+
+
+@contextlib.asynccontextmanager
+async def unheard(**options):
+    """A client that is open, and whose events are not recorded: a test makes some of its own."""
+    async with WebSocketClient(URL, transport=FakeTransport(), reconnect=STEADY, **options) as client:
+        yield client
+
+
+@pytest.mark.promise("P6")
+async def test_to_queue_an_event_takes_as_long_where_thousands_wait():
+    released = asyncio.Event()
+
+    async def stuck(event):
+        await released.wait()
+
+    async with unheard(on_undelivered=stuck, on_error=stuck, on_state=stuck, close_timeout=1) as client:
+        emit = client._engine.dispatcher.emit
+        event = UndeliveredEvent(message="", fate=Fate.EVICTED, accepted_at=0, age=0)
+
+        def took(count):
+            began = time.perf_counter()
+            for _ in range(count):
+                emit(event)
+            return (time.perf_counter() - began) / count
+
+        first = min(took(100) for _ in range(20))
+        for _ in range(30):
+            took(500)
+            await settle()
+        assert len(client._engine.dispatcher._waiting) == 10_000
+        assert min(took(100) for _ in range(20)) < 20 * first
+        released.set()
+
+
+@pytest.mark.promise("P5")
+async def test_a_burst_of_fates_reaches_a_sync_callback_whole():
+    """As many messages as can be unconfirmed and pending at once, with as many bytes."""
+    fates = []
+    outbox = Outbox()
+    async with unheard(on_undelivered=fates.append, outbox=outbox) as client:
+        size = 2 * outbox.max_bytes // (65_536 + outbox.max_messages)
+        for number in range(65_536 + outbox.max_messages):
+            message = f"{number:0{size}}"
+            event = UndeliveredEvent(message=message, fate=Fate.UNCERTAIN, accepted_at=0, age=0)
+            client._engine.dispatcher.emit(event)
+        await settle(1)
+        assert [int(event.message) for event in fates] == list(range(65_536 + outbox.max_messages))
+        assert client.stats.events_dropped == 0
+
+
+async def test_what_slow_callbacks_missed_is_told_when_they_are_through(caplog):
+    released = asyncio.Event()
+    missed = []
+
+    async def stuck(event):
+        await released.wait()
+
+    async with unheard(on_undelivered=stuck, on_error=missed.append) as client:
+        emit = client._engine.dispatcher.emit
+        for _ in range(3):
+            for _ in range(5_000):
+                emit(UndeliveredEvent(message="", fate=Fate.EVICTED, accepted_at=0, age=0))
+            await settle()
+        assert missed == []
+        assert caplog.text.count("callbacks do not keep up") == 1
+        dropped = client.stats.events_dropped
+        assert dropped == 4_999
+        released.set()
+        await settle()
+        assert [(event.where, event.exception.count) for event in missed] == [("events", dropped)]
+
+
+@pytest.mark.promise("P6")
+@pytest.mark.parametrize("removed", [False, True])
+async def test_what_waits_until_callbacks_have_heard_is_bounded(removed):
+    released = asyncio.Event()
+    called = []
+
+    async def stuck(event):
+        await released.wait()
+
+    async with unheard() as client:
+        handle = client.on_undelivered(stuck)
+        dispatcher = client._engine.dispatcher
+        event = UndeliveredEvent(message="", fate=Fate.EVICTED, accepted_at=0, age=0)
+        dispatcher.emit(event)
+        await settle()
+        if removed:
+            handle.remove()
+        for number in range(30_000):
+            dispatcher.emit(event)
+            dispatcher.after(lambda number=number: called.append(number))
+            if number % 1000 == 0:
+                await settle()
+        assert 10_000 <= len(called) <= 20_000
+        assert len(dispatcher._after) <= 10_000
+        released.set()
+        await settle(1)
+        assert sorted(called) == list(range(30_000))
+
+
+async def test_what_is_to_follow_the_callbacks_follows_both_kinds():
+    order = []
+    released = asyncio.Event()
+
+    async def later(event):
+        order.append("async begins")
+        await released.wait()
+        order.append("async ends")
+
+    async with unheard() as client:
+        client.on_undelivered(later)
+        client.on_undelivered(lambda _: order.append("sync"))
+        dispatcher = client._engine.dispatcher
+        dispatcher.after(lambda: order.append("at once"))
+        dispatcher.emit(UndeliveredEvent(message="", fate=Fate.EVICTED, accepted_at=0, age=0))
+        dispatcher.after(lambda: order.append("after"))
+        await settle()
+        assert order == ["at once", "sync", "async begins"]
+        released.set()
+        await settle()
+        assert order[3:] == ["async ends", "after"]
+
+
 # --- events()
 
 
@@ -423,11 +608,11 @@ async def test_only_what_has_to_be_awaited_makes_a_task(monkeypatch):
         played.peer.drop()
         await played.reopened()
         await settle()
-        assert started == ["events"]
+        assert started == ["callbacks"]
         assert len(opened) == 1
 
 
-async def test_those_behind_one_that_is_awaited_wait_for_it():
+async def test_sync_ones_do_not_wait_for_one_that_is_awaited():
     async with stage() as played:
         called, go_on = [], asyncio.Event()
 
@@ -436,18 +621,167 @@ async def test_those_behind_one_that_is_awaited_wait_for_it():
             await go_on.wait()
             called.append(("went on", event.code))
 
+        async def follows(event):
+            called.append(("follows", event.code))
+
         played.client.on_close(lambda event: called.append(("first", event.code)))
         played.client.on_close(waits)
+        played.client.on_close(follows)
         played.client.on_close(lambda event: called.append(("behind", event.code)))
         played.client.on_open(lambda _: called.append("open"))
         await settle()
         played.peer.drop()
         await played.reopened()
         await settle()
-        assert called == [("first", 1006), ("awaited", 1006)]
+        assert called == [("first", 1006), ("behind", 1006), ("awaited", 1006), "open"]
         go_on.set()
         await settle()
-        assert called[2:] == [("went on", 1006), ("behind", 1006), "open"]
+        assert called[4:] == [("went on", 1006), ("follows", 1006)]
+
+
+@pytest.mark.promise("P2")
+async def test_a_sync_on_close_is_called_at_once_while_an_async_on_open_still_runs():
+    async def slow(event):
+        await asyncio.sleep(1000)
+
+    lost_at = []
+    async with stage(on_open=slow, on_close=lambda _: lost_at.append(now()), close_timeout=1) as played:
+        await settle(1)
+        for _ in range(3):
+            dropped_at = now()
+            played.peer.drop()
+            await played.reopened()
+            assert lost_at[-1] == dropped_at
+        await played.client.close()
+        assert len(lost_at) == 4
+
+
+class Told:
+    """Callbacks of every form for one kind of event, and what each of them did."""
+
+    def __init__(self, random):
+        self.random = random
+        self.sync = []  # (name, event, time)
+        self.begun = []
+        self.running = 0
+
+    def make(self, form, name):
+        async def wait(event):
+            self.begun.append((name, event))
+            self.running += 1
+            assert self.running == 1, "two async callbacks at once"
+            await asyncio.sleep(self.random.choice([0, 0, 0.5, 7, 100]))
+            self.running -= 1
+
+        def take(event):
+            self.sync.append((name, event, now()))
+
+        class Takes:
+            def __call__(self, event):
+                take(event)
+
+        class Waits:
+            async def __call__(self, event):
+                await wait(event)
+
+        return {
+            "function": lambda: take,
+            "object": Takes,
+            "partial": lambda: functools.partial(lambda _, event: take(event), 1),
+            "async function": lambda: wait,
+            "async object": Waits,
+            "async partial": lambda: functools.partial(lambda _, event: wait(event), 1),
+            "lambda that returns a coroutine": lambda: lambda event: wait(event),
+            "function that returns a task": lambda: lambda event: asyncio.ensure_future(wait(event)),
+        }[form]()
+
+
+FORMS = [
+    "function", "object", "partial", "async function", "async object", "async partial",
+    "lambda that returns a coroutine", "function that returns a task",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(40))
+async def test_whatever_the_mixture_sync_ones_are_told_at_once_and_each_kind_in_order(seed):
+    random = Random(seed)
+    told = Told(random)
+    forms = random.choices(FORMS[:-1], k=random.randrange(2, 8))
+    if not any(form.startswith(("async", "lambda")) for form in forms):
+        forms.append(
+            FORMS[-1]
+        )  # its first call begins before the lane awaits it, so it would overlap with others
+    kinds = {}
+    happened = []
+    async with stage(start=False, close_timeout=2000) as played:
+        for number, form in enumerate(forms):
+            name = f"{number} {form}"
+            kinds[name] = random.choice(["on_open", "on_close", "on_retry", "on_state"])
+            getattr(played.client, kinds[name])(told.make(form, name))
+        emit = played.client._engine.dispatcher.emit
+
+        def emitted(event):
+            happened.append((event, now()))
+            emit(event)
+
+        played.client._engine.dispatcher = Emits(played.client._engine.dispatcher, emitted)
+        played.client._engine.teller._dispatcher = played.client._engine.dispatcher
+        played.client.start()
+        await played.client.ready()
+        for _ in range(random.randrange(1, 5)):
+            await settle(random.choice([0, 3, 50]))
+            played.peer.drop()
+            await played.reopened()
+    of = {"on_open": "Open", "on_close": "Close", "on_retry": "Retry", "on_state": "State"}
+
+    def expected(is_sync):
+        return [
+            (name, event)
+            for event, _ in happened
+            for name in kinds
+            if type(event).__name__ == f"{of[kinds[name]]}Event"
+            and (not any(word in name for word in ("async", "returns"))) is is_sync
+        ]
+
+    assert [(name, event) for name, event, _ in told.sync] == expected(True)
+    times = {id(event): at for event, at in happened}
+    assert all(at == times[id(event)] for _, event, at in told.sync), "a sync callback was delayed"
+    assert told.begun == expected(False)
+
+
+class Emits:
+    """A dispatcher whose `emit` is another one."""
+
+    def __init__(self, dispatcher, emit):
+        self._dispatcher = dispatcher
+        self.emit = emit
+
+    def __getattr__(self, name):
+        return getattr(self._dispatcher, name)
+
+
+@pytest.mark.expects_errors
+async def test_what_a_callback_has_returned_and_nobody_awaited_is_dropped_without_a_warning():
+    async def stuck(event):
+        await asyncio.sleep(1000)
+
+    async def never():
+        raise AssertionError
+
+    tasks = []
+
+    def returns_a_task(event):
+        tasks.append(asyncio.ensure_future(asyncio.sleep(1000)))
+        return tasks[-1]
+
+    async with stage(close_timeout=1) as played:
+        played.client.on_close(stuck)
+        played.client.on_close(lambda event: never())
+        played.client.on_close(returns_a_task)
+        played.peer.drop()
+        await played.reopened()
+    await settle()
+    assert [task.cancelled() for task in tasks] == [True]
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])

@@ -216,26 +216,32 @@ async def test_the_end_of_all_attempts_says_how_many_and_how_long():
     assert len(transport.dials) == 3
 
 
-async def test_a_close_is_told_before_the_next_open_whatever_the_callbacks_do():
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_a_close_is_told_before_the_next_open_whatever_the_callbacks_do(asynchronous):
     order = []
     transport = FakeTransport()
     client = WebSocketClient(
         URL, transport=transport, reconnect=ReconnectPolicy(first_delay=0), close_timeout=1
     )
 
-    @client.on_close
     async def slow(event):
         await asyncio.sleep(100)
         order.append("close")
 
-    client.on_open(lambda event: order.append("open"))
+    async def opened(event):
+        order.append("open")
+
+    client.on_close(slow if asynchronous else lambda event: order.append("close"))
+    client.on_close(slow if not asynchronous else lambda event: None)  # one of the other kind changes nothing
+    client.on_open(opened if asynchronous else lambda event: order.append("open"))
     async with client:
         for _ in range(3):
             before = client.stats.opens
             transport.peer.drop()
             while client.stats.opens == before:
                 await asyncio.sleep(0.1)
-        await asyncio.sleep(1000)
+        if asynchronous:
+            await asyncio.sleep(1000)
         assert order == ["open", "close", "open", "close", "open", "close", "open"]
 
 

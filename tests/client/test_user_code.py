@@ -124,6 +124,71 @@ async def test_close_in_a_callback_does_not_wait_for_it_whatever_task_it_is_in(h
         await asyncio.wait_for(played.client.close(), 1)
 
 
+EAGER = pytest.mark.skipif(
+    not hasattr(asyncio, "eager_task_factory"), reason="tasks begin at once from Python 3.12 on"
+)
+
+
+@EAGER
+@pytest.mark.promise("P7")
+@pytest.mark.parametrize("how", CLOSING)
+@pytest.mark.parametrize("wrapped", ["task", "gather", "shield", "coroutine"])
+@pytest.mark.parametrize("name", ["on_open", "on_state", "on_close", "on_message"])
+async def test_close_in_a_task_that_begins_at_once_does_not_wait_for_the_callback(name, wrapped, how):
+    asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+    took = []
+
+    async def close():
+        began = now()
+        await how(played.client)
+        took.append(now() - began)
+
+    def callback(_event):
+        if wrapped == "coroutine":
+            return close()
+        task = asyncio.ensure_future(close())
+        return {"gather": asyncio.gather, "shield": asyncio.shield}.get(wrapped, lambda same: same)(task)
+
+    async def slow(_event):
+        await asyncio.sleep(2)
+
+    async with stage(start=False, close_timeout=50, on_state=slow) as played:
+        getattr(played.client, name)(callback)
+        played.client.start()
+        await settle()
+        if name == "on_message":
+            played.peer.send("close")
+        elif name == "on_close":
+            played.peer.drop()
+        await settle(30)
+        assert played.client.state is State.CLOSED
+        assert took
+        assert max(took) <= 16.1  # behind the slow callbacks for five changes of state before it
+
+
+@EAGER
+@pytest.mark.promise("P7")
+@pytest.mark.parametrize("where", ["setup", "decide", "url"])
+async def test_close_in_a_task_that_begins_at_once_ends_a_client_that_waits_for_it(where):
+    asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+
+    def close(*_):
+        return asyncio.ensure_future(played.client.close())
+
+    options = {"setup": close} if where == "setup" else {}
+    if where == "decide":
+        options = {"reconnect": ReconnectPolicy(decide=close)}
+    async with stage(
+        url=close if where == "url" else URL, start=False, close_timeout=50, **options
+    ) as played:
+        played.client.start()
+        await settle()
+        if where == "decide":
+            played.peer.drop()
+        await settle(1)
+        assert played.client.state is State.CLOSED
+
+
 @pytest.mark.promise("P7")
 @pytest.mark.parametrize("how", CLOSING)
 async def test_close_in_setup_does_not_wait_for_it_whatever_task_it_is_in(how):
