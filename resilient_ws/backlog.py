@@ -142,6 +142,10 @@ class Backlog:
         self._position += 1
         return self._position
 
+    def waits(self, entry: Entry) -> bool:
+        """Whether `entry` is still to be written for the first time."""
+        return self._lanes.holds(entry)
+
     def withdraw(self, entry: Entry) -> None:
         """Takes back a message that waits, as if it had never been accepted."""
         self._lanes.remove(entry)

@@ -189,13 +189,20 @@ class Live:
             self._failed(error)
 
     def _failed(self, error: BaseException) -> None:
-        lost = ConnectionLost(f"the reader failed: {type(error).__name__}")
+        self._break("the reader failed", error)
+
+    def _write_failed(self, error: BaseException) -> None:
+        self._break("a write failed", error)
+
+    def _break(self, what: str, error: BaseException) -> None:
+        lost = ConnectionLost(f"{what}: {type(error).__name__}")
         lost.__cause__ = error
         self.ended(End(code=None, origin=CloseOrigin.NETWORK, cause=lost))
 
     def use(self, writer: Writer, pinger: Pinger) -> None:
         """The link has what belongs to it."""
         self.writer, self.pinger = writer, pinger
+        writer.broken = self._write_failed
 
     def watch_replies(self) -> None:
         """Messages may answer pings of the application's own protocol."""
@@ -320,6 +327,8 @@ class Live:
         Raises:
             DeliveryUncertain: The connection ended first.
         """
+        if self.end is not None and not answer.done():
+            raise DeliveryUncertain("the connection ended before the answer came")
         mine = (match, answer)
         self._requests.append(mine)
         self._choose_way()

@@ -194,11 +194,20 @@ class DeliveryQueue(Backlog):
             accepted = [(message, now) for message in messages]
         evicted: list[Entry] = []
         for message, then in accepted:
-            size = len(message.encode()) if isinstance(message, str) else len(message)
+            size = _size_of(message)
             expires_at = inf if self._ttl is None else then + self._ttl
             entry = Entry(message, size, then, self._unconfirmed.resends, expires_at=expires_at)
             evicted += self.accept(entry)
         return evicted
+
+    def doubt(self, messages: Sequence[Message], now: float) -> None:
+        """The last plain messages that counted as confirmed, since confirmation is off, may not have been written.
+
+        They count as unconfirmed instead, until `lost`, which has to follow.
+        """
+        self._confirmed -= len(messages)
+        for message in messages:
+            self._unconfirmed.append(Entry(message, _size_of(message), now, self._unconfirmed.resends))
 
     def retract(self, size: int) -> None:
         """Takes the last `write_through`, of `size` bytes, back: the socket did not take it."""
@@ -380,3 +389,7 @@ class DeliveryQueue(Backlog):
         self._hand = None
         self._ahead -= 1
         return entry
+
+
+def _size_of(message: Message) -> int:
+    return len(message.encode()) if isinstance(message, str) else len(message)

@@ -177,6 +177,12 @@ class Outflow:
             self._settle(evicted, Fate.EVICTED)
         self._arm_expiry()
 
+    def _doubted(self, messages: list[Message]) -> None:
+        """Writing these failed, and some of them may have been written; the connection ends now."""
+        self.queue.settle()
+        if not self.queue.confirming:
+            self.queue.doubt(messages, self._now)
+
     # --- the connection of the moment ---
 
     def attach(self, writer: Writer, pinger: Pinger, *, confirming: bool) -> None:
@@ -186,6 +192,7 @@ class Outflow:
         self._writer = writer
         self._pinger = pinger
         writer.refused = self._refused
+        writer.doubted = self._doubted
         writer.lane.left = self.lane.left
         self.lane = writer.lane
         if not confirming:
@@ -258,6 +265,9 @@ class Outflow:
                 writer.write(entry.message, entry.size)
             except ConnectionLost:
                 queue.untake()
+                return
+            except BaseException as error:
+                writer.fail(error)  # it is in hand, so it becomes uncertain with the connection
                 return
             if writer.busy and entry.size > self._inline:
                 break  # it is in hand until it has been compressed

@@ -275,6 +275,8 @@ class Pinger:
         if self._writer.lane.held:
             seen = None
         self._writer.flush()
+        if self._stopped:  # writing what was held has failed
+            return
         self._number += 1
         now = self._loop.time()
         mark = self._queue.mark() if self._queue.confirming else 0

@@ -135,6 +135,12 @@ class Sender(Outflow):
             lane.left += 1
             self.queue.retract(size)
             return False
+        except BaseException as error:
+            # Some of it may have been written: it stays unconfirmed, and becomes uncertain with the connection.
+            if not self.queue.confirming:
+                self.queue.doubt([message], self._now)
+            writer.fail(error)
+            return True
         if alone:
             self._note_writing()
         else:
@@ -167,7 +173,7 @@ class Sender(Outflow):
         self._close_lane()
         if not self.queue.waiting:
             self._enqueue(entry)
-            if not self.queue.waiting:
+            if not self.queue.waits(entry):
                 return
             self.queue.withdraw(entry)
         # Nothing waited when it was admitted: the link is dead and has not said so yet.

@@ -194,7 +194,7 @@ class Lanes:
         deadlines = self._deadlines
         while deadlines and deadlines[0][0] <= now:
             entry = heappop(deadlines)[2]
-            if self._waits(entry):
+            if self.holds(entry):
                 self.remove(entry)
                 due.append(entry)
         return due
@@ -202,7 +202,7 @@ class Lanes:
     def next_expiry(self) -> float | None:
         """When the next entry expires; `None` = none ever does."""
         deadlines = self._deadlines
-        while deadlines and not self._waits(deadlines[0][2]):
+        while deadlines and not self.holds(deadlines[0][2]):
             heappop(deadlines)
         return deadlines[0][0] if deadlines else None
 
@@ -217,7 +217,8 @@ class Lanes:
             insort(self._order, priority)
         return lane
 
-    def _waits(self, entry: Entry) -> bool:
+    def holds(self, entry: Entry) -> bool:
+        """Whether `entry` is in one of the lanes."""
         lane = self._lanes.get(entry.priority)
         if lane is None:
             return False
@@ -228,5 +229,5 @@ class Lanes:
         self._pushed += 1  # two of the same instant are never compared by their entries
         heappush(self._deadlines, (entry.expires_at, self._pushed, entry))
         if len(self._deadlines) > _SPARE_DEADLINES + 2 * self.count:
-            self._deadlines = [item for item in self._deadlines if self._waits(item[2])]
+            self._deadlines = [item for item in self._deadlines if self.holds(item[2])]
             heapify(self._deadlines)

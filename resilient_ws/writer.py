@@ -33,8 +33,10 @@ class Writer:
         "_spawn",
         "_task",
         "_waiters",
+        "broken",
         "busy",
         "closed",
+        "doubted",
         "lane",
         "refused",
     )
@@ -59,6 +61,10 @@ class Writer:
         self.lane = Lane()
         self.refused: Callable[[list[Message]], None] = lambda _: None
         """Called with what was held and was not written, since the link is dead."""
+        self.doubted: Callable[[list[Message]], None] = lambda _: None
+        """Called with what was held when writing it failed: some of it may have been written."""
+        self.broken: Callable[[BaseException], None] = lambda _: None
+        """Called with what the link raised, unless that was `ConnectionLost`: the connection is to end."""
 
     @property
     def sent(self) -> int:
@@ -105,10 +111,24 @@ class Writer:
         except ConnectionLost:
             self.refused(held)
             return
+        except BaseException as error:
+            self.doubted(held)
+            self.fail(error)
+            return
         self._sent += len(held)
         self._bytes_sent += size
         if rest is not None:
             self._wait_for(rest)
+
+    def fail(self, error: BaseException) -> None:
+        """Ends the connection: the link raised something unexpected, so a part of a frame may have been written.
+
+        Raises:
+            BaseException: `error`, unless it is an `Exception`.
+        """
+        self.broken(error)
+        if not isinstance(error, Exception):
+            raise error
 
     def _wait_for(self, rest: Awaitable[None]) -> None:
         self.busy = True
@@ -148,6 +168,9 @@ class Writer:
             self.write(message, size_of(message))
         except ConnectionLost:
             return  # the link tells its end itself
+        except BaseException as error:
+            self.fail(error)
+            return
         if written is not None:
             written()
 
@@ -203,7 +226,11 @@ class Writer:
     async def _finish(self, rest: Awaitable[None]) -> None:
         try:
             await rest
-        except Exception:  # noqa: BLE001 - whatever it is, the reader tells how the connection ended
+        except (ConnectionLost, OSError):
+            return  # the reader tells how the connection ended
+        except Exception as error:
+            if not self.closed:
+                self.fail(error)
             return
         self._became_idle()
 

@@ -99,7 +99,8 @@ class Link(Protocol):
             awaited before the next `write`. Without compression the frame has been handed over in either case.
 
         Raises:
-            ConnectionLost: Nothing of it was written; the link has ended or is about to say so.
+            ConnectionLost: Nothing of it was written; the link has ended or is about to say so. After any other exception
+                the message may have been written in part, and the caller aborts the link.
         """
 
     def write_all(self, messages: Sequence[Message], /) -> Awaitable[None] | None:
