@@ -52,8 +52,11 @@ class Config(OpeningOptions):
     @property
     def confirms(self) -> bool:
         """Whether deliveries are confirmed by tagged pings: as told, or where the heartbeat sends pings anyway."""
-        if self.outbox.confirm is not None:
-            return self.outbox.confirm
+        outbox = self.outbox
+        if outbox.confirm is not None:
+            return outbox.confirm
+        if outbox.on_uncertain == "resend" or outbox.path is not None:
+            return True
         return self.heartbeat is not None and self.heartbeat.kind == "ping"
 
 

@@ -361,6 +361,12 @@ class Engine:
     def confirmation_off(self, entries: Sequence[Entry], /) -> None:
         """The peer answers no ping; somebody waits for these."""
         self.sender.confirmation_off(entries)
+        self.teller.tell_unconfirmed()
+
+    def confirmation_on(self) -> None:
+        """The peer has answered a ping after all."""
+        self.sender.confirmation_on()
+        self.teller.note("the peer has answered a ping after all: confirmation is on again")
 
     def failed(self, where: str, error: BaseException, /) -> None:
         """Code of the program raised, beside any call of its own."""

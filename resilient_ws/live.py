@@ -92,6 +92,9 @@ class Host(Protocol):
     def confirmation_off(self, entries: Sequence[Entry], /) -> None:
         """The peer answers no ping; `entries` are those of the written that somebody waits for."""
 
+    def confirmation_on(self) -> None:
+        """The peer has answered a ping after all."""
+
     def failed(self, where: str, error: BaseException, /) -> None:
         """Code of the program raised."""
 
@@ -314,6 +317,10 @@ class Live:
     def confirmation_off(self, entries: Sequence[Entry], /) -> None:
         """No ping is answered."""
         self._host.confirmation_off(entries)
+
+    def confirmation_on(self) -> None:
+        """A ping was answered after all."""
+        self._host.confirmation_on()
 
     def failed(self, where: str, error: BaseException, /) -> None:
         """Code of the program raised."""

@@ -284,6 +284,9 @@ OnUncertain = Literal["report", "resend"]
 Durability = Literal["accepted", "eventual"]
 
 
+RESEND_UNCONFIRMED = "on_uncertain='resend' needs confirmation to know what to send again, so confirm must be True or None, got False"
+
+
 def _path(value: str | os.PathLike[str] | None) -> str | None:
     """Returns the name of a file; what it names is looked at when the client starts."""
     if value is None:
@@ -319,7 +322,8 @@ class Outbox(Record):
             back-pressure while there is), `wait`, `drop_oldest`, `drop_newest`.
         on_uncertain: What happens to messages that were written and not confirmed when a connection ends:
             `report` tells, `resend` sends them again (at least once).
-        confirm: Whether to confirm by tagged pings; `None` = where the heartbeat sends pings.
+        confirm: Whether to confirm by tagged pings. `None` = with `Heartbeat()`, with `on_uncertain="resend"` (here or for one
+            message), or with a `path`. `False` rules `resend` out.
         confirm_interval: Seconds between two such pings while something is unconfirmed.
         path: The file to keep messages in, a `str` or `os.PathLike` in a directory that exists; made if there is none,
             for one client at a time. `None` = they are kept in memory only.
@@ -349,6 +353,8 @@ class Outbox(Record):
         one_of("overflow", self.overflow, ("raise", "wait", "drop_oldest", "drop_newest"))
         one_of("on_uncertain", self.on_uncertain, ("report", "resend"))
         switch("confirm", self.confirm)
+        if self.confirm is False and self.on_uncertain == "resend":
+            raise ValueError(RESEND_UNCONFIRMED)
         if self.durability is not None:
             one_of("durability", self.durability, ("accepted", "eventual"))
             if self.path is None:

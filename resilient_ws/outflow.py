@@ -52,6 +52,7 @@ class Outflow:
     __slots__ = (
         "_after",
         "_confirmations",
+        "_confirms",
         "_direct",
         "_drops",
         "_ended",
@@ -67,6 +68,7 @@ class Outflow:
         "_options",
         "_over",
         "_pinger",
+        "_silent",
         "_started",
         "_store",
         "_tell",
@@ -108,6 +110,8 @@ class Outflow:
         self._pinger: Pinger | None = None
         self._started = False
         self._over = False
+        self._confirms = False  # whatever the options say: a message is to be sent again if it gets lost
+        self._silent = False  # the peer answers no pings, as far as is known
         self._line = Line()
         self._lined_up = 0  # how many in it bring messages that may wait in the outbox
         self._watch: Callable[[], None] | None = None
@@ -187,6 +191,8 @@ class Outflow:
 
     def attach(self, writer: Writer, pinger: Pinger, *, confirming: bool) -> None:
         """A connection is open: what waits is written, and later messages at once."""
+        confirming = self._confirms = confirming or self._confirms
+        self._silent = False
         self.queue.connected(confirming=confirming)
         self._loop = asyncio.get_running_loop()
         self._writer = writer
@@ -266,7 +272,7 @@ class Outflow:
             except ConnectionLost:
                 queue.untake()
                 return
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - `fail` raises what must pass
                 writer.fail(error)  # it is in hand, so it becomes uncertain with the connection
                 return
             if writer.busy and entry.size > self._inline:
@@ -334,10 +340,22 @@ class Outflow:
 
     def confirmation_off(self, entries: Sequence[Entry]) -> None:
         """The peer answers no ping; `entries` were written and somebody waits for their confirmation."""
+        self._silent = True
         fail(entries, off)
         self._forget(entries)
         self._fail_tokens_of_waiting()
         self.pump()
+
+    def confirmation_on(self) -> None:
+        """The peer has answered a ping after all: what is written from now on is confirmed."""
+        self._silent = False
+        self._turn_on()
+
+    def _turn_on(self) -> None:
+        if self._writer is None or self._silent or not self._confirms or self.queue.confirming:
+            return
+        self._close_lane()
+        self.queue.connected(confirming=True)
 
     def _fail_tokens_of_waiting(self) -> None:
         fail(self.queue.watched_waiting(), off)

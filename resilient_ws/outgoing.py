@@ -12,7 +12,7 @@ from resilient_ws.engine import Engine
 from resilient_ws.errors import ConcurrencyError
 from resilient_ws.events import Message
 from resilient_ws.opening import Subscription
-from resilient_ws.options import Duration, OnUncertain, function, one_of, seconds
+from resilient_ws.options import RESEND_UNCONFIRMED, Duration, OnUncertain, function, one_of, seconds
 
 Sendable = Message | bytearray | memoryview
 
@@ -47,7 +47,8 @@ class Outgoing:
             confirm: Return only when the peer is known to have it. Cancelled while it waits for that, or ended by an
                 exception, the message stays accepted.
             queue: `False` = only on a connection that is open now, and never sent again.
-            on_uncertain: `"report"` or `"resend"`, for this message; `None` = that of the outbox.
+            on_uncertain: `"report"` or `"resend"`, for this message; `None` = that of the outbox. `"resend"` switches
+                confirmation on, unless `Outbox(confirm=False)` rules it out.
             key: A waiting message with the same key is replaced by this one; `None` = replaces nothing.
             priority: What waits with a higher one leaves first.
 
@@ -92,18 +93,17 @@ class Outgoing:
         engine = self._engine
         _check_options(confirm, queue, key, priority)
         outbox = engine.config.outbox
+        if on_uncertain is not None:
+            one_of("on_uncertain", on_uncertain, ("report", "resend"))
+            if on_uncertain == "resend" and outbox.confirm is False:
+                raise ValueError(RESEND_UNCONFIRMED)
         await engine.sender.send(
             plain,
             size,
             ttl=outbox.ttl if ttl is None else seconds("ttl", ttl),
             confirm=confirm,
             queue=queue,
-            resend=(
-                outbox.on_uncertain
-                if on_uncertain is None
-                else one_of("on_uncertain", on_uncertain, ("report", "resend"))
-            )
-            == "resend",
+            resend=(on_uncertain or outbox.on_uncertain) == "resend",
             key=key,
             priority=priority,
         )

@@ -56,6 +56,9 @@ class Watcher(Protocol):
     def confirmation_off(self, entries: Sequence[Entry], /) -> None:
         """This peer answers no ping; `entries` are those of the written that somebody waits for."""
 
+    def confirmation_on(self) -> None:
+        """This peer has answered a ping although confirmation had been switched off."""
+
     def failed(self, where: str, error: BaseException, /) -> None:
         """Code of the program raised."""
 
@@ -79,6 +82,7 @@ class Pinger:
         "_app",
         "_confirm_at",
         "_confirm_interval",
+        "_doubted",
         "_due",
         "_first",
         "_heartbeat",
@@ -135,6 +139,7 @@ class Pinger:
         self._others = 0  # PONGs that answer none of our pings
         self._app: AppPings | None = None
         self._answered = False
+        self._doubted = False  # confirmation was switched off, since no ping was answered
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
         self._stopped = False
@@ -218,6 +223,9 @@ class Pinger:
         if self._stopped:
             return
         prefix, number = _TAG.unpack(payload) if len(payload) == _TAG.size else (b"", 0)
+        if self._doubted and prefix == self._prefix and 1 <= number <= self._number:
+            self._doubted = False
+            self._watcher.confirmation_on()
         if (
             prefix != self._prefix
             or not self._outstanding
@@ -400,6 +408,7 @@ class Pinger:
         self._first = None
         self._answered = True
         self._outstanding.clear()
+        self._doubted = True
         self._watcher.confirmation_off(self._queue.turn_off())
 
 

@@ -55,6 +55,9 @@ class Sender(Outflow):
         await self._admission(size, queue, key)
         now = loop.time()
         token = self._token(confirm)
+        if resend and queue and not self._confirms:
+            self._confirms = True
+            self._turn_on()
         entry = Entry(
             message,
             size,
@@ -135,7 +138,7 @@ class Sender(Outflow):
             lane.left += 1
             self.queue.retract(size)
             return False
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - `fail` raises what must pass
             # Some of it may have been written: it stays unconfirmed, and becomes uncertain with the connection.
             if not self.queue.confirming:
                 self.queue.doubt([message], self._now)

@@ -13,7 +13,7 @@ from typing import Final
 
 from resilient_ws.closing import CloseOrigin
 from resilient_ws.dispatch import Dispatcher
-from resilient_ws.errors import InboxFull
+from resilient_ws.errors import DeliveryUncertain, InboxFull
 from resilient_ws.events import (
     CloseEvent,
     ErrorEvent,
@@ -47,7 +47,15 @@ class Teller:
         clock: Seconds of the event loop, as entries were stamped with.
     """
 
-    __slots__ = ("_clock", "_dispatcher", "_name", "_noticed_at", "timeline", "undelivered")
+    __slots__ = (
+        "_clock",
+        "_dispatcher",
+        "_name",
+        "_noticed_at",
+        "_unconfirmed_told",
+        "timeline",
+        "undelivered",
+    )
 
     def __init__(self, name: str, dispatcher: Dispatcher, clock: Callable[[], float]) -> None:
         self.timeline = Timeline(time.time)
@@ -56,6 +64,7 @@ class Teller:
         self._dispatcher = dispatcher
         self._clock = clock
         self._noticed_at = -PAUSE_NOTICE_EVERY
+        self._unconfirmed_told = False
 
     def tell(self, event: Event, *, logged: bool = True) -> None:
         """Says what happened; one log line for each step of a connection's life."""
@@ -89,6 +98,19 @@ class Teller:
         """Says that code of the program raised, beside any call of its own."""
         log.log(level, "%s raised %s", where, type(error).__name__, exc_info=error)
         self.tell(ErrorEvent(where=where, exception=error))
+
+    def tell_unconfirmed(self) -> None:
+        """Says that the peer answers no pings, and what that means; once in the life of a client."""
+        if self._unconfirmed_told:
+            return
+        self._unconfirmed_told = True
+        error = DeliveryUncertain(
+            "the peer answers no pings, so confirmation is off: messages in flight when a connection ends may be lost "
+            "unnoticed, and are not sent again. Ask the peer for replies (request()), or accept it with "
+            "Outbox(confirm=False)"
+        )
+        log.warning("%s: %s", self._name, error)
+        self.tell(ErrorEvent(where="outbox", exception=error))
 
     def tell_pause(self, seconds: float, unread: int) -> None:
         """Says that reading has been paused for long; at most once a minute."""

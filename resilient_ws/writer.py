@@ -111,7 +111,7 @@ class Writer:
         except ConnectionLost:
             self.refused(held)
             return
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - `fail` raises what must pass
             self.doubted(held)
             self.fail(error)
             return
@@ -168,7 +168,7 @@ class Writer:
             self.write(message, size_of(message))
         except ConnectionLost:
             return  # the link tells its end itself
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - `fail` raises what must pass
             self.fail(error)
             return
         if written is not None:
@@ -228,7 +228,7 @@ class Writer:
             await rest
         except (ConnectionLost, OSError):
             return  # the reader tells how the connection ended
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the connection must not go on with it
             if not self.closed:
                 self.fail(error)
             return

@@ -430,3 +430,109 @@ async def test_a_tight_loop_of_sends_neither_starves_the_program_nor_grows():
         assert played.client.stats.confirmed == 100_000
         assert turns > 100
         assert most <= 65_536
+
+
+# ------------------------------------------------------------------------------------------------ whatever the heartbeat
+
+QUIET = [Heartbeat.expect(8), Heartbeat.app("ping!", "pong!".__eq__, 600), None]
+
+
+@pytest.mark.promise("P5")
+@pytest.mark.parametrize("heartbeat", [*QUIET, Heartbeat()])
+@pytest.mark.parametrize("whose", ["outbox", "message"])
+async def test_resend_sends_again_whatever_the_heartbeat(heartbeat, whose):
+    outbox = Outbox(on_uncertain="resend") if whose == "outbox" else Outbox()
+    own = {} if whose == "outbox" else {"on_uncertain": "resend"}
+    async with stage(heartbeat=heartbeat, outbox=outbox) as played:
+        await played.client.send("first", **own)
+        await played.client.flush(timeout=5)
+        assert played.client.stats.confirmation == "on"
+        assert list(played.peer.received) == ["first"]
+        played.peer.go_deaf()
+        for number in range(20):
+            await played.client.send(str(number), **own)
+        await settle(0.5)
+        played.peer.drop()
+        await played.reopened()
+        await played.client.flush(timeout=5)
+        assert played.received == [str(number) for number in range(20)]
+        assert (played.fates, played.errors) == ([], [])
+
+
+@pytest.mark.promise("P5")
+@pytest.mark.parametrize("heartbeat", QUIET)
+async def test_what_was_sent_before_the_first_message_to_be_sent_again_is_not_confirmed_by_its_ping(
+    heartbeat,
+):
+    async with stage(heartbeat=heartbeat) as played:
+        await played.client.send("plain")
+        assert played.client.stats.confirmation == "off"
+        await played.client.send("kept", on_uncertain="resend")
+        assert (played.client.stats.confirmed, played.client.stats.unconfirmed) == (1, 1)
+        await played.client.send("plain, too")
+        assert played.client.stats.unconfirmed == 2
+        played.peer.drop()
+        peer = await played.reopened()
+        await played.client.flush(timeout=5)
+        assert played.client.stats.confirmation == "on"
+        assert (list(peer.received), played.fates) == (["kept"], [("plain, too", Fate.UNCERTAIN)])
+
+
+@pytest.mark.promise("P5")
+@pytest.mark.parametrize("heartbeat", [*QUIET, Heartbeat(interval=5, timeout=4, pong_timeout=None)])
+async def test_a_peer_that_answers_no_ping_is_told_once(heartbeat, caplog):
+    async with stage(heartbeat=heartbeat, outbox=Outbox(on_uncertain="resend")) as played:
+        played.transport._on_peer = lambda peer: setattr(peer, "answers_pings", PingAnswers.NONE)
+        for _ in range(3):
+            played.peer.answers_pings = PingAnswers.NONE
+            await played.client.send("m")
+            for _ in range(40):
+                await settle(1)
+                played.peer.send("data")
+                await played.client.recv()
+            assert played.client.stats.confirmation == "off"
+            played.peer.drop()
+            await played.reopened()
+        ((where, text),) = played.errors
+        assert where == "outbox"
+        assert "may be lost" in text
+        assert [record.levelname for record in caplog.records if "answers no pings" in record.message] == [
+            "WARNING"
+        ]
+
+
+@pytest.mark.promise("P5")
+@pytest.mark.parametrize("heartbeat", [*QUIET, Heartbeat(interval=5, timeout=4, pong_timeout=None)])
+async def test_a_late_right_pong_switches_confirmation_on_again(heartbeat):
+    async with stage(heartbeat=heartbeat, outbox=Outbox(on_uncertain="resend")) as played:
+        played.peer.answers_pings = PingAnswers.NONE
+        await played.client.send("before")
+        for _ in range(40):
+            await settle(1)
+            played.peer.send("data")
+            await played.client.recv()
+        assert played.client.stats.confirmation == "off"
+        await played.client.send("meanwhile")
+        for wrong in (b"", b"12345678", played.peer.pings[0][:4] + b"\xff" * 4):
+            played.peer.pong(wrong)
+        await settle()
+        assert played.client.stats.confirmation == "off"
+        played.peer.pong(played.peer.pings[0])
+        await settle()
+        assert played.client.stats.confirmation == "on"
+        await played.client.send("after")
+        assert played.client.stats.unconfirmed == 1
+        played.peer.drop()
+        await played.reopened()
+        await played.client.flush(timeout=5)
+        assert played.received == ["after"]
+
+
+async def test_resend_without_confirmation_is_refused():
+    with pytest.raises(ValueError, match=r"on_uncertain.*confirm"):
+        Outbox(on_uncertain="resend", confirm=False)
+    async with stage(outbox=Outbox(confirm=False)) as played:
+        with pytest.raises(ValueError, match=r"on_uncertain.*confirm"):
+            await played.client.send("m", on_uncertain="resend")
+        await played.client.send("m", on_uncertain="report")
+        assert played.received == ["m"]

@@ -26,7 +26,9 @@ class Faulty:
     """Lets some of the writes of all links raise, before or after their frame has gone."""
 
     def __init__(self, faults):
-        self.faults = faults  # by the number of the write: what it raises, and whether the frame goes out first
+        self.faults = (
+            faults  # by the number of the write: what it raises, and whether the frame goes out first
+        )
         self.writes = 0
         self.raised = []
         self.write = FakeLink.write
@@ -91,9 +93,7 @@ async def play(acts, faults, outbox):
 @settings(max_examples=200)
 @given(
     acts=ACTS,
-    faults=st.dictionaries(
-        st.integers(0, 25), st.tuples(st.sampled_from(FAULTS), st.booleans()), max_size=3
-    ),
+    faults=st.dictionaries(st.integers(0, 25), st.tuples(st.sampled_from(FAULTS), st.booleans()), max_size=3),
     rule=st.sampled_from(["report", "resend"]),
 )
 def test_each_message_is_confirmed_or_reported_whatever_a_write_raises(acts, faults, rule):
@@ -171,7 +171,7 @@ async def test_a_write_that_fails_while_it_is_awaited_ends_the_connection():
         raise RuntimeError("compressor")
 
     async with stage(outbox=Outbox(on_uncertain="resend")) as played:
-        with mock.patch.object(FakeLink, "write", lambda link, message, /: late()):
+        with mock.patch.object(FakeLink, "write", return_value=late()):
             await played.client.send("a")
             await settle()
         await played.reopened()

@@ -187,6 +187,8 @@ class ClientStory:
         """Time passes after the turns."""
 
     def do_send(self, options: dict[str, Any], size: int) -> None:
+        if self.options.confirm is False:
+            options = {name: value for name, value in options.items() if name != "on_uncertain"}
         text = self.next_text("m")
         text = text.ljust(size, ".")
         self.begin("send", self.client.send(text, **options), text, **options)
@@ -373,7 +375,8 @@ class ClientStory:
             if fate in {"expired", "evicted", "abandoned"}:
                 assert call.text not in arrived, f"{call.text} is {fate} and arrived"
         confirms = self.options.confirm is True or (
-            self.options.confirm is None and self.options.heartbeat == "ping"
+            self.options.confirm is None
+            and (self.options.heartbeat == "ping" or self.options.on_uncertain == "resend")
         )
         turned_off = any(peer in self.guilty for peer in self.transport.peers)
         if confirms and not turned_off and not stats.unverified:

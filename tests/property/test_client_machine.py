@@ -26,7 +26,7 @@ options = st.builds(
     inbox=st.integers(1, 5),
     inbox_overflow=st.sampled_from(["pause", "pause", "drop_oldest"]),
     consumer=st.sampled_from(["manual", "prompt", "slow", "callback"]),
-)
+).filter(lambda made: made.confirm is not False or made.on_uncertain == "report")
 sends = st.fixed_dictionaries(
     {},
     optional={
