@@ -376,11 +376,6 @@ class Engine:
         """Says what happened."""
         self.teller.tell(event)
 
-    @property
-    def is_paused(self) -> bool:
-        """Whether the program's inbox has stopped the reading."""
-        return self.inbox.paused
-
     # ------------------------------------------------------------------------------------------ the inbox
 
     def _store(self) -> Persistence | None:

@@ -72,11 +72,6 @@ class Wake(Protocol):
 class Host(Protocol):
     """What a connection tells its client."""
 
-    @property
-    def is_paused(self) -> bool:
-        """Whether the program's inbox has stopped the reading."""
-        ...
-
     def connection_ended(self, live: Live, end: End, /, *, wakes: bool) -> None:
         """It is over; called once. Without `wakes` `wake` follows."""
 
@@ -157,8 +152,11 @@ class Live:
         self.hint: str | None = None
 
     def is_paused(self) -> bool:
-        """Whether the set-up or the program does not take what comes in."""
-        return self.setup_inbox.paused or self._host.is_paused
+        """Whether a full inbox has stopped the reading of this connection: only the one it delivers to can.
+
+        During the set-up the program's inbox may be full of what an earlier connection has brought; that pauses nothing.
+        """
+        return self._inbox.paused
 
     def counts(self) -> dict[str, int]:
         """What it has moved, by the names of `Stats`; without the bytes that went through the program's inbox."""

@@ -659,3 +659,40 @@ async def test_a_subscription_must_not_be_async():
             played.client.subscribe("k", message)
         played.peer.drop()
         await played.reopened()
+
+
+@pytest.mark.promise("P2")
+@pytest.mark.parametrize("kernel", [True, False])
+@pytest.mark.parametrize(
+    "heartbeat", [Heartbeat(5, 3), Heartbeat.expect(8), Heartbeat.app("ping", lambda m: m == "pong", 5, 3)]
+)
+@pytest.mark.parametrize("full", ["of the program", "of the set-up"])
+async def test_only_its_own_inbox_excuses_a_peer_that_stops_during_the_set_up(kernel, heartbeat, full):
+    async def setup(conn):
+        if not conn.first:
+            asked_at.append(now())
+            await asyncio.Event().wait()
+
+    asked_at = []
+    transport = FakeTransport(kernel=kernel)
+    async with stage(
+        transport, setup=setup, heartbeat=heartbeat, inbox=Inbox(max_messages=3), setup_timeout=None
+    ) as played:
+        if full == "of the program":
+            played.peer.send("a", "b", "c", "d")
+            await settle(1)
+        before = played.peer
+        played.client.reconnect_now()  # a loss would stand behind what the full inbox keeps from being read
+        await played.until(lambda: bool(asked_at))
+        peer = played.peer
+        assert peer is not before
+
+        if full == "of the set-up":
+            peer.send("a", "b", "c", "d")
+            await settle(0.1)
+            assert peer.paused
+        peer.go_mute()  # its kernel goes on to acknowledge what we send
+        await settle(60)
+        assert (len(asked_at) > 1) is (full == "of the program")
+        if len(asked_at) > 1:
+            assert asked_at[1] - asked_at[0] <= 8 + 1 + 0.2  # and a second until the retry
