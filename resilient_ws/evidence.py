@@ -21,6 +21,9 @@ FIRST_STEP: Final = 0.02
 STANDS: Final = math.inf
 """The target of a ping that waits for room in the transport."""
 
+COUNTED_LATE: Final = 3
+"""From which late look on since the last answer the stretch before it counts."""
+
 REMEMBERED: Final = 256
 """How many unanswered pings keep their time; the oldest is always one of them."""
 
@@ -166,15 +169,20 @@ class Answers:
     huge message) and while we read: a stretch between two looks counts whole if a message came in it, else as far as
     the last message is no older than `gap`. It does not count for a ping that stands behind data of ours that move.
 
+    A stretch that ended late, since our loop stood still, does not count. From the third one on since the last answer
+    it counts as far as it was to pass, or `gap`: a loop that is always late has read a PONG before its next look, too.
+
     Args:
         interval: Seconds between two pings.
         limit: Seconds that an answer may be owed; infinite = no limit.
+        answered: Whether the peer is known to answer.
     """
 
-    __slots__ = ("_counted", "_limit", "_pings", "answered", "gap", "last")
+    __slots__ = ("_counted", "_limit", "_missed", "_pings", "answered", "gap", "last")
 
-    def __init__(self, interval: float, limit: float) -> None:
-        self.answered = False
+    def __init__(self, interval: float, limit: float, *, answered: bool = False) -> None:
+        self.answered = answered
+        self._missed = 0  # stretches that ended late since the last answer
         self.last = -math.inf
         self.gap = min(interval, limit / 2)
         self._limit = limit
@@ -212,6 +220,7 @@ class Answers:
         if not pings or not pings[0].number <= number <= self.last:
             return None
         self.answered = True
+        self._missed = 0
         trip = None
         while pings and pings[0].number <= number:
             ping = pings.pop(0)
@@ -219,8 +228,15 @@ class Answers:
                 trip = now - ping.sent_at
         return trip
 
-    def count(self, now: float, since: float, before: Reading, reading: Reading) -> None:
-        """Counts the stretch from `since` to `now`."""
+    def count(
+        self, now: float, since: float, before: Reading, reading: Reading, *, late: float = 0.0
+    ) -> None:
+        """Counts the stretch from `since` to `now`, which ended `late` seconds after it was to end."""
+        if late:
+            self._missed += 1
+            if self._missed < COUNTED_LATE:
+                return
+            now = min(now, max(now - late, since + self.gap))
         if reading.messages != before.messages:
             self._counted += now - since
         else:
@@ -243,8 +259,11 @@ class Answers:
         for ping in self._pings:
             ping.counted = self._counted
 
-    def due(self, reading: Reading, looked_at: float) -> float:
-        """When the oldest ping has been unanswered for too long, if things go on like this."""
-        if reading.paused or not self.awaited or reading.message_at + self.gap <= looked_at:
+    def due(self, reading: Reading, looked_at: float, *, late: float = 0.0) -> float:
+        """When the oldest ping has been unanswered for too long, if things go on like this.
+
+        Whether the peer still talks is judged by the time for which we have listened: not while the last look was `late`.
+        """
+        if reading.paused or not self.awaited or reading.message_at + self.gap <= looked_at - late:
             return math.inf
         return looked_at + self._limit - self.owed

@@ -11,13 +11,16 @@ The rules, in the words of the code below:
   because an answer cannot come to what stands behind an upload of ours. It ends with whatever arrives.
 - A verdict is **doubted** first: the reading is taken again and again, so that the loop has asked the socket and has
   handed on what came in.
-- A look that comes **late**, or after the machine slept, judges nothing: it saw the loop stand still, not the peer.
+- A look that comes **late**, or after the machine slept, judges nothing: it saw the loop stand still, not the peer. The
+  peer is asked anew instead. Such excuses are counted, so that a loop that is always late still notices a death.
 - While **paused** by our own full inbox, the peer cannot be heard, so silence proves nothing.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final, Literal
 
 import attrs
@@ -32,6 +35,8 @@ Rule = Literal["silence", "answer", "idle"]
 _SILENCE: Final = "silence"
 _ANSWER: Final = "answer"
 _IDLE: Final = "idle"
+_RULES: Final[tuple[Rule, ...]] = (_SILENCE, _ANSWER, _IDLE)
+_NONE_SPENT: Final[Mapping[Rule, int]] = MappingProxyType({})
 
 DOUBTS: Final = 2
 """How many looks a verdict takes before the one that gives it.
@@ -46,8 +51,19 @@ SOON: Final = 0.005
 LATE: Final = 0.25
 """Seconds after its deadline from which a look says more about our loop than about the peer."""
 
+EXCUSES: Final = 3
+"""How often in a row a look that is late by more than half of a limit lets that limit begin anew.
+
+A loop that stood still for so long says nothing about the peer, so the peer is asked anew and has the whole limit to answer.
+One that stands still again and again would never judge. An answer that has come is seen at every look, however late, so a
+peer that has left three fresh pings in a row unanswered is dead.
+"""
+
 SLEPT: Final = 1.0
 """Seconds of suspension from which the time before it proves nothing."""
+
+SLEEPS: Final = 10
+"""How often in a row a suspended machine lets the limits begin anew: more often, since its network takes time to return."""
 
 TICK: Final = 0.001
 """Seconds, the resolution of the coarsest loop (uvloop); two looks are never nearer."""
@@ -101,6 +117,7 @@ class HeartbeatMonitor:
             since any ping that is told takes the place of the next one.
         now: Seconds on a monotonic clock, the same one for all calls and for the times in a `Reading`.
         reading: What the connection shows at its beginning.
+        answers: Whether this peer is known to answer pings, from an earlier connection.
     """
 
     __slots__ = (
@@ -111,14 +128,17 @@ class HeartbeatMonitor:
         "_broken",
         "_coarsest",
         "_deadline",
-        "_doubted_at",
+        "_doubted",
         "_doubts",
         "_excused",
+        "_heard_at",
         "_idle",
+        "_idle_from",
         "_interval",
         "_kind",
         "_late",
         "_looked_at",
+        "_looked_late",
         "_moved_at",
         "_next_ping",
         "_owes_ping",
@@ -126,11 +146,12 @@ class HeartbeatMonitor:
         "_pong_timeout",
         "_quiet",
         "_reading",
+        "_spent",
         "_stuck_at",
         "_timeout",
     )
 
-    def __init__(self, options: Heartbeat, now: float, reading: Reading) -> None:
+    def __init__(self, options: Heartbeat, now: float, reading: Reading, *, answers: bool = False) -> None:
         self._interval = options.interval
         self._timeout = options.timeout
         self._idle = math.inf if options.idle_timeout is None else options.idle_timeout
@@ -139,17 +160,22 @@ class HeartbeatMonitor:
         self._pong_timeout = math.inf if options.pong_timeout is None else options.pong_timeout
         self._reading = reading
         self._looked_at = now
+        self._looked_late = 0.0
         self._begun_at = now
+        self._idle_from = now
+        self._heard_at = reading.received_at
         self._moved_at = now
         self._stuck_at = now
         self._pinged_at = -math.inf
         self._next_ping = math.inf if self._kind == "expect" else _ping_after(now, self._interval)
         self._owes_ping = False
         self._quiet: Quiet | None = None
-        self._answers = Answers(self._interval, self._pong_timeout)
+        self._answers = Answers(self._interval, self._pong_timeout, answered=answers)
         self._late = 0.0
         self._excused = False
-        self._doubted_at = self._again_at = -math.inf
+        self._spent: Mapping[Rule, int] = _NONE_SPENT
+        self._again_at = -math.inf
+        self._doubted: Rule = _SILENCE
         self._doubts = 0
         self._broken: Rule = _SILENCE
         self._deadline: float | None = None  # not asked for since `_acted_at`
@@ -164,7 +190,7 @@ class HeartbeatMonitor:
 
     @property
     def answered(self) -> bool:
-        """Whether this peer has ever answered a ping on this connection."""
+        """Whether this peer has ever answered a ping, on this connection or, as far as it was told so, on an earlier one."""
         return self._answers.answered
 
     @property
@@ -196,9 +222,9 @@ class HeartbeatMonitor:
         """
         late = self._lateness(now)
         self._late = 0.0
-        self._observe(now, reading, counts=late <= LATE)
+        self._observe(now, reading, late)
         if suspended > SLEPT:
-            self._begin_anew(now)
+            self._begin_anew(now, SLEEPS)
             self._owes_ping = True
         dead = self._judge(now, late)
         ping = self._kind != "expect" and (self._owes_ping or now + TICK >= self._next_ping)
@@ -210,7 +236,9 @@ class HeartbeatMonitor:
             return Verdict(ping=False, dead=dead, hint=self.hint, rule_id=_RULE_IDS[self._broken])
         return _PING if ping else _NOTHING
 
-    def ping_sent(self, number: int, now: float, reading: Reading, *, stands: bool = False) -> None:
+    def ping_sent(
+        self, number: int, now: float, reading: Reading, *, stands: bool = False, asks_only: bool = False
+    ) -> None:
         """Takes note of a ping that was just handed to the transport, whoever wanted it; the next is `interval` away.
 
         Args:
@@ -219,16 +247,31 @@ class HeartbeatMonitor:
             reading: Taken after the ping was written, so that `pending` includes it.
             stands: Whether it waits for room in the transport instead. It is told again, with the same number, when
                 it is handed over, and before that in place of each ping that would be due.
+            asks_only: Whether it takes the place of no other ping, and no silence begins with it: it is to find out
+                whether and how fast the peer answers. `asked` may follow.
         """
         self._late = self._lateness(now)
-        self._observe(now, reading, counts=self._late <= LATE)
+        self._observe(now, reading, self._late)
         self._answers.sent(number, now, reading, stands=stands)
         self._pinged_at = now
-        if self._kind != "expect":
+        if self._kind != "expect" and not asks_only:
             self._owes_ping = False
             self._next_ping = _ping_after(now, self._interval)
             if self._quiet is None or (self._quiet.target == STANDS and not stands):
                 self._quiet = Quiet(now, reading, stands=stands)
+        self._act(now)
+
+    def asked(self, now: float, reading: Reading) -> None:
+        """Lets the silence begin, unless it has: the peer was asked by something other than a ping that was told.
+
+        Args:
+            now: Seconds.
+            reading: Taken after that was written.
+        """
+        self._late = self._lateness(now)
+        self._observe(now, reading, self._late)
+        if self._kind != "expect" and self._quiet is None:
+            self._quiet = Quiet(now, reading)
         self._act(now)
 
     def pong(self, number: int, now: float) -> float | None:
@@ -240,6 +283,8 @@ class HeartbeatMonitor:
         self._late = self._lateness(now)
         self._hear()
         trip = self._answers.came(number, now)
+        if trip is not None:
+            self._forgive(_ANSWER)
         self._act(now)
         return trip
 
@@ -251,12 +296,15 @@ class HeartbeatMonitor:
             return self._late  # no deadline is as near as that
         return max(self._late, now - self.deadline)
 
-    def _observe(self, now: float, reading: Reading, *, counts: bool) -> None:
-        """Takes in what changed since the last look; `counts`: whether our loop ran all the time."""
+    def _observe(self, now: float, reading: Reading, late: float) -> None:
+        """Takes in what changed since the last look, for which it is too `late`."""
         before, since = self._reading, self._looked_at
-        self._reading, self._looked_at = reading, now
+        self._reading, self._looked_at, self._looked_late = reading, now, late
         if reading.received != before.received:
+            self._heard_at = reading.received_at
             self._hear()
+        if reading.message_at != before.message_at:
+            self._forgive(_IDLE)
         if reading.left != before.left or not before.pending:
             self._moved_at = self._stuck_at = now
         elif not in_flight(before):
@@ -266,16 +314,22 @@ class HeartbeatMonitor:
         seen = reading.resumed_at > since
         if before.paused or reading.paused or seen:
             if not reading.paused:
-                self._begun_at = reading.resumed_at if seen else now
+                self._begun_at = self._idle_from = reading.resumed_at if seen else now
                 self._ask_again(now)
-        elif counts:
-            self._answers.count(now, since, before, reading)
+        else:
+            self._answers.count(now, since, before, reading, late=late if late > LATE else 0.0)
         self._answers.depart(before, reading)
 
     def _hear(self) -> None:
         """Something arrived: whatever it was, the peer lived when it sent it."""
         self._quiet = None
         self._excused = False
+        self._forgive(_SILENCE)
+
+    def _forgive(self, rule: Rule) -> None:
+        """What a rule waits for has come: it may be excused as often as ever again."""
+        if rule in self._spent:
+            self._spent = {other: spent for other, spent in self._spent.items() if other != rule}
 
     def _ask_again(self, now: float) -> None:
         """Lets a silence begin anew with a fresh ping, or with the last one if that was only just sent."""
@@ -287,11 +341,22 @@ class HeartbeatMonitor:
             self._quiet = None
             self._owes_ping = True
 
-    def _begin_anew(self, now: float) -> None:
-        """Forgets what spoke against the peer."""
-        self._begun_at = now
-        self._answers.restart()
-        self._ask_again(now)
+    def _begin_anew(self, now: float, most: int) -> None:
+        """Forgets what spoke against the peer, but for the rules that have been excused `most` times in a row."""
+        spent = dict(self._spent)
+        for rule in _RULES:
+            times = spent.get(rule, 0)
+            if times >= most:
+                continue
+            spent[rule] = times + 1
+            if rule == _SILENCE:
+                self._begun_at = now
+                self._ask_again(now)
+            elif rule == _ANSWER:
+                self._answers.restart()
+            else:
+                self._idle_from = now
+        self._spent = spent
 
     # --- what is judged ---
 
@@ -299,16 +364,16 @@ class HeartbeatMonitor:
         """Returns the cause of death, if there is one and it was doubted often enough."""
         due, rule = self._first_due()
         if now < due:
-            return None
-        if late > max(LATE, self._limit(rule) / 2):
+            self._doubts = 0
+        elif late > max(LATE, self._limit(rule) / 2) and self._spent.get(rule, 0) < EXCUSES:
             self._excused = True
-            self._begin_anew(now)
-        elif late > LATE and not self._excused:
+            self._doubts = 0
+            self._begin_anew(now, EXCUSES)
+        elif late > LATE and rule == _SILENCE and not self._excused:
             self._excused = True
-            if rule == _SILENCE:
-                self._ask_again(now)
-        elif not self._doubted(due):
-            self._doubted_at, self._doubts, self._again_at = now, 1, now + SOON
+            self._ask_again(now)
+        elif not self._doubts or self._doubted != rule:
+            self._doubted, self._doubts, self._again_at = rule, 1, now + SOON
         elif now >= self._again_at:
             if self._doubts >= DOUBTS:
                 self._broken = rule
@@ -317,19 +382,15 @@ class HeartbeatMonitor:
             self._again_at = now + SOON
         return None
 
-    def _doubted(self, due: float) -> bool:
-        """Whether what is due was due already at the first of the doubting looks."""
-        return due <= self._doubted_at + TICK
-
     def _first_due(self) -> tuple[float, Rule]:
         """Returns when the first of the rules is broken if nothing changes, and which."""
         due = self._silence_due()
         rule: Rule = _SILENCE
-        answer = self._answers.due(self._reading, self._looked_at)
+        answer = self._answers.due(self._reading, self._looked_at, late=self._looked_late)
         if answer < due:
             due, rule = answer, _ANSWER
         if not self._reading.paused:
-            idle = max(self._reading.message_at, self._begun_at) + self._idle
+            idle = max(self._reading.message_at, self._idle_from) + self._idle
             if idle < due:
                 due, rule = idle, _IDLE
         return due, rule
@@ -337,7 +398,7 @@ class HeartbeatMonitor:
     def _silence_due(self) -> float:
         reading, quiet = self._reading, self._quiet
         if self._kind == "expect":
-            return math.inf if reading.paused else self._heard_at() + self._timeout + GRAIN
+            return math.inf if reading.paused else max(self._heard_at, self._begun_at) + self._timeout + GRAIN
         if quiet is None:
             return math.inf
         if reading.paused:
@@ -348,9 +409,6 @@ class HeartbeatMonitor:
             return math.inf  # what it stands behind is still being compressed
         return self._silent_since(quiet) + self._timeout
 
-    def _heard_at(self) -> float:
-        return max(self._reading.received_at, self._begun_at)
-
     def _silent_since(self, quiet: Quiet) -> float:
         """Since when an answer could be on its way, or nothing of ours moves."""
         return max(self._moved_at, quiet.since) if quiet.left_at is None else quiet.left_at
@@ -358,12 +416,12 @@ class HeartbeatMonitor:
     def _cause(self, rule: Rule, now: float) -> str:
         reading, quiet = self._reading, self._quiet
         if rule == _IDLE:
-            return f"no data message for {now - max(reading.message_at, self._begun_at):.1f} s"
+            return f"no data message for {now - max(reading.message_at, self._idle_from):.1f} s"
         if rule == _ANSWER:
             answer = "PONG" if self._kind == "ping" else "reply"
             return f"no {answer} for {self._answers.owed:.1f} s though messages arrive"
         if quiet is None:
-            return f"nothing arrived for {now - self._heard_at():.1f} s"
+            return f"nothing arrived for {now - max(self._heard_at, self._begun_at):.1f} s"
         if reading.paused:
             stuck = now - max(self._stuck_at, quiet.since)
             return f"nothing of ours was acknowledged and nothing arrived for {stuck:.1f} s"
@@ -388,7 +446,7 @@ class HeartbeatMonitor:
         """Returns the first moment at which a look can change anything."""
         looked_at, quiet = self._looked_at, self._quiet
         due, _ = self._first_due()
-        wake = min(self._next_ping, self._again_at if self._doubted(due) else due)
+        wake = min(self._next_ping, self._again_at if self._doubts else due)
         if self._reading.paused:
             wake = min(wake, looked_at + min(self._interval, self._idle) / 2)
         elif quiet is not None and quiet.left_at is None:

@@ -2,10 +2,11 @@
 
 import itertools
 import math
+from random import Random
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import assume, event, given
+from hypothesis import assume, event, given, settings
 
 from resilient_ws.options import Heartbeat
 from tests.property.simulated_peer import Simulation, Story
@@ -175,6 +176,105 @@ def test_one_huge_slow_frame_is_life(data, options):
     story.messages = [start - 0.3, start - 0.1]
     done = Simulation(story).run()
     assert done.died_at is None, (done.cause, story)
+
+
+# --- a loop that is late all the time
+
+
+@st.composite
+def lateness(draw, unit, until):
+    """Draw a loop that stands still again and again, and runs for moments in between."""
+    longest = draw(st.sampled_from([0.3, 0.6, 1.2, 3.0])) * unit
+    free = draw(st.sampled_from([0.001, 0.02, 0.1, 0.5])) * unit
+    random = Random(draw(st.integers(0, 2**32)))
+    steady = draw(st.booleans())  # steps of one length, as a program that computes has
+    blocks, at = [], 0.0
+    while at < until and len(blocks) < 1_000:
+        start = at + max(0.002, free * (1 if steady else random.random()))
+        at = start + max(0.001, longest * (1 if steady else random.random()))
+        blocks.append((start, at))
+    if at < until:
+        blocks.append((at + 0.002, until))
+    return blocks
+
+
+def blocked(story, since, until):
+    """For how long of a stretch the loop stood still."""
+    return sum(max(0.0, min(end, until) - max(start, since)) for start, end in story.blocks)
+
+
+@pytest.mark.promise("P3")
+@settings(max_examples=60)
+@given(st.data(), heartbeats())
+def test_a_loop_that_is_always_late_kills_nobody(data, options):
+    limit = min(options.timeout, options.pong_timeout or math.inf)
+    story = Story(options, linux=data.draw(st.booleans()), until=30 * limit + 2 * options.interval)
+    story.timers_first = data.draw(st.booleans())
+    story.blocks = data.draw(lateness(limit, story.until))
+    story.latency = data.draw(fractions) * 0.7 * limit
+    if data.draw(st.booleans()):
+        every = (0.05 + data.draw(fractions)) * options.timeout
+        assume(story.until / every < 3_000)
+        story.messages = [every * n for n in range(1, int(story.until / every) + 1)]
+    done = Simulation(story).run()
+    assert done.died_at is None, (done.cause, done.died_at, story)
+
+
+@pytest.mark.promise("P2")
+@settings(max_examples=60)
+@given(st.data(), st.one_of(heartbeats(), timeouts.map(Heartbeat.expect)))
+def test_a_loop_that_is_always_late_notices_who_is_gone(data, options):
+    """At the latest at the fifth look that could have judged: four fresh pings, then the verdict."""
+    within = options.interval + 5 * options.timeout
+    story = Story(options, linux=data.draw(st.booleans()), latency=0.1 * options.timeout)
+    story.timers_first = data.draw(st.booleans())
+    gone = data.draw(st.sampled_from(["vanished_at", "stopped_at"]))
+    setattr(story, gone, data.draw(fractions) * 2 * options.timeout)
+    story.until = 2 * (within + 20 * options.timeout)
+    story.blocks = data.draw(lateness(options.timeout, story.until))
+    done = Simulation(story).run()
+    last = done.arrived_at if story.linux else done.read_at
+    assert done.died_at is not None, story
+    assert done.died_at - last - blocked(story, last, done.died_at) <= within + SLACK, (done.cause, story)
+
+
+@pytest.mark.promise("P2")
+@settings(max_examples=60)
+@given(st.data(), st.floats(0.3, 60.0))
+def test_a_loop_that_is_always_late_notices_who_hears_nothing(data, limit):
+    """Two late looks are let pass, of the others half a limit counts at most, and three limits begin anew."""
+    options = Heartbeat((0.5 + data.draw(fractions)) * limit, 2 * limit, limit)
+    story = Story(options, linux=data.draw(st.booleans()), latency=0.1 * limit)
+    story.timers_first = data.draw(st.booleans())
+    story.deaf_at = options.interval + 0.2 * limit + data.draw(fractions) * options.interval
+    story.until = story.deaf_at + 200 * limit
+    every = (0.2 + 0.3 * data.draw(fractions)) * limit / 2
+    story.messages = [every * n for n in range(1, int(story.until / every) + 1)]
+    late = data.draw(lateness(limit, story.until))
+    story.blocks = [(start, end) for start, end in late if start > options.interval + story.latency]
+    done = Simulation(story).run()
+    assert done.monitor.answered
+    assert done.died_at is not None, story
+    assert done.cause.startswith("no PONG for")
+    spent = done.died_at - story.deaf_at - blocked(story, story.deaf_at, done.died_at)
+    assert spent <= options.interval + 5 * limit + SLACK
+    late_ones = sum(story.deaf_at < end <= done.died_at for _, end in story.blocks)
+    if all(end - start > limit for start, end in story.blocks):
+        assert late_ones <= 2 + options.interval / limit + 4 * 3 + 3
+
+
+@pytest.mark.promise("P2")
+@settings(max_examples=60)
+@given(st.data(), heartbeats(), st.floats(0.5, 60.0))
+def test_a_loop_that_is_always_late_notices_that_no_data_come(data, made, idle):
+    options = Heartbeat(made.interval, made.timeout, None, idle_timeout=idle)
+    story = Story(options, linux=data.draw(st.booleans()), until=60 * idle, latency=0.1 * made.timeout)
+    story.blocks = data.draw(lateness(idle, story.until))
+    assume(story.until / min(options.interval, options.timeout) < 3_000)
+    done = Simulation(story).run()
+    assert done.died_at is not None
+    assert done.cause.startswith("no data message for")
+    assert done.died_at - blocked(story, 0.0, done.died_at) <= 5 * idle + SLACK
 
 
 @given(st.data(), timeouts)
