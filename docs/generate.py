@@ -35,7 +35,7 @@ from resilient_ws import (
 )
 from resilient_ws.lifecycle import TRANSITIONS
 from resilient_ws.retry import Decision, RetryState, delay_range
-from resilient_ws.rules import ABOUT
+from resilient_ws.rules import ABOUT, REPORTS
 
 PAGES: Final = Path(__file__).parent
 _PART: Final = re.compile(
@@ -183,6 +183,20 @@ def _tree(kind: type[BaseException], indent: str) -> list[str]:
     return lines
 
 
+def ids() -> str:
+    """The id of each exception."""
+    kinds = [ResilientWSError]
+    for kind in kinds:
+        kinds += [child for child in kind.__subclasses__() if child.__name__ in resilient_ws.__all__]
+    rows = [(f"`{kind.id}`", f"`{kind.__name__}`") for kind in sorted(kinds, key=lambda kind: kind.id)]
+    return table(("`id`", "exception"), rows)
+
+
+def reports() -> str:
+    """Each id of an `ErrorEvent`, and what it means."""
+    return table(("`ErrorEvent.id`", "means"), [(f"`{report}`", about) for report, about in REPORTS.items()])
+
+
 def rules() -> str:
     """Each rule id, and what it means."""
     return table(("`rule_id`", "means"), [(f"`{rule_id}`", about) for rule_id, about in ABOUT.items()])
@@ -276,6 +290,8 @@ PARTS: Final[dict[str, Callable[[], str]]] = {
     "delays": delays,
     "failures": failures,
     "errors": errors,
+    "ids": ids,
+    "reports": reports,
     "rules": rules,
 }
 """Kept in the pages."""

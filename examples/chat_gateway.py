@@ -7,7 +7,8 @@ the pings of the WebSocket protocol:
   replaced without any further code;
 - `setup` runs on each new connection: it reads the hello, sets the heartbeat to the interval in it, identifies, and
   waits for the answer. What the program has sent meanwhile waits until this is done;
-- `Heartbeat.app` says what the heartbeat looks like and how the answer is recognised. Answers are not delivered.
+- `Heartbeat.app` says what the heartbeat looks like and how the answer is recognised. Answers are not delivered;
+- when the gateway asks for it, `reconnect_now(code=4000)` makes a new connection: on 1000 the gateway would drop the session.
 
 Run it: `python examples/chat_gateway.py [URL] [--seconds 5]`; without a URL it talks to a gateway of its own. With a
 URL the token is taken from the environment variable CHAT_TOKEN.
@@ -82,6 +83,9 @@ async def chat(url: str, fetch_token: TokenSource, seconds: float) -> None:
         async with asyncio.timeout(seconds), client:
             async for message in client:
                 event = json.loads(message)
+                if event["op"] == "reconnect":
+                    client.reconnect_now(code=4000, reason="as asked")  # on 1000 it would drop the session
+                    continue
                 await client.send_json({"op": "say", "text": f"you said {event['text']}"})
                 answered += 1
     print(f"answered {answered} messages on {client.stats.opens} connections")
@@ -130,7 +134,10 @@ class Gateway(Behaviour):
         if hearts < 3:
             connection.close(4009, "no heartbeat, session timed out")
         else:
-            connection.close(4000, "please reconnect")
+            await self._say(connection, op="reconnect")
+            with contextlib.suppress(ConnectionError):
+                while True:
+                    await connection.recv()
 
     async def _say(self, connection: FaultConnection, **message: Any) -> None:
         await connection.send(json.dumps(message, separators=(",", ":")))

@@ -264,17 +264,26 @@ class WebSocketClient(Callbacks, Outgoing):
         if engine.cause is not None:
             raise engine.ended_error()
 
-    def reconnect_now(self) -> None:
+    def reconnect_now(self, code: int = 1000, reason: str = "") -> None:
         """Ends a back-off wait, or replaces the connection that is open; never sooner than `min_delay` after the last dial.
+
+        The old connection is sent a CLOSE with `code` and `reason`. Some gateways drop the session on 1000 and 1001,
+        and keep it to be resumed on another code, such as 4000. Without an open connection nothing is sent.
+
+        Args:
+            code: 1000, 1001 or 3000-4999.
+            reason: At most 123 bytes of UTF-8.
 
         Raises:
             ClientClosed: The client has ended.
             NotConnected: It has not been started.
+            TypeError, ValueError: An argument has the wrong type or is out of its range.
         """
+        checked_code, checked_reason = check_close(code, reason)
         if self._engine.lifecycle.is_over:
             raise self._engine.ended_error()
         self._check_started("reconnect_now()")
-        self._engine.reconnect_now()
+        self._engine.reconnect_now(checked_code, checked_reason)
 
     # ------------------------------------------------------------------------------------------ receiving
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from resilient_ws.closing import CloseCode, CloseOrigin
+from resilient_ws.closing import CloseOrigin
 from resilient_ws.config import RANDOM, Config
 from resilient_ws.dispatch import Dispatcher
 from resilient_ws.ending import Closing, Ending, burst_hint, ended_error, is_poison
@@ -169,12 +169,12 @@ class Engine:
             if not waiter.done():
                 waiter.set_result(is_open)
 
-    def reconnect_now(self) -> None:
-        """Ends a back-off wait, or replaces the connection that is open."""
+    def reconnect_now(self, code: int, reason: str) -> None:
+        """Ends a back-off wait, or replaces the connection that is open, whose CLOSE says `code` and `reason`."""
         live = self.live
         if self.state is State.OPEN and live is not None and live.link is not None:
-            live.link.close(CloseCode.NORMAL_CLOSURE, "")
-            live.ended(End(code=None, origin=CloseOrigin.LOCAL, sent_code=CloseCode.NORMAL_CLOSURE))
+            live.link.close(code, reason)
+            live.ended(End(code=None, origin=CloseOrigin.LOCAL, sent_code=code))
         elif self.state is State.BACKOFF:
             self.hurried = True
             self._wake()

@@ -6,16 +6,31 @@ Foreign exceptions are translated where the network is touched (`resilient_ws.tr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Final
 
 if TYPE_CHECKING:
     from resilient_ws.events import CloseEvent, UndeliveredEvent
 
 
+_WORD: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")
+
+
 class ResilientWSError(Exception):
-    """The base of every exception of this package."""
+    """The base of every exception of this package.
+
+    Attributes:
+        id: The stable short name of the class, such as `open-timeout`, for alerts and metrics; each class has its own.
+    """
+
+    id: ClassVar[str] = "resilient-ws-error"
+
+    def __init_subclass__(cls, **options: object) -> None:
+        super().__init_subclass__(**options)
+        if "id" not in cls.__dict__:
+            cls.id = _WORD.sub("-", cls.__name__).lower()
 
 
 class ConnectError(ResilientWSError):

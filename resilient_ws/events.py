@@ -9,12 +9,17 @@ import enum
 import sys
 from collections.abc import Mapping
 from datetime import timedelta
+from typing import Final
 
 import attrs
 
 from resilient_ws.closing import CloseOrigin, describe, on_one_line
 from resilient_ws.endpoints import NO_HEADERS, Endpoint
+from resilient_ws.errors import ResilientWSError
 from resilient_ws.record import Record
+
+REPORTED: Final = frozenset({"codec", "events", "inbox", "outbox", "subscription"})
+"""Values of `ErrorEvent.where` under which the client reports what it has found itself."""
 
 Message = str | bytes
 """A message: `str` is sent and received as TEXT, `bytes` as BINARY."""
@@ -190,6 +195,17 @@ class ErrorEvent(Record):
     where: str
     exception: BaseException
     event: object = attrs.field(default=None, repr=False)
+
+    @property
+    def id(self) -> str:
+        """The stable short name of what went wrong, such as `inbox-full` or `on-close-failed`.
+
+        What the client itself reports has the `id` of its exception; what code of the program raised, or the program gave
+        wrongly, has `where` with `-failed`.
+        """
+        if self.where in REPORTED and isinstance(self.exception, ResilientWSError):
+            return self.exception.id
+        return f"{self.where.replace('_', '-')}-failed"
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)

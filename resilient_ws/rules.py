@@ -129,6 +129,22 @@ ABOUT: Final[Mapping[str, str]] = MappingProxyType({
 """Each id with what it means, for the documentation."""
 
 
+REPORTS: Final[Mapping[str, str]] = MappingProxyType({
+    "inbox-full": "`inbox`: reading has been paused for a while, since the program does not take its messages.",
+    "events-dropped": "`events`: an `events()` iterator was not read in time, and its oldest events are gone.",
+    "outbox-file-error": "`outbox`: the file of a durable outbox cannot be used, or did not take a change.",
+    "decide-failed": "`decide` raised, or returned no verdict; the default was used.",
+    "wait-failed": "The tenacity `wait` strategy raised, or returned no delay; the formula was used.",
+    "stop-failed": "The tenacity `stop` strategy raised; the other limits hold.",
+    "setup-failed": "`setup` raised; the attempt has failed.",
+    "subscribe-failed": "The function that makes the message of a subscription raised.",
+    "heartbeat-failed": "`message` or `is_reply` of `Heartbeat.app` raised.",
+    "on-open-failed": "An `on_open` callback raised; likewise `on-close-failed`, `on-reconnect-failed`, `on-retry-failed`, "
+    "`on-undelivered-failed`, `on-state-failed` and `on-message-failed`.",
+})  # fmt: skip
+"""Each `ErrorEvent.id` with what it means, for the documentation."""
+
+
 def text_of(rule_id: str, /, **facts: object) -> str:
     """Returns the text of a rule.
 

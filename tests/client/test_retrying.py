@@ -352,6 +352,40 @@ async def test_it_replaces_a_live_connection():
         assert now() == pytest.approx(12, abs=0.1)
 
 
+@pytest.mark.parametrize("code, reason", [(1001, ""), (3000, "x"), (4000, "resuming"), (4999, "é" * 61)])
+async def test_the_close_of_the_old_connection_says_what_was_asked(code, reason):
+    async with stage() as played:
+        first = played.peer
+        played.client.reconnect_now(code, reason)
+        await played.reopened()
+        assert (first.close_code, first.close_reason) == (code, reason)
+        assert (played.closes[0].sent_code, played.closes[0].rule_id) == (code, "reconnect-now")
+
+
+@pytest.mark.parametrize(
+    "code, reason, error",
+    [
+        (1005, "", ValueError),
+        (1011, "", ValueError),
+        (5000, "", ValueError),
+        (True, "", TypeError),
+        ("1000", "", TypeError),
+        (4000, None, TypeError),
+        (4000, "x" * 124, ValueError),
+    ],
+)
+async def test_a_code_that_may_not_be_sent_is_refused_and_nothing_happens(code, reason, error):
+    async with stage() as played:
+        with pytest.raises(error):
+            played.client.reconnect_now(code, reason)
+        assert played.client.state is State.OPEN
+        played.peer.drop()
+        await settle()
+        with pytest.raises(error):
+            played.client.reconnect_now(code, reason)
+        assert played.client.state is State.BACKOFF
+
+
 async def test_it_does_not_count_as_a_failure():
     policy = ReconnectPolicy(wait=wait_fixed(1), max_attempts=2, min_delay=1)
     async with stage(reconnect=policy) as played:

@@ -112,7 +112,7 @@ def test_the_chat_bot_fetches_a_token_for_each_attempt_and_keeps_the_gateways_he
     assert bot.returncode == 0, bot.stderr
     assert bot.stdout.count("fetching a fresh token") >= 2
     assert bot.stdout.count("ready as bot-1, a heartbeat every 0.2 s") >= 2
-    assert "4000 application code: please reconnect" in bot.stdout
+    assert "closed by local with 1006" in bot.stdout  # we have replaced it, as the gateway had asked
     assert "4009" not in bot.stdout  # the gateway has heard our heart
     assert re.search(r"answered [1-9]\d* messages on [2-9] connections", bot.stdout), bot.stdout
 

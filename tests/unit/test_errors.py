@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import re
 
 import pytest
 
@@ -127,3 +128,33 @@ def test_a_message_too_big_carries_the_sizes():
 def test_errors_keep_their_fields_across_processes(error, duplicate):
     other = duplicate(error)
     assert (type(other), str(other), vars(other)) == (type(error), str(error), vars(error))
+
+
+def _every_class():
+    kinds = [ResilientWSError]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    return [kind for kind in kinds if kind.__module__.startswith("resilient_ws.")]
+
+
+def test_each_class_has_an_id_of_its_own():
+    import resilient_ws  # all modules that define one
+
+    assert {kind.__name__ for kind in _every_class()} >= {"EventsDropped", "SnapshotOutdated", "OpenTimeout"}
+    ids = {kind: kind.__dict__["id"] for kind in _every_class()}
+    assert len(set(ids.values())) == len(ids)
+    for kind, name in ids.items():
+        assert re.fullmatch(r"[a-z]+(-[a-z]+)*", name), kind
+        assert name.replace("-", "") == kind.__name__.lower()
+    assert resilient_ws.OpenTimeout.id == resilient_ws.OpenTimeout("late").id == "open-timeout"
+    assert resilient_ws.InvalidURL.id == "invalid-url"
+
+
+def test_a_class_of_the_program_may_name_itself():
+    class OwnError(ResilientWSError):
+        id = "my-own"
+
+    class OtherError(OwnError):
+        pass
+
+    assert (OwnError.id, OtherError.id) == ("my-own", "other-error")

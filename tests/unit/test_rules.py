@@ -1,11 +1,14 @@
 """Each rule has an id, a text and an explanation, and every decision names one of them."""
 
+import ast
 import random
 import re
 import string
+from pathlib import Path
 
 import pytest
 
+import resilient_ws
 from resilient_ws.closing import CloseOrigin
 from resilient_ws.endpoints import Endpoint
 from resilient_ws.errors import (
@@ -18,10 +21,11 @@ from resilient_ws.errors import (
     SetupFailed,
     SetupTimeout,
 )
-from resilient_ws.events import CloseEvent, Failure, Retry, Stop
+from resilient_ws.events import REPORTED, CloseEvent, ErrorEvent, Failure, Retry, Stop
+from resilient_ws.handle import CALLBACKS
 from resilient_ws.options import ReconnectPolicy
 from resilient_ws.retry import RetryState
-from resilient_ws.rules import ABOUT, RULES, text_of
+from resilient_ws.rules import ABOUT, REPORTS, RULES, text_of
 
 HOME = Endpoint("ws://host/")
 BY_THE_CLIENT = {"fail-fast", "close-called", "outbox-file", "owner-cancelled", "owner-ended", "defect"}
@@ -164,3 +168,43 @@ def test_our_own_code_does_not_stand_beside_the_reason_of_the_peer():
         [closed(1000, origin=CloseOrigin.PROTOCOL, sent_code=1009, reason="theirs")], ReconnectPolicy()
     )
     assert "theirs" not in decision.rule
+
+
+# --- what goes wrong beside the connection
+
+
+def places():
+    """Yields each literal under which something is reported in the package."""
+    package = Path(resilient_ws.__file__).parent
+    for path in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call):
+                continue
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            first = node.args[0] if node.args else None
+            if name == "ErrorEvent":
+                first = next((one.value for one in node.keywords if one.arg == "where"), None)
+            elif name not in {"failed", "_failed", "tell_failure"}:
+                continue
+            if isinstance(first, ast.Constant) and isinstance(first.value, str):
+                yield first.value
+
+
+def test_each_place_that_reports_is_documented():
+    found = set(places())
+    assert found >= {"decide", "setup", "inbox", "events", "outbox", "subscribe", "heartbeat"}
+    listed = " ".join(REPORTS) + " ".join(REPORTS.values())
+    for where in {*found, "wait", "stop", *(name for name in CALLBACKS if name != "on_error")} - REPORTED:
+        assert ErrorEvent(where=where, exception=ValueError()).id in listed, where
+
+
+@pytest.mark.parametrize("where", ["decide", "on_close", "heartbeat"])
+def test_what_the_program_raised_is_named_after_the_place_whatever_it_raised(where):
+    for error in (ValueError(), OpenTimeout(), KeyboardInterrupt()):
+        assert ErrorEvent(where=where, exception=error).id == f"{where.replace('_', '-')}-failed"
+
+
+@pytest.mark.parametrize("where", sorted(REPORTED))
+def test_what_the_client_found_is_named_after_its_exception(where):
+    assert ErrorEvent(where=where, exception=OpenTimeout()).id == "open-timeout"
+    assert ErrorEvent(where=where, exception=ValueError()).id == f"{where}-failed"
