@@ -4,8 +4,11 @@ Exchanges send changes with consecutive numbers, and a snapshot that ends with o
 together, and to notice that they do not fit any more, is what `SnapshotThenDeltas` does:
 
 - changes that arrive while the snapshot is fetched are kept, those that are part of it are dropped;
-- a lost connection, a full inbox or a missing number give a `Gap` at once: do not trade on this book now;
+- a lost connection gives `Stale` at once, a full inbox or a missing number a `Gap`: do not trade on this book now;
 - then comes a new snapshot, and it goes on.
+
+`is_synced` is false from the instant of a loss, also for a program that is slow and still has changes of the dead
+connection to read. Whoever uses the book asks `is_stale` first.
 
 Run it: `python examples/order_book.py [URL] [--seconds 5]`; without a URL it talks to an exchange of its own, which
 breaks connections and swallows changes. Each of its changes carries a checksum of the book as it should be then.
@@ -24,7 +27,16 @@ from typing import Any, assert_never
 
 import attrs
 
-from resilient_ws import Delta, Gap, Message, ReconnectPolicy, Snapshot, SnapshotThenDeltas, WebSocketClient
+from resilient_ws import (
+    Delta,
+    Gap,
+    Message,
+    ReconnectPolicy,
+    Snapshot,
+    SnapshotThenDeltas,
+    Stale,
+    WebSocketClient,
+)
 from resilient_ws.testing import FaultConnection, FaultServer
 
 Bids = dict[str, int]
@@ -52,9 +64,50 @@ def as_change(message: Message) -> dict[str, Any] | None:
     return parsed if parsed["type"] == "change" else None
 
 
-async def follow(url: str, seconds: float) -> None:
-    """Keeps a book for so long, and checks it against the exchange after each change."""
-    client = WebSocketClient(url, reconnect=ReconnectPolicy(first_delay=0.2, min_delay=0.1))
+Changes = SnapshotThenDeltas[dict[str, Any], dict[str, Any]]
+
+
+@attrs.define
+class Book:
+    """The bids, price to size."""
+
+    items: Changes
+    bids: Bids = attrs.field(factory=dict)
+    snapshots: int = 0
+    changes: int = 0
+    wrong: int = 0
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether the bids must not be used now: ask each time, since a connection may be lost at any time."""
+        return not self.items.is_synced
+
+    async def keep(self) -> None:
+        """Keeps the book until the client is closed, and checks it against the exchange after each change."""
+        async for item in self.items:
+            match item:
+                case Snapshot(book, number):
+                    self.bids = dict(book["bids"])
+                    self.snapshots += 1
+                    if not self.is_stale:
+                        print(f"book of {len(self.bids)} prices as of change {number}: right from here on")
+                case Delta(change):
+                    apply(self.bids, change)
+                    self.changes += 1
+                    self.wrong += checksum(self.bids) != change["checksum"]
+                case Stale():
+                    self.bids.clear()
+                    print(f"stale: {item.close}")
+                case Gap():
+                    self.bids.clear()
+                    if item.missing:
+                        print(f"stale: changes missing: {item.missing}")
+                case _:
+                    assert_never(item)
+
+
+def a_book(client: WebSocketClient) -> Book:
+    """Returns a book that is kept through `client`."""
 
     async def fetch_book() -> dict[str, Any]:
         # Over the same connection here; where it is an HTTP request, do that.
@@ -64,33 +117,28 @@ async def follow(url: str, seconds: float) -> None:
         book: dict[str, Any] = json.loads(await client.request('{"op": "book"}', is_book, 5))
         return book
 
-    bids: Bids = {}
-    snapshots = changes = wrong = 0
+    return Book(
+        SnapshotThenDeltas(
+            client,
+            fetch_snapshot=fetch_book,
+            parse=as_change,
+            sequence=lambda change: change["number"],
+            snapshot_sequence=lambda book: book["number"],
+            retry_delay=0.1,
+        )
+    )
+
+
+async def follow(url: str, seconds: float) -> None:
+    """Keeps a book for so long."""
+    client = WebSocketClient(url, reconnect=ReconnectPolicy(first_delay=0.2, min_delay=0.1))
+    book = a_book(client)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds), client:
-            async for item in SnapshotThenDeltas(
-                client,
-                fetch_snapshot=fetch_book,
-                parse=as_change,
-                sequence=lambda change: change["number"],
-                snapshot_sequence=lambda book: book["number"],
-                retry_delay=0.1,
-            ):
-                match item:
-                    case Snapshot(book, number):
-                        bids = dict(book["bids"])
-                        snapshots += 1
-                        print(f"book of {len(bids)} prices as of change {number}: right from here on")
-                    case Delta(change):
-                        apply(bids, change)
-                        changes += 1
-                        wrong += checksum(bids) != change["checksum"]
-                    case Gap():
-                        why = f"changes missing: {item.missing}" if item.missing else str(item.close)
-                        print(f"stale: {why}")
-                    case _:
-                        assert_never(item)
-    print(f"{snapshots} snapshots, {changes} changes, after {wrong} of them the book was wrong")
+            await book.keep()
+    print(
+        f"{book.snapshots} snapshots, {book.changes} changes, after {book.wrong} of them the book was wrong"
+    )
 
 
 # ------------------------------------------------------------------------------------------------ the exchange

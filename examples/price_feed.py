@@ -3,10 +3,13 @@
 The feed sends a snapshot after each subscription and then changes. A change that is missed makes the book wrong for
 good, so the book is *stale* from the moment a connection ends until the next snapshot:
 
-- `on_close` tells at once, also when the network said nothing, and marks the book stale;
-- `with_gaps()` yields a `Gap` exactly where changes may be missing, between the last message of the old connection
-  and the first one of the new;
+- `with_gaps(lost=True)` yields `Lost` in the place where a connection was lost, and a `Gap` when the next one is open.
+  The book is emptied there, so no message of a dead connection is ever part of a later book;
+- its iterator has `is_current`, which is false from the instant of the loss. A program that is slow may still have
+  messages of the dead connection to read, among them a snapshot: the book does not become right again by them;
 - the subscription is declared once; the client repeats it on each new connection.
+
+Whoever uses the book asks `is_stale` first.
 
 Run it: `python examples/price_feed.py [URL] [--seconds 5]`; without a URL it talks to a feed of its own.
 """
@@ -20,56 +23,81 @@ import itertools
 import json
 import random
 from collections.abc import AsyncIterator
+from typing import Protocol
 
 import attrs
 
-from resilient_ws import CloseEvent, Gap, Heartbeat, WebSocketClient
+from resilient_ws import Gap, Heartbeat, Lost, Message, WebSocketClient
 from resilient_ws.testing import FaultConnection, FaultServer
 
 SYMBOL = "BTC-EUR"
+
+
+class Stream(Protocol):
+    """Where the messages of a book come from."""
+
+    @property
+    def is_current(self) -> bool:
+        """Whether nothing is missing between what was taken last and the connection that is open."""
+        ...
 
 
 @attrs.define
 class Book:
     """The bids of one symbol, price to size."""
 
+    stream: Stream
     bids: dict[str, int] = attrs.field(factory=dict)
-    is_stale: bool = True
+    has_snapshot: bool = False
     changes: int = 0
 
+    @property
+    def is_stale(self) -> bool:
+        """Whether the bids must not be used now: ask each time, since a connection may be lost at any time."""
+        return not (self.has_snapshot and self.stream.is_current)
+
+    def forget(self) -> None:
+        """Empties the book: changes may be missing."""
+        self.bids.clear()
+        self.has_snapshot = False
+
     def apply(self, message: dict[str, object]) -> None:
-        """Takes a snapshot or one change; a change to a stale book is of no use."""
+        """Takes a snapshot or one change; a change without a snapshot before it is of no use."""
         if message["type"] == "snapshot":
             assert isinstance(message["bids"], dict)
             self.bids = dict(message["bids"])
-            self.is_stale = False
-            print(f"snapshot of {len(self.bids)} prices: the book is right again")
-        elif not self.is_stale:
+            self.has_snapshot = True
+            if not self.is_stale:
+                print(f"snapshot of {len(self.bids)} prices: the book is right again")
+        elif self.has_snapshot:
             price, size = str(message["price"]), message["size"]
             assert isinstance(size, int)
             self.bids[price] = size
-            self.changes += 1
+            self.changes += not self.is_stale
+
+
+async def keep(book: Book, items: AsyncIterator[Message | Gap | Lost]) -> None:
+    """Keeps a book until the client is closed."""
+    async for item in items:
+        if isinstance(item, Lost):
+            book.forget()
+            print("stale:", item.close)
+        elif isinstance(item, Gap):
+            book.forget()
+            print(f"gap: {item.downtime:.2f} s without a connection, waiting for a snapshot")
+        else:
+            book.apply(json.loads(item))
 
 
 async def follow(url: str, seconds: float) -> None:
     """Keeps a book for so long."""
-    book = Book()
     client = WebSocketClient(url, heartbeat=Heartbeat(interval=5, timeout=5, idle_timeout=30))
-
-    @client.on_close
-    def lost(event: CloseEvent) -> None:
-        book.is_stale = True
-        print("end of the connection:" if event.final else "stale:", event)
-
     client.subscribe(SYMBOL, json.dumps({"op": "subscribe", "symbol": SYMBOL}))
+    stream = client.with_gaps(lost=True)
+    book = Book(stream)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds), client:
-            async for item in client.with_gaps():
-                if isinstance(item, Gap):
-                    book.is_stale = True
-                    print(f"gap: {item.downtime:.2f} s without a connection, waiting for a snapshot")
-                else:
-                    book.apply(json.loads(item))
+            await keep(book, stream)
     print(f"{client.stats.opens} connections, {book.changes} changes applied to a book that was right")
 
 

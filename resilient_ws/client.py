@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, overload
 
 from yarl import URL
 
@@ -24,6 +24,7 @@ from resilient_ws.events import (
     ErrorEvent,
     Event,
     Gap,
+    Lost,
     Message,
     OpenEvent,
     ReconnectEvent,
@@ -327,9 +328,30 @@ class WebSocketClient(Callbacks, Outgoing):
         """
         return Batches(self, self._inbox)
 
-    def with_gaps(self) -> AsyncIterator[Message | Gap]:
-        """The same iteration, with a `Gap` wherever messages may be missing."""
-        return WithGaps(self._consumer)
+    @overload
+    def with_gaps(self, *, lost: Literal[False] = ...) -> WithGaps[Message | Gap]: ...
+    @overload
+    def with_gaps(self, *, lost: Literal[True]) -> WithGaps[Message | Gap | Lost]: ...
+    @overload
+    def with_gaps(self, *, lost: bool) -> WithGaps[Message | Gap | Lost]: ...
+    def with_gaps(self, *, lost: bool = False) -> WithGaps[Message | Gap | Lost]:
+        """The same iteration, with a `Gap` wherever messages may be missing. Cancel-safe.
+
+        The iterator has `is_current`: whether a connection is open and nothing is missing between what was taken last
+        and what that connection brings. It is `False` from the instant in which a connection ends, however far behind
+        the program is.
+
+        Args:
+            lost: Whether to yield `Lost(close)` where a connection was lost, as soon as the messages before it are
+                taken; no message of that connection follows. The `Gap` then comes when the next connection is open,
+                not with its first message.
+
+        Raises:
+            TypeError: `lost` is not a bool.
+        """
+        if not isinstance(lost, bool):
+            raise TypeError(f"lost must be True or False, got {type(lost).__name__}")
+        return WithGaps(self._consumer, self._inbox, lost=lost)
 
     def events(self) -> AsyncIterator[Event]:
         """Every event from this call on, until after the final `CloseEvent`.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Self
+from typing import Generic, Self, TypeVar, cast
 
 from resilient_ws.engine import Engine
 from resilient_ws.errors import ConcurrencyError, NotConnected
-from resilient_ws.events import Gap, Message
+from resilient_ws.events import Gap, Lost, Message
 from resilient_ws.inbox import Ended, Inbox
 
 
@@ -36,15 +36,15 @@ class Consumer:
 
     async def step(self) -> Message:
         """Returns the next message of an iteration."""
-        while isinstance(item := await self.step_with_gaps(), Gap):
+        while isinstance(item := await self.step_with_marks(), Gap | Lost):
             pass
         return item
 
-    async def step_with_gaps(self) -> Message | Gap:
-        """Returns the next message or gap of an iteration, which ends quietly only when we closed."""
+    async def step_with_marks(self) -> Message | Gap | Lost:
+        """Returns the next message, gap or loss of an iteration, which ends quietly only when we closed."""
         self.check()
         try:
-            return await self._inbox.get_with_gaps()
+            return await self._inbox.get_with_marks()
         except Ended:
             error = self.end_of_iteration()
         raise error
@@ -67,17 +67,38 @@ class Consumer:
         return loop
 
 
-class WithGaps:
+Item = TypeVar("Item", covariant=True)  # noqa: PLC0105 - a name that reads well in an error of a type checker
+
+
+class WithGaps(Generic[Item]):
     """The iterator of `WebSocketClient.with_gaps`."""
 
-    def __init__(self, consumer: Consumer) -> None:
+    __slots__ = ("_consumer", "_inbox", "_lost")
+
+    def __init__(self, consumer: Consumer, inbox: Inbox, *, lost: bool) -> None:
         self._consumer = consumer
+        self._inbox = inbox
+        self._lost = lost
+        if lost:
+            inbox.tell_losses()
+
+    @property
+    def is_current(self) -> bool:
+        """Whether a connection is open, and what was taken last came from it or is followed by nothing missing.
+
+        False from the instant in which a connection ends, also while messages of it have not been taken yet, until
+        the `Gap` before the messages of the next connection has been taken.
+        """
+        return self._inbox.is_current
 
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Message | Gap:
-        return await self._consumer.step_with_gaps()
+    async def __anext__(self) -> Item:
+        while True:
+            item = await self._consumer.step_with_marks()
+            if self._lost or not isinstance(item, Lost):
+                return cast("Item", item)
 
 
 class Batches:

@@ -317,6 +317,7 @@ class Engine:
         now = self.now()
         self._latency = self.latency
         self.live = None
+        self.inbox.is_connected = False
         self.lost_at = now
         queue = self.sender.queue
         unsent, unconfirmed = queue.waiting, queue.unconfirmed

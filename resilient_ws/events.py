@@ -239,6 +239,41 @@ class Gap(Record):
         return self.dropped > 0 or self.missing > 0
 
 
+@attrs.frozen(eq=False, repr=False)
+class Lost(Record):
+    """A place in the stream of received messages where a connection was lost.
+
+    `with_gaps(lost=True)` yields it as soon as the messages before it are taken; the `Gap` follows when the next
+    connection is open. A loss that ends the client ends the iteration instead, which raises what ended the client.
+
+    Attributes:
+        close: How the connection ended, the event that `on_close` is called with.
+    """
+
+    close: CloseEvent
+
+    @property
+    def cause(self) -> BaseException | None:
+        """What was seen as the connection ended, or `None` after a clean close."""
+        return self.close.cause
+
+
+@attrs.frozen(eq=False, repr=False)
+class Stale(Record):
+    """The state that `SnapshotThenDeltas` has yielded is stale: its connection was lost. A new `Snapshot` follows.
+
+    Attributes:
+        close: How the connection ended, the event that `on_close` is called with.
+    """
+
+    close: CloseEvent
+
+    @property
+    def cause(self) -> BaseException | None:
+        """What was seen as the connection ended, or `None` after a clean close."""
+        return self.close.cause
+
+
 def merged(first: Gap, second: Gap) -> Gap:
     """Returns one gap for two that no message separates; `close` is that of the later one, if it has one."""
     return Gap(

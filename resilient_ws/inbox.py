@@ -15,7 +15,7 @@ import attrs
 
 from resilient_ws import options
 from resilient_ws.errors import ConcurrencyError
-from resilient_ws.events import Gap, Message, merged
+from resilient_ws.events import Gap, Lost, Message, merged
 from resilient_ws.wake import resume
 
 _NOTHING: Final[Any] = ()
@@ -68,19 +68,22 @@ class Inbox:
         "_bytes_bound",
         "_drops",
         "_exact",
-        "_gaps",
         "_keeper",
+        "_marks",
         "_messages_bound",
+        "_outage",
         "_over",
         "_patient",
         "_pending",
         "_settled",
         "_sum",
+        "_tells_losses",
         "_waiter",
         "_wake",
         "claimed",
         "dropped",
         "floor",
+        "is_connected",
         "items",
         "messages",
         "paused",
@@ -90,9 +93,9 @@ class Inbox:
     def __init__(self, bounds: options.Inbox, keeper: Keeper) -> None:
         self._bounds = bounds
         self._keeper = keeper
-        self.items: deque[Message | Gap] = _NOTHING
+        self.items: deque[Message | Gap | Lost] = _NOTHING
         self.messages: deque[Message] = _NOTHING  # the same, for the caller who knows that none is a gap
-        self._gaps = 0  # how many of the items are gaps
+        self._marks = 0  # how many of the items are no messages but gaps and losses
         self._sum = 0  # bytes since it was last empty, at least those of what it holds
         self._settled = 0  # bytes that came before those
         self._exact = False  # whether the sum is that of what it holds
@@ -101,6 +104,11 @@ class Inbox:
         self._bytes_bound = bounds.max_bytes
         self._drops = bounds.overflow == "drop_oldest"
         self._pending: Gap | None = None  # waits for the first message of the next connection
+        self._outage: Lost | None = None  # how the last connection ended, until the next one is open
+        self._tells_losses = (
+            False  # whether losses are put among the items, and gaps as soon as a connection is open
+        )
+        self.is_connected = False
         self._waiter: asyncio.Future[None] | None = None
         self._wake: asyncio.Future[None] | None = None  # the same, until it is woken
         self.claimed = False
@@ -126,14 +134,14 @@ class Inbox:
         self._judge()
 
     def _judge(self) -> None:
-        if self._gaps or self.claimed or self._exact:
+        if self._marks or self.claimed or self._exact:
             self.floor = math.inf
         else:
             # The take that leaves half of the bound asks `_relax`, and each one below.
             self.floor = self._messages_bound // 2 + 1 if self.paused else 0
 
     def __len__(self) -> int:
-        return len(self.items) - self._gaps
+        return len(self.items) - self._marks
 
     # --- the side of the connection ---
 
@@ -179,11 +187,72 @@ class Inbox:
             self.wakes += 1
             resume(wake)
 
+    @property
+    def is_current(self) -> bool:
+        """Whether a connection is open, and nothing is missing between what was taken last and what it brings."""
+        return self.is_connected and not self._marks and self._pending is None
+
     def gap(self, gap: Gap) -> None:
         """Notes a gap before the next message; adjacent ones merge."""
+        self._outage = None
         if self._pending is not None:
             gap = merged(self._pending, gap)
         self._pending = gap
+        if self._tells_losses:
+            self._settle_gap(gap)
+            self._rouse()
+
+    def lost(self, lost: Lost) -> None:
+        """Notes that a connection was lost, behind every message of it."""
+        self._outage = lost
+        if self._tells_losses:
+            self._put_loss(lost)
+            self._rouse()
+
+    def tell_losses(self) -> None:
+        """From now on losses are told, an outage that lasts included."""
+        if self._tells_losses:
+            return
+        self._tells_losses = True
+        if self._pending is not None and self.is_connected:
+            self._settle_gap(self._pending)
+        if self._outage is not None:
+            self._put_loss(self._outage)
+
+    def put_late(self, message: Message, size: int, *, ended: bool) -> bool:
+        """Appends a message that was kept back; returns whether it still has a place in the stream.
+
+        Args:
+            message: The message.
+            size: Its bytes.
+            ended: Whether the connection that brought it has ended. Then it belongs before the loss, and where that was
+                told already there is no place for it.
+        """
+        if not (ended and self._tells_losses) or (not self.is_connected and self._outage is None):
+            self.put(message, size)
+            return True
+        outage = self._outage
+        if outage is None or not self.items or not isinstance(self.items[-1], Lost):
+            return False
+        self.items.pop()
+        self._marks -= 1
+        self.put(message, size)
+        self._put_loss(outage)
+        return True
+
+    def _put_loss(self, lost: Lost) -> None:
+        """Puts it behind the last message. Where that connection brought none, what was told of the one before merges."""
+        items = self._hold() if self.items is _NOTHING else self.items
+        if items and isinstance(gap := items[-1], Gap):
+            items.pop()
+            self._marks -= 1
+            self._pending = gap if self._pending is None else merged(gap, self._pending)
+        if items and isinstance(items[-1], Lost):
+            items[-1] = lost
+        else:
+            items.append(lost)
+            self._marks += 1
+        self.floor = math.inf
 
     def end(self) -> None:
         """Nothing comes any more; what is held can still be taken."""
@@ -197,12 +266,12 @@ class Inbox:
             items[-1] = merged(last, gap)
         else:
             items.append(gap)
-            self._gaps += 1
+            self._marks += 1
             self.floor = math.inf
 
     def _count(self) -> None:
         """Counts the bytes that are held."""
-        held = sum(size_of(item) for item in self.items if not isinstance(item, Gap))
+        held = sum(size_of(item) for item in self.items if not isinstance(item, Gap | Lost))
         self._settled += self._sum - held
         self._sum = held
 
@@ -240,12 +309,16 @@ class Inbox:
         """Removes the oldest messages until the bounds hold; a gap stays in their place, none grows the queue."""
         items = self.items
         gap: Gap | None = None
+        lost: Lost | None = None
         count = 0
         while len(self) > 1 and (len(self) > self._messages_bound or self._sum > self._bytes_bound):
             item = items.popleft()
-            if isinstance(item, Gap):
-                self._gaps -= 1
-                gap = item if gap is None else merged(gap, item)
+            if isinstance(item, Gap | Lost):
+                self._marks -= 1
+                if isinstance(item, Lost):
+                    lost = item
+                else:
+                    gap = item if gap is None else merged(gap, item)
                 continue
             size = size_of(item)
             self._sum -= size
@@ -255,12 +328,15 @@ class Inbox:
             return
         self.dropped += count
         if items and isinstance(first := items[0], Gap):
-            self._gaps -= 1
+            self._marks -= 1
             items.popleft()
             gap = first if gap is None else merged(gap, first)
         gap = Gap(count=0, dropped=count) if gap is None else attrs.evolve(gap, dropped=gap.dropped + count)
         items.appendleft(gap)
-        self._gaps += 1
+        self._marks += 1
+        if lost is not None:
+            items.appendleft(lost)
+            self._marks += 1
         self.floor = math.inf
 
     # --- the side of those who wait for an answer ---
@@ -302,12 +378,12 @@ class Inbox:
             ConcurrencyError: Somebody else waits already.
         """
         while True:
-            item = await self.get_with_gaps()
-            if not isinstance(item, Gap):
+            item = await self.get_with_marks()
+            if not isinstance(item, Gap | Lost):
                 return item
 
-    async def get_with_gaps(self) -> Message | Gap:
-        """As `get`, gaps included."""
+    async def get_with_marks(self) -> Message | Gap | Lost:
+        """As `get`, gaps and losses included."""
         while not self.items:
             waiter = self.wait(asyncio.get_running_loop())
             if waiter is None:
@@ -320,12 +396,12 @@ class Inbox:
                 self.stop_waiting(waiter)
         return self._take()
 
-    def _take(self) -> Message | Gap:
+    def _take(self) -> Message | Gap | Lost:
         if self._waiter is not None:
             raise ConcurrencyError("another recv() or iteration is waiting for a message")
         item = self.items.popleft()
-        if isinstance(item, Gap):
-            self._gaps -= 1
+        if isinstance(item, Gap | Lost):
+            self._marks -= 1
             self._judge()
         elif self._exact:
             size = size_of(item)
@@ -337,21 +413,21 @@ class Inbox:
             self._relax()
         return item
 
-    def take_all(self) -> list[Message | Gap]:
+    def take_all(self) -> list[Message | Gap | Lost]:
         """Takes everything that is held."""
         taken = list(self.items)
         if taken:
             self.items.clear()
-        self._gaps = 0
+        self._marks = 0
         self._stop_counting()
         if self.paused:
             self._relax()
         return taken
 
     def take_messages(self) -> list[Message]:
-        """Takes every message that is held; gaps among them are passed over."""
-        if self._gaps:
-            return [item for item in self.take_all() if not isinstance(item, Gap)]
+        """Takes every message that is held; gaps and losses among them are passed over."""
+        if self._marks:
+            return [item for item in self.take_all() if not isinstance(item, Gap | Lost)]
         return cast("list[Message]", self.take_all())
 
     def clear(self) -> int:

@@ -15,7 +15,7 @@ from resilient_ws import options
 from resilient_ws.closing import CloseOrigin
 from resilient_ws.ending import told_end
 from resilient_ws.errors import ConnectionLost, DeliveryUncertain, ResilientWSError
-from resilient_ws.events import Gap, Message
+from resilient_ws.events import Gap, Lost, Message
 from resilient_ws.inbox import Inbox, size_of
 from resilient_ws.outbox import Entry
 from resilient_ws.patience import Patience
@@ -225,7 +225,7 @@ class Live:
         for item in left.take_all():
             if isinstance(item, Gap):
                 inbox.gap(item)
-            else:
+            elif not isinstance(item, Lost):
                 size = size_of(item)
                 self._bytes_elsewhere -= size
                 inbox.put(item, size)
@@ -352,9 +352,10 @@ class Live:
         size = size_of(message)
         if self._discards:
             self.discarded += 1
-        else:
+        elif self._inbox.put_late(message, size, ended=self.end is not None):
             self._bytes_elsewhere -= size
-            self._inbox.put(message, size)
+        else:
+            self.discarded += 1
 
     def fail_requests(self, error: ResilientWSError) -> None:
         """Ends every request with `error`."""

@@ -20,6 +20,7 @@ from resilient_ws.events import (
     Failure,
     Fate,
     Gap,
+    Lost,
     OpenEvent,
     ReconnectEvent,
     RetryEvent,
@@ -251,6 +252,7 @@ class Owner:
         first = not engine.tally.opens
         engine.tally.opens += 1
         engine.live = live
+        engine.inbox.is_connected = True
         live.opened_at = engine.now()
         engine.retry.opened()
         engine.step(Fact.OPENED)
@@ -357,6 +359,7 @@ class Owner:
             )
             engine.last_close = close
             self._resent = ending.resent
+            engine.inbox.lost(Lost(close))
             engine.tell(close)
             for entry in ending.uncertain:
                 engine.teller.tell_fate(entry, Fate.UNCERTAIN)

@@ -9,12 +9,12 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
-from typing import Generic, Protocol, Self, TypeVar
+from typing import Generic, Literal, Protocol, Self, TypeVar
 
 import attrs
 
 from resilient_ws.errors import DeliveryUncertain, NotConnected, ResilientWSError
-from resilient_ws.events import Gap, Message
+from resilient_ws.events import Gap, Lost, Message, Stale
 from resilient_ws.options import Duration, function, seconds, whole
 from resilient_ws.record import Record
 
@@ -71,18 +71,21 @@ class SnapshotOutdated(ResilientWSError):  # noqa: N818 - the name says what hap
 class GapSource(Protocol):
     """What has `with_gaps`, as a `WebSocketClient` has; a step of that iteration must be cancel-safe."""
 
-    def with_gaps(self) -> AsyncIterator[Message | Gap]:
-        """Returns messages, with a `Gap` wherever some may be missing."""
+    def with_gaps(self, *, lost: Literal[True]) -> AsyncIterator[Message | Gap | Lost]:
+        """Returns messages, with a `Lost` where a connection was lost and a `Gap` wherever some may be missing."""
         ...
 
 
 class SnapshotThenDeltas(Generic[S, D]):
     """An iteration over a state and its changes, which is seeded anew whenever a change may be missing.
 
-    It yields a `Snapshot`, then each `Delta` after it, in sequence and without a hole. Where messages may be missing (a
-    connection was lost, the inbox dropped something) or a number is missing, it yields the `Gap` at once, so that the
-    program knows that its state is stale; then comes a new `Snapshot`, and so on. While a snapshot is fetched deltas are
-    buffered; those that it contains already are dropped.
+    It yields a `Snapshot`, then each `Delta` after it, in sequence and without a hole. Where a connection was lost it
+    yields `Stale(close)` at once, and the `Gap` when the next connection is open. Where the inbox dropped something or a
+    number is missing it yields a `Gap`. After each the state is stale, and a new `Snapshot` follows. While a snapshot is
+    fetched deltas are buffered; those that it contains already are dropped.
+
+    `is_synced` is `False` from the instant in which a connection is lost, also for a program that has not taken all
+    deltas of that connection yet: ask it before the state is used.
 
         async for item in SnapshotThenDeltas(
             client,
@@ -94,7 +97,7 @@ class SnapshotThenDeltas(Generic[S, D]):
             match item:
                 case Snapshot(book): ...
                 case Delta(change): ...
-                case Gap(): ...
+                case Stale() | Gap(): ...
 
     It ends as the iteration over the client ends. It is the consumer of the source, so there is one for each client.
     Cancel-safe: a cancelled step loses nothing.
@@ -135,7 +138,7 @@ class SnapshotThenDeltas(Generic[S, D]):
         function("parse", parse, sync=True)
         function("sequence", sequence, sync=True)
         function("snapshot_sequence", snapshot_sequence, sync=True)
-        self._items = source.with_gaps()
+        self._items = source.with_gaps(lost=True)
         self._fetch_snapshot = fetch_snapshot
         self._parse = parse
         self._sequence = sequence
@@ -147,6 +150,7 @@ class SnapshotThenDeltas(Generic[S, D]):
         self._failures = 0
         self._last: int | None = None  # the number up to which all is known; `None` = a snapshot is needed
         self._delta: Numbered[D] | None = None  # one that was taken from the buffer and not yielded
+        self._is_lost = False  # there is no connection, so no use in a snapshot
         self._had_gap = False  # while a snapshot was fetched, which may be of before it
         self._overflowed = False  # the same, and nothing else would tell
         self._end: Exception | None = None  # how the source has ended
@@ -154,19 +158,24 @@ class SnapshotThenDeltas(Generic[S, D]):
 
     @property
     def is_synced(self) -> bool:
-        """Whether the state, with each delta yielded until now, is right as far as is known."""
-        return self._last is not None
+        """Whether the state, with each delta yielded until now, is right as far as is known at this instant."""
+        return self._last is not None and getattr(self._items, "is_current", True)
 
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Snapshot[S] | Delta[D] | Gap:
+    async def __anext__(self) -> Snapshot[S] | Delta[D] | Stale | Gap:
         if self._last is None:
+            if self._is_lost and (gap := await self._next_connection()) is not None:
+                return gap
             return await self._seed()
         while True:
             delta = self._take()
             if delta is None:
                 item = await self._receive()
+                if isinstance(item, Lost):
+                    self._last, self._is_lost = None, True
+                    return Stale(item.close)
                 if isinstance(item, Gap):
                     self._last = None
                     return item
@@ -200,7 +209,16 @@ class SnapshotThenDeltas(Generic[S, D]):
             return None
         return (value, *numbers) if isinstance(numbers, tuple) else (value, numbers, numbers)
 
-    async def _receive(self) -> Message | Gap:
+    async def _next_connection(self) -> Gap | None:
+        """Waits for the connection after the one that was lost; returns the gap between them."""
+        while self._is_lost:
+            item = await self._receive()
+            self._keep(item)
+            if isinstance(item, Gap):
+                return item
+        return None
+
+    async def _receive(self) -> Message | Gap | Lost:
         if self._end is not None:
             raise self._end
         try:
@@ -215,12 +233,13 @@ class SnapshotThenDeltas(Generic[S, D]):
             while True:
                 self._keep(await self._receive())
 
-    def _keep(self, item: Message | Gap) -> None:
+    def _keep(self, item: Message | Gap | Lost) -> None:
         """Keeps what was received while a snapshot is needed."""
-        if isinstance(item, Gap):
+        if isinstance(item, Gap | Lost):
             self._buffer.clear()
             self._delta = None
             self._had_gap = True
+            self._is_lost = isinstance(item, Lost)
             return
         if len(self._buffer) == self._buffer.maxlen:
             self._overflowed = not self._consecutive
@@ -232,6 +251,8 @@ class SnapshotThenDeltas(Generic[S, D]):
         """Fetches until a snapshot fits to the deltas at hand."""
         while True:
             await self._wait_for_turn()
+            while self._is_lost and self._end is None:
+                self._keep(await self._receive())
             if self._end is not None:
                 raise self._end
             self._had_gap = self._overflowed = False

@@ -15,6 +15,8 @@ from resilient_ws import (
     Snapshot,
     SnapshotOutdated,
     SnapshotThenDeltas,
+    Stale,
+    State,
     Stop,
 )
 from tests.client.kit import now, settle, stage
@@ -60,6 +62,8 @@ def short(item):
         case Delta(value, sequence):
             assert value["n"] == sequence or value["n"][1] == sequence
             return sequence
+        case Stale():
+            return "stale"
         case Gap():
             return f"gap {item.missing}"
 
@@ -130,7 +134,8 @@ async def test_a_missing_number_is_told_and_mended():
         assert await feed.take(3) == ["book 4", 5, 6]
 
 
-async def test_after_a_lost_connection_there_is_a_gap_and_then_a_new_snapshot():
+@pytest.mark.promise("P2")
+async def test_after_a_lost_connection_it_is_stale_at_once_and_then_there_is_a_gap_and_a_new_snapshot():
     async with stage() as played:
         feed = Feed(played.client)
         feed.answers = [0, 41]
@@ -138,10 +143,16 @@ async def test_after_a_lost_connection_there_is_a_gap_and_then_a_new_snapshot():
         assert await feed.take(3) == ["book 0", 1, 2]
         waiting = asyncio.ensure_future(anext(feed.iterator))
         cause = ConnectionResetError("by the test")
+        dropped_at = now()
         played.peer.drop(cause)
-        await played.reopened()
+        stale = await waiting
+        assert now() == dropped_at
+        assert stale == Stale(played.client.close_event)
+        assert stale.cause is cause
+        assert not feed.iterator.is_synced
+        gap = await anext(feed.iterator)
+        assert now() == pytest.approx(dropped_at + 1, abs=0.01), "as soon as the next connection is open"
         played.peer.send(*deltas(42))
-        gap = await waiting
         assert (gap.count, gap.missing, gap.surely_lost) == (1, 0, False)
         assert gap.cause is cause
         assert gap.downtime == pytest.approx(1, abs=0.01)
@@ -157,7 +168,7 @@ async def test_a_numbering_that_begins_anew_is_taken_over_with_the_new_snapshot(
         played.peer.drop()
         await played.reopened()
         played.peer.send(*deltas(1, 2))
-        assert await feed.take(3) == ["gap 0", "book 1", 2]
+        assert await feed.take(4) == ["stale", "gap 0", "book 1", 2]
 
 
 async def test_a_connection_that_is_lost_while_a_snapshot_is_fetched_asks_for_another():
@@ -174,6 +185,61 @@ async def test_a_connection_that_is_lost_while_a_snapshot_is_fetched_asks_for_an
         await settle()
         book.set_result(1000)
         assert await first == ["book 1", 2], "the first snapshot may be of another numbering"
+        assert len(feed.fetched_at) == 2
+
+
+async def test_a_state_is_not_right_from_the_instant_of_the_loss_on_whatever_has_not_been_taken_yet():
+    async with stage() as played:
+        feed = Feed(played.client)
+        feed.answers = [0, 41]
+        assert await feed.take() == ["book 0"]
+        played.peer.send(*deltas(1, 2, 3))
+        await settle()
+        assert await feed.take() == [1]
+        assert feed.iterator.is_synced
+        played.peer.drop()
+        seen = []
+        while played.client.state is State.OPEN:
+            seen.append(feed.iterator.is_synced)
+            await asyncio.sleep(0)
+        assert not feed.iterator.is_synced
+        await played.reopened()
+        played.peer.send(*deltas(42))
+        await settle()
+        for expected in (2, 3, "stale", "gap 0"):
+            assert not feed.iterator.is_synced
+            assert await feed.take() == [expected]
+        assert not feed.iterator.is_synced
+        assert await feed.take() == ["book 41"]
+        assert feed.iterator.is_synced
+        assert await feed.take() == [42]
+
+
+@pytest.mark.parametrize("outages", [1, 2, 5])
+async def test_no_snapshot_is_fetched_while_there_is_no_connection(outages):
+    async with stage() as played:
+        feed = Feed(played.client, retry_delay=0.01)
+        feed.answers = [0, 41]
+        assert await feed.take() == ["book 0"]
+        played.peer.drop()
+        assert await feed.take() == ["stale"]
+        played.transport.refuse(times=outages)
+        step = asyncio.ensure_future(feed.take())
+        await played.reopened()
+        assert len(feed.fetched_at) == 1
+        assert await step == ["gap 0"]
+        assert await feed.take() == ["book 41"]
+
+
+async def test_a_loss_while_it_waits_for_a_connection_asks_for_one_snapshot_only():
+    async with stage() as played:
+        feed = Feed(played.client, retry_delay=0.01)
+        feed.answers = [0, 41]
+        assert await feed.take() == ["book 0"]
+        for _ in range(4):
+            played.peer.drop()
+            await played.reopened()
+        assert await feed.take(3) == ["stale", "gap 0", "book 41"]
         assert len(feed.fetched_at) == 2
 
 
@@ -283,8 +349,8 @@ async def test_a_snapshot_may_be_asked_for_through_the_client():
         await settle()
         played.transport._on_peer = serve
         await played.reopened()
-        await settle(20)
-        assert not first.done(), "there was no connection, so it asks again when something comes"
+        await settle(1)
+        assert first.done(), "it asks again when there is a connection"
         played.peer.send(*deltas(4))
         assert await first == Snapshot({"book": 1, "n": 3}, 3)
         assert await feed.take() == [4]

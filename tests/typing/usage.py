@@ -16,11 +16,13 @@ from resilient_ws import (
     Gap,
     Heartbeat,
     Inbox,
+    Lost,
     Outbox,
     ReconnectPolicy,
     Retry,
     Snapshot,
     SnapshotThenDeltas,
+    Stale,
     State,
     Stats,
     Stop,
@@ -78,6 +80,10 @@ async def program() -> None:
         assert_type(client.stats, Stats)
         assert_type(client.latency, float | None)
         gaps: AsyncIterator[str | bytes | Gap] = client.with_gaps()
+        losses = client.with_gaps(lost=True)
+        assert_type(losses.is_current, bool)
+        async for item in losses:
+            assert_type(item, str | bytes | Gap | Lost)
         events: AsyncIterator[Event] = client.events()
         async for message in client:
             assert_type(message, str | bytes)
@@ -115,6 +121,8 @@ async def book(client: WebSocketClient) -> None:
                 assert_type(sequence, int)
             case Delta(value):
                 assert_type(value, list[int])
+            case Stale(close):
+                assert_type(close, CloseEvent)
             case Gap():
                 assert_type(item.surely_lost, bool)
                 assert_type(item.cause, BaseException | None)
