@@ -1,4 +1,4 @@
-# Everything here sets up what it needs by itself, in .venv; a second run finds it there and is quick.
+# Every target installs what it needs in .venv. A second run is quick.
 #   make test ARGS="-k close"     arguments for pytest (also for cov, soak, bench, demo)
 #   make test WORKERS=0           one process; default 2
 #   make PYTHON=/path/to/python   another Python (>= 3.11) for .venv
@@ -12,9 +12,9 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 WORKERS ?= 2
 ARGS ?=
-# The modules that decide; they know no loop and no clock, so nothing in them is hard to reach.
+# The modules that decide. They know no event loop and no clock, so tests can reach every branch.
 PURE := closing defaults ending endpoints errors events evidence governor heartbeat lifecycle options outbox record retry stats unconfirmed waiting
-# Tests are checked by running them; what they stand on, and the API as a program uses it, by mypy too.
+# Tests are checked by running them. mypy also checks their fixtures, and the API as a program uses it.
 TYPED := resilient_ws $(wildcard examples/*.py tests/typing/*.py) tests/conftest.py tests/requirements.py \
 	tests/faults/conftest.py tests/faults/netns.py tests/integration/conftest.py tests/integration/servers
 empty :=
@@ -26,11 +26,11 @@ export NO_MKDOCS_2_WARNING := 1
 export PYTHON
 
 .PHONY: help
-help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: $(VENV)/.installed-run  ## watch a client live through an unfriendly server (20 seconds)
+demo: $(VENV)/.installed-run  ## run a client against an unfriendly server (20 seconds)
 	@$(PY) examples/demo.py $(ARGS)
 
 .PHONY: test
@@ -38,43 +38,43 @@ test: $(VENV)/.installed-test system  ## run all tests but the soak tests
 	$(PY) -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 .PHONY: lint
-lint: $(VENV)/.installed-dev  ## style, format, spelling
+lint: $(VENV)/.installed-dev  ## check style, format and spelling
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(VENV)/bin/codespell
 
 .PHONY: types
-types: $(VENV)/.installed-dev  ## mypy strict and pyright
+types: $(VENV)/.installed-dev  ## check types with mypy (strict) and pyright
 	$(PY) -m mypy $(TYPED)
 	$(VENV)/bin/pyright
 
 .PHONY: imports
-imports: $(VENV)/.installed-dev  ## the rules about which module may import which
+imports: $(VENV)/.installed-dev  ## check which module may import which
 	$(VENV)/bin/lint-imports --no-cache
 
 .PHONY: cov
-cov: $(VENV)/.installed-test system  ## tests with branch coverage: 100 % of what decides, 95 % of the rest
+cov: $(VENV)/.installed-test system  ## run the tests with branch coverage: 100 % of the modules that decide, 95 % of the rest
 	$(PY) -m pytest -n $(WORKERS) --dist worksteal --cov --cov-report= $(ARGS)
 	$(PY) -m coverage html --quiet
 	$(PY) -m coverage report --omit='$(PURE_FILES)' --fail-under=95
 	$(PY) -m coverage report --include='$(PURE_FILES)' --fail-under=100
 
 .PHONY: soak
-soak: $(VENV)/.installed-test system  ## the long tests, and more examples of the property tests
+soak: $(VENV)/.installed-test system  ## run the long tests, and more examples of the property tests
 	$(PY) -m pytest -m soak --timeout 3600 -o faulthandler_timeout=3600 $(ARGS)
 	HYPOTHESIS_PROFILE=soak $(PY) -m pytest tests/property tests/faults/test_fuzz.py -n $(WORKERS) --timeout 3600 -o faulthandler_timeout=3600
 
 .PHONY: autobahn
-autobahn: $(VENV)/.installed-test  ## protocol conformance: the Autobahn suite for clients (needs CPython 2.7)
+autobahn: $(VENV)/.installed-test  ## run the Autobahn protocol tests (needs CPython 2.7)
 	@.ci/install_autobahn.sh $(VENV) $(VENV)/autobahn
 	@$(PY) -m tests.autobahn.run $(VENV)/autobahn/bin/wstest $(ARGS)
 
 .PHONY: test-plain
-test-plain: $(VENV)/.installed-test system  ## the same through aiohttp's public API only, without the faster way
+test-plain: $(VENV)/.installed-test system  ## run the tests through the public API of aiohttp only
 	RESILIENT_WS_PLAIN=1 $(PY) -m pytest -n $(WORKERS) --dist worksteal tests/client tests/integration tests/faults $(ARGS)
 
 .PHONY: bench
-bench: $(VENV)/.installed-bench  ## measure the message path beside other clients (under five minutes)
+bench: $(VENV)/.installed-bench  ## compare the cost of a message with other clients (under five minutes)
 	$(PY) -m benchmarks $(ARGS)
 
 .PHONY: bench-full
@@ -94,29 +94,29 @@ docs: $(VENV)/.installed-docs  ## build the documentation into site/
 	$(PY) -m mkdocs build --strict
 
 .PHONY: audit
-audit: $(VENV)/.installed-dev  ## known vulnerabilities of the run-time dependencies
+audit: $(VENV)/.installed-dev  ## check the run-time dependencies for known vulnerabilities
 	@.ci/audit.sh $(VENV)/bin/pip-audit
 
 .PHONY: format
-format: $(VENV)/.installed-dev  ## let ruff format and repair what it can
+format: $(VENV)/.installed-dev  ## format the code and apply automatic fixes
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
 
 .PHONY: system
-system:  ## install what tests need besides Python: nginx, node, iproute2, iptables
+system:  ## install what the tests need besides Python: nginx, node, iproute2, iptables
 	@.ci/install_test_tools.sh
 
 .PHONY: clean
-clean:  ## remove what was built or measured (.venv stays)
+clean:  ## remove build and test output (keeps .venv)
 	rm -rf build dist site htmlcov .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	rm -rf .hypothesis tests/integration/servers/node_modules
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 .PHONY: distclean
-distclean: clean  ## as clean, and .venv too
+distclean: clean  ## clean, and remove .venv
 	rm -rf $(VENV)
 
-# Set-up: one stamp for each set of packages, newer than pyproject.toml when it is installed.
+# Installation: one stamp file per set of packages, newer than pyproject.toml once installed.
 
 $(PY):
 	@.ci/make_venv.sh $(VENV)
@@ -127,7 +127,7 @@ $(VENV)/.installed-run: pyproject.toml | $(PY)
 	@touch $@
 
 $(VENV)/.installed-test $(VENV)/.installed-dev $(VENV)/.installed-docs $(VENV)/.installed-bench: $(VENV)/.installed-%: pyproject.toml | $(PY)
-	@echo "Installing resilient_ws and what '$*' needs into $(VENV)"
+	@echo "Installing resilient_ws and the packages for '$*' into $(VENV)"
 	@$(PIP) --editable '.[$(EXTRAS_$*)]'
 	@touch $@
 

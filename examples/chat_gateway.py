@@ -1,17 +1,17 @@
-"""A bot at a chat gateway: a fresh token for each attempt, identify after the hello, the gateway's own heartbeat.
+"""A chat gateway bot: a fresh token for each attempt, identify after the hello, the gateway's own heartbeat.
 
-Gateways of this kind say in their first message how often they want to hear a heartbeat, and answer only that, not
-the pings of the WebSocket protocol:
+Such gateways announce the heartbeat interval in their first message. They answer only that heartbeat, not the pings of the
+WebSocket protocol:
 
-- the address comes from a provider, which is awaited **before each attempt**: a token that has expired meanwhile is
-  replaced without any further code;
-- `setup` runs on each new connection: it reads the hello, sets the heartbeat to the interval in it, identifies, and
-  waits for the answer. What the program has sent meanwhile waits until this is done;
-- `Heartbeat.app` says what the heartbeat looks like and how the answer is recognised. Answers are not delivered;
-- when the gateway asks for it, `reconnect_now(code=4000)` makes a new connection: on 1000 the gateway would drop the session.
+- The URL comes from a provider, which is called **before each attempt**. An expired token is replaced without further code.
+- `setup` runs on each new connection. It reads the hello, sets the heartbeat to the announced interval, identifies, and
+  waits for the reply. Messages that the program sends meanwhile are pending until it is done.
+- `Heartbeat.app` defines the heartbeat message and recognises its replies, which are not delivered.
+- When the gateway asks for it, `reconnect_now(code=4000)` makes a new connection. On 1000, the gateway would drop the
+  session.
 
-Run it: `python examples/chat_gateway.py [URL] [--seconds 5]`; without a URL it talks to a gateway of its own. With a
-URL the token is taken from the environment variable CHAT_TOKEN.
+Run it with `python examples/chat_gateway.py [URL] [--seconds 5]`. Without a URL, it starts its own gateway. With a URL, it
+reads the token from the environment variable CHAT_TOKEN.
 """
 
 from __future__ import annotations
@@ -45,23 +45,23 @@ TokenSource = Callable[[], Awaitable[str]]
 
 
 def is_ack(message: Message) -> bool:
-    """Whether a message answers our heartbeat."""
+    """Whether a message is the reply to a heartbeat."""
     return message == '{"op":"heartbeat_ack"}'
 
 
 async def identify(connection: Connection) -> None:
-    """Sets up one connection; what raises here fails the attempt, and `Stop` ends the client."""
+    """Sets up one connection. Any exception fails the attempt, and `Stop` ends the client."""
     hello = json.loads(await connection.recv())
     connection.heartbeat(interval=hello["heartbeat_interval"])
     await connection.send(json.dumps({"op": "identify", "intents": ["messages"]}))
     answer = json.loads(await connection.recv())
     if answer["op"] == "invalid_session":
-        raise Stop("the gateway does not know us")
+        raise Stop("the gateway rejected the session")
     print(f"ready as {answer['user']}, a heartbeat every {hello['heartbeat_interval']} s")
 
 
 async def chat(url: str, fetch_token: TokenSource, seconds: float) -> None:
-    """Answers what is said, for so long."""
+    """Answers messages until the time is up."""
 
     async def address(attempt: Attempt) -> Endpoint:
         print(f"attempt {attempt.number}: fetching a fresh token")
@@ -69,7 +69,7 @@ async def chat(url: str, fetch_token: TokenSource, seconds: float) -> None:
 
     def lost(event: CloseEvent) -> None:
         if not event.final:
-            print(f"{event}; again in {event.retry_in:.2f} s")
+            print(f"{event}; retry in {event.retry_in:.2f} s")
 
     client = WebSocketClient(
         address,
@@ -84,7 +84,7 @@ async def chat(url: str, fetch_token: TokenSource, seconds: float) -> None:
             async for message in client:
                 event = json.loads(message)
                 if event["op"] == "reconnect":
-                    client.reconnect_now(code=4000, reason="as asked")  # on 1000 it would drop the session
+                    client.reconnect_now(code=4000, reason="as asked")  # 1000 would drop the session
                     continue
                 await client.send_json({"op": "say", "text": f"you said {event['text']}"})
                 answered += 1
@@ -95,7 +95,7 @@ async def chat(url: str, fetch_token: TokenSource, seconds: float) -> None:
 
 
 class Gateway(Behaviour):
-    """The gateway that is used when none is given: strict about tokens and heartbeats, and restless."""
+    """The gateway used without a URL. It is strict about tokens and heartbeats, and drops connections."""
 
     interval = 0.2
 
@@ -103,13 +103,13 @@ class Gateway(Behaviour):
         self._tokens: set[str] = set()
 
     async def issue(self) -> str:
-        """Returns a token that is good for one connection."""
+        """Returns a token that is valid for one connection."""
         token = secrets.token_hex(8)
         self._tokens.add(token)
         return token
 
     def answer(self, request: Request) -> Answer | None:
-        """Lets in who has a token that nobody has used yet."""
+        """Accepts clients with an unused token."""
         token = request.headers.get("Authorization", "").removeprefix("Bearer ")
         if token not in self._tokens:
             return Refuse(401).answer(request)
@@ -145,7 +145,7 @@ class Gateway(Behaviour):
 
 @contextlib.asynccontextmanager
 async def a_gateway(url: str | None) -> AsyncIterator[tuple[str, TokenSource]]:
-    """Yields an address and where tokens come from: as given, or of a gateway that lives as long as this block."""
+    """Yields a URL and a token source: the given URL, or a gateway that runs as long as this block."""
 
     async def from_environment() -> str:
         return os.environ["CHAT_TOKEN"]
@@ -160,8 +160,8 @@ async def a_gateway(url: str | None) -> AsyncIterator[tuple[str, TokenSource]]:
 
 async def main() -> None:
     """Reads the command line and runs the bot."""
-    parser = argparse.ArgumentParser(description="A bot at a chat gateway.")
-    parser.add_argument("url", nargs="?", help="where the gateway is; default: one of our own")
+    parser = argparse.ArgumentParser(description="Run a chat gateway bot.")
+    parser.add_argument("url", nargs="?", help="the gateway; default: start one")
     parser.add_argument("--seconds", type=float, default=5.0)
     options = parser.parse_args()
     async with a_gateway(options.url) as (url, fetch_token):

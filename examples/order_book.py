@@ -1,17 +1,17 @@
-"""An order book: a snapshot, then each change in sequence, and a new snapshot whenever a change may be missing.
+"""An order book: a snapshot, then changes in sequence, and a new snapshot whenever a change may be missing.
 
-Exchanges send changes with consecutive numbers, and a snapshot that ends with one of them on request. To put the two
-together, and to notice that they do not fit any more, is what `SnapshotThenDeltas` does:
+Exchanges send changes with consecutive numbers. On request, they send a snapshot that ends with one of these numbers.
+`SnapshotThenDeltas` combines the two and detects when they no longer fit:
 
-- changes that arrive while the snapshot is fetched are kept, those that are part of it are dropped;
-- a lost connection gives `Stale` at once, a full inbox or a missing number a `Gap`: do not trade on this book now;
-- then comes a new snapshot, and it goes on.
+- It keeps the changes that arrive while the snapshot is fetched, and drops those that the snapshot contains.
+- It yields `Stale` at once after a drop, and a `Gap` for a full inbox or a missing number: do not trade on this book now.
+- Then it fetches a new snapshot and continues.
 
-`is_synced` is false from the instant of a loss, also for a program that is slow and still has changes of the dead
-connection to read. Whoever uses the book asks `is_stale` first.
+`is_synced` is false from the instant of a drop, even if a slow program still has changes of the dead connection to read.
+Check `is_stale` before you use the book.
 
-Run it: `python examples/order_book.py [URL] [--seconds 5]`; without a URL it talks to an exchange of its own, which
-breaks connections and swallows changes. Each of its changes carries a checksum of the book as it should be then.
+Run it with `python examples/order_book.py [URL] [--seconds 5]`. Without a URL, it starts its own exchange, which drops
+connections and omits changes. Each change carries a checksum of the book as it should be after it.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ Bids = dict[str, int]
 
 
 def checksum(bids: Bids) -> int:
-    """A number that two books share only if they are the same."""
+    """Returns a checksum of the book, to compare two books."""
     return zlib.crc32(json.dumps(bids, sort_keys=True).encode())
 
 
 def apply(bids: Bids, change: dict[str, Any]) -> None:
-    """Sets the size of one price; 0 = nobody offers it any more."""
+    """Sets the size of one price; 0 removes the price."""
     if change["size"]:
         bids[change["price"]] = change["size"]
     else:
@@ -59,7 +59,7 @@ def apply(bids: Bids, change: dict[str, Any]) -> None:
 
 
 def as_change(message: Message) -> dict[str, Any] | None:
-    """What `SnapshotThenDeltas` is told of each message: a change, or `None` if it is something else."""
+    """Returns the change in a message, or `None` if it is something else."""
     parsed: dict[str, Any] = json.loads(message)
     return parsed if parsed["type"] == "change" else None
 
@@ -69,7 +69,7 @@ Changes = SnapshotThenDeltas[dict[str, Any], dict[str, Any]]
 
 @attrs.define
 class Book:
-    """The bids, price to size."""
+    """The bids: price to size."""
 
     items: Changes
     bids: Bids = attrs.field(factory=dict)
@@ -79,7 +79,7 @@ class Book:
 
     @property
     def is_stale(self) -> bool:
-        """Whether the bids must not be used now: ask each time, since a connection may be lost at any time."""
+        """Whether the bids must not be used now. Check it each time: the connection may drop at any time."""
         return not self.items.is_synced
 
     async def keep(self) -> None:
@@ -90,7 +90,7 @@ class Book:
                     self.bids = dict(book["bids"])
                     self.snapshots += 1
                     if not self.is_stale:
-                        print(f"book of {len(self.bids)} prices as of change {number}: right from here on")
+                        print(f"book of {len(self.bids)} prices as of change {number}: current")
                 case Delta(change):
                     apply(self.bids, change)
                     self.changes += 1
@@ -107,10 +107,10 @@ class Book:
 
 
 def a_book(client: WebSocketClient) -> Book:
-    """Returns a book that is kept through `client`."""
+    """Returns a book that `client` keeps current."""
 
     async def fetch_book() -> dict[str, Any]:
-        # Over the same connection here; where it is an HTTP request, do that.
+        # This exchange sends it over the same connection. Others need an HTTP request.
         def is_book(message: Message) -> bool:
             return bool(json.loads(message)["type"] == "book")
 
@@ -130,7 +130,7 @@ def a_book(client: WebSocketClient) -> Book:
 
 
 async def follow(url: str, seconds: float) -> None:
-    """Keeps a book for so long."""
+    """Keeps a book until the time is up."""
     client = WebSocketClient(url, reconnect=ReconnectPolicy(first_delay=0.2, min_delay=0.1))
     book = a_book(client)
     with contextlib.suppress(TimeoutError):
@@ -146,13 +146,13 @@ async def follow(url: str, seconds: float) -> None:
 
 @attrs.define
 class Exchange:
-    """The exchange that is used when none is given."""
+    """The exchange used without a URL."""
 
     bids: Bids = attrs.field(factory=lambda: {str(price): 1 for price in range(60_000, 60_010)})
     number: int = 0
 
     def change(self) -> str:
-        """Changes the book and returns what is sent about it."""
+        """Changes the book and returns the message about it."""
         self.number += 1
         change = {"price": str(random.randrange(60_000, 60_020)), "size": random.randrange(5)}
         apply(self.bids, change)
@@ -160,13 +160,13 @@ class Exchange:
         return json.dumps(told)
 
     async def serve(self, connection: FaultConnection) -> None:
-        """Streams changes and answers requests, until it has had enough of this connection."""
+        """Streams changes and answers requests for a while, then resets the connection."""
         async with asyncio.TaskGroup() as group:
             answers = group.create_task(self._answer(connection))
             for count in range(random.randrange(50, 100)):
                 await asyncio.sleep(0.01)
                 change = self.change()
-                if count != 30:  # this one gets lost
+                if count != 30:  # omitted on purpose
                     await connection.send(change)
             answers.cancel()
         connection.rst()
@@ -175,13 +175,13 @@ class Exchange:
         async for message in connection:
             if json.loads(message)["op"] == "book":
                 book = {"type": "book", "number": self.number, "bids": dict(self.bids)}
-                await asyncio.sleep(0.05)  # an answer takes its time, and changes go on meanwhile
+                await asyncio.sleep(0.05)  # the reply takes time, and changes continue meanwhile
                 await connection.send(json.dumps(book))
 
 
 @contextlib.asynccontextmanager
 async def an_exchange(url: str | None) -> AsyncIterator[str]:
-    """Yields the address of an exchange: the one that was given, or one that lives as long as this block."""
+    """Yields the URL of an exchange: the given one, or an exchange that runs as long as this block."""
     if url is not None:
         yield url
         return
@@ -191,8 +191,8 @@ async def an_exchange(url: str | None) -> AsyncIterator[str]:
 
 async def main() -> None:
     """Reads the command line and keeps a book."""
-    parser = argparse.ArgumentParser(description="Keeps an order book.")
-    parser.add_argument("url", nargs="?", help="where the exchange is; default: one of our own")
+    parser = argparse.ArgumentParser(description="Keep an order book.")
+    parser.add_argument("url", nargs="?", help="the exchange; default: start one")
     parser.add_argument("--seconds", type=float, default=5.0)
     options = parser.parse_args()
     async with an_exchange(options.url) as url:

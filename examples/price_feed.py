@@ -1,17 +1,17 @@
 """A price feed: subscribe once, and never trade on a book that may be wrong.
 
-The feed sends a snapshot after each subscription and then changes. A change that is missed makes the book wrong for
-good, so the book is *stale* from the moment a connection ends until the next snapshot:
+The feed sends a snapshot after each subscription, and then changes. After one missed change, the book stays wrong. So the
+book is *stale* from the moment a connection drops until the next snapshot:
 
-- `with_gaps(lost=True)` yields `Lost` in the place where a connection was lost, and a `Gap` when the next one is open.
-  The book is emptied there, so no message of a dead connection is ever part of a later book;
-- its iterator has `is_current`, which is false from the instant of the loss. A program that is slow may still have
-  messages of the dead connection to read, among them a snapshot: the book does not become right again by them;
-- the subscription is declared once; the client repeats it on each new connection.
+- `with_gaps(lost=True)` yields `Lost` where a connection dropped, and a `Gap` when the next one is open. The book is
+  emptied there, so a later book never contains a message of a dead connection.
+- The iterator's `is_current` is false from the instant of the drop. A slow program may still have messages of the dead
+  connection to read, among them a snapshot. They do not make the book current again.
+- The subscription is declared once. The client repeats it on each new connection.
 
-Whoever uses the book asks `is_stale` first.
+Check `is_stale` before you use the book.
 
-Run it: `python examples/price_feed.py [URL] [--seconds 5]`; without a URL it talks to a feed of its own.
+Run it with `python examples/price_feed.py [URL] [--seconds 5]`. Without a URL, it starts its own feed.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ SYMBOL = "BTC-EUR"
 
 
 class Stream(Protocol):
-    """Where the messages of a book come from."""
+    """The source of a book's messages."""
 
     @property
     def is_current(self) -> bool:
-        """Whether nothing is missing between what was taken last and the connection that is open."""
+        """Whether nothing is missing between the last message taken and the open connection."""
         ...
 
 
 @attrs.define
 class Book:
-    """The bids of one symbol, price to size."""
+    """The bids of one symbol: price to size."""
 
     stream: Stream
     bids: dict[str, int] = attrs.field(factory=dict)
@@ -53,22 +53,22 @@ class Book:
 
     @property
     def is_stale(self) -> bool:
-        """Whether the bids must not be used now: ask each time, since a connection may be lost at any time."""
+        """Whether the bids must not be used now. Check it each time: the connection may drop at any time."""
         return not (self.has_snapshot and self.stream.is_current)
 
     def forget(self) -> None:
-        """Empties the book: changes may be missing."""
+        """Empties the book, because changes may be missing."""
         self.bids.clear()
         self.has_snapshot = False
 
     def apply(self, message: dict[str, object]) -> None:
-        """Takes a snapshot or one change; a change without a snapshot before it is of no use."""
+        """Applies a snapshot or a change. Ignores changes without a snapshot before them."""
         if message["type"] == "snapshot":
             assert isinstance(message["bids"], dict)
             self.bids = dict(message["bids"])
             self.has_snapshot = True
             if not self.is_stale:
-                print(f"snapshot of {len(self.bids)} prices: the book is right again")
+                print(f"snapshot of {len(self.bids)} prices: the book is current again")
         elif self.has_snapshot:
             price, size = str(message["price"]), message["size"]
             assert isinstance(size, int)
@@ -90,7 +90,7 @@ async def keep(book: Book, items: AsyncIterator[Message | Gap | Lost]) -> None:
 
 
 async def follow(url: str, seconds: float) -> None:
-    """Keeps a book for so long."""
+    """Keeps a book until the time is up."""
     client = WebSocketClient(url, heartbeat=Heartbeat(interval=5, timeout=5, idle_timeout=30))
     client.subscribe(SYMBOL, json.dumps({"op": "subscribe", "symbol": SYMBOL}))
     stream = client.with_gaps(lost=True)
@@ -98,11 +98,11 @@ async def follow(url: str, seconds: float) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds), client:
             await keep(book, stream)
-    print(f"{client.stats.opens} connections, {book.changes} changes applied to a book that was right")
+    print(f"{client.stats.opens} connections, {book.changes} changes applied to a current book")
 
 
 async def feed(connection: FaultConnection) -> None:
-    """The feed that is used when none is given: it breaks down again and again."""
+    """The feed used without a URL: it resets its connections again and again."""
     request = json.loads(await connection.recv())
     if request != {"op": "subscribe", "symbol": SYMBOL}:
         connection.close(1008, "subscribe first")
@@ -119,7 +119,7 @@ async def feed(connection: FaultConnection) -> None:
 
 @contextlib.asynccontextmanager
 async def a_feed(url: str | None) -> AsyncIterator[str]:
-    """Yields the address of a feed: the one that was given, or one that lives as long as this block."""
+    """Yields the URL of a feed: the given one, or a feed that runs as long as this block."""
     if url is not None:
         yield url
         return
@@ -129,8 +129,8 @@ async def a_feed(url: str | None) -> AsyncIterator[str]:
 
 async def main() -> None:
     """Reads the command line and follows the feed."""
-    parser = argparse.ArgumentParser(description="Keeps a book of prices.")
-    parser.add_argument("url", nargs="?", help="where the feed is; default: one of our own")
+    parser = argparse.ArgumentParser(description="Keep a book of prices.")
+    parser.add_argument("url", nargs="?", help="the feed; default: start one")
     parser.add_argument("--seconds", type=float, default=5.0)
     options = parser.parse_args()
     async with a_feed(options.url) as url:

@@ -213,7 +213,7 @@ def test_a_table_shows_each_policy_and_marks_those_as_fast():
     assert "| centrifuge *" in rows
     assert "| SignalR" in rows
     assert "never" in next(line for line in text.splitlines() if line.startswith("| SignalR"))
-    assert verdict(runs).startswith("Peak of resilient_ws: in all ")
+    assert verdict(runs).startswith("Peak of resilient_ws: overall ")
 
 
 def test_a_slowed_policy_has_the_same_shape():
