@@ -22,6 +22,7 @@ from resilient_ws.errors import (
     OpenTimeout,
     OutboxFileError,
     OutboxFull,
+    ProxyRejected,
     ResilientWSError,
     RetriesExhausted,
     SetupFailed,
@@ -53,8 +54,9 @@ from resilient_ws.options import Heartbeat, Inbox, Outbox, ReconnectPolicy
 from resilient_ws.snapshots import Delta, Snapshot, SnapshotOutdated, SnapshotThenDeltas
 from resilient_ws.stats import Stats
 from resilient_ws.stream import EventsDropped
+from resilient_ws.version import VERSION
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 logging.getLogger("resilient_ws").addHandler(logging.NullHandler())
 
@@ -97,6 +99,7 @@ __all__ = [
     "Outbox",
     "OutboxFileError",
     "OutboxFull",
+    "ProxyRejected",
     "ReconnectEvent",
     "ReconnectPolicy",
     "ResilientWSError",

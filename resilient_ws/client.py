@@ -6,6 +6,7 @@ import asyncio
 import signal
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from os import PathLike
 from types import TracebackType
 from typing import Any, Literal, Self, overload
 
@@ -80,8 +81,15 @@ class WebSocketClient(Callbacks, Outgoing):
             close with 1009, and connect again.
         compression: `"deflate"` offers permessage-deflate; `None` does not.
         ssl: As aiohttp takes it: `True`, an `ssl.SSLContext`, an `aiohttp.Fingerprint`, or `False` = unverified.
-        proxy: An `http` or `https` URL; `"env"` = what the environment names; `None` = none.
-        session: An `aiohttp.ClientSession` that lends its connector, cookie jar and default headers; never closed.
+        proxy: An `http`, `https`, `socks5` or `socks5h` URL, with user and password where it wants them; `"env"` =
+            what the environment names (`https_proxy`, `http_proxy`, `all_proxy`, `no_proxy`); `None` = none. Both `wss`
+            and `ws` connections are tunnelled (CONNECT). `socks5` looks the name up here, `socks5h` at the proxy.
+        unix_socket: The path of a Unix socket to dial instead of TCP to the host of `url`, which still says what the
+            `Host` header and the certificate name; `None` = TCP.
+        local_address: Host and port to bind to before dialing, as `("192.0.2.7", 0)`; port 0 = any; `None` = the
+            system chooses.
+        session: An `aiohttp.ClientSession` that lends its connector, cookie jar, default headers and its other settings;
+            one that cannot be honoured is a `ValueError`. Never closed.
         transport: Which library moves the frames, `"aiohttp"` or `"picows"`; or an object that moves them, such as
             `resilient_ws.testing.FakeTransport`.
         fail_fast: Whether the failure of the first attempt ends the client; `ready()` then raises that failure.
@@ -111,6 +119,8 @@ class WebSocketClient(Callbacks, Outgoing):
         compression: Literal["deflate"] | None = None,
         ssl: Any = True,
         proxy: str | URL | None = None,
+        unix_socket: str | PathLike[str] | None = None,
+        local_address: tuple[str, int] | None = None,
         session: Any = None,
         transport: Literal["aiohttp", "picows"] | Transport = "aiohttp",
         fail_fast: bool = False,
@@ -140,6 +150,8 @@ class WebSocketClient(Callbacks, Outgoing):
             compression=compression,
             ssl=ssl,
             proxy=proxy,
+            unix_socket=unix_socket,
+            local_address=local_address,
             session=session,
             transport=transport,
             fail_fast=fail_fast,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from random import Random
@@ -78,6 +80,8 @@ def make_config(
     compression: Any,
     ssl: Any,
     proxy: Any,
+    unix_socket: Any,
+    local_address: Any,
     session: Any,
     transport: Any,
     fail_fast: object,
@@ -114,6 +118,8 @@ def make_config(
             TransportOptions(
                 ssl=True if ssl is None else ssl,
                 proxy=proxy,
+                unix_socket=_unix_socket(unix_socket),
+                local_address=_local_address(local_address),
                 session=session,
                 compression=compression,
                 max_message_size=whole("max_message_size", max_message_size),
@@ -133,8 +139,70 @@ def make_config(
     )
 
 
+_LONGEST_PATH: Final = 107 if sys.platform == "linux" else 103
+"""Bytes of the path of a Unix socket."""
+
+
+def _unix_socket(value: object) -> str | None:
+    """Returns a path that a Unix socket may have.
+
+    Raises:
+        TypeError, ValueError: It is none, or the system has no Unix sockets.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError(f"unix_socket must be a str, a path or None, got {type(value).__name__}")
+    path: object = os.fspath(cast("str | os.PathLike[str]", value))
+    if not isinstance(path, str):
+        raise TypeError("unix_socket must be a path of str, not of bytes")
+    if not hasattr(socket, "AF_UNIX"):
+        raise ValueError("unix_socket cannot be used: this system has no Unix sockets")
+    size = len(os.fsencode(path))
+    if not 1 <= size <= _LONGEST_PATH:
+        raise ValueError(f"unix_socket must be a path of 1 to {_LONGEST_PATH} bytes, got {size}")
+    if "\0" in path[1 if sys.platform == "linux" else 0 :]:
+        raise ValueError(
+            "unix_socket must not have a NUL, unless it begins with one (an abstract name on Linux)"
+        )
+    return path
+
+
+def _local_address(value: object) -> tuple[str, int] | None:
+    """Returns host and port to bind to.
+
+    Raises:
+        TypeError, ValueError: They cannot be bound to.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, tuple | list) or len(cast("Sequence[object]", value)) != 2:
+        raise TypeError(f"local_address must be a pair (host, port) or None, got {type(value).__name__}")
+    host, port = cast("Sequence[object]", value)
+    if not isinstance(host, str):
+        raise TypeError(f"local_address must begin with a host as str, got {type(host).__name__}")
+    if any(not 33 <= ord(c) <= 126 for c in host):
+        raise ValueError("local_address must begin with an address or a host name without blanks")
+    if isinstance(port, bool) or not isinstance(port, int):
+        raise TypeError(f"local_address must end with a port as int, got {type(port).__name__}")
+    if not 0 <= port <= 65535:
+        raise ValueError(f"local_address must end with a port from 0 to 65535, got {port}")
+    return str.__str__(host).strip("[]"), int(port)
+
+
+def _check_together(options: TransportOptions) -> None:
+    """Raises `ValueError` for options that exclude each other."""
+    if options.unix_socket is not None:
+        for name in ("proxy", "local_address"):
+            if getattr(options, name) is not None:
+                raise ValueError(
+                    f"unix_socket and {name} exclude each other: a Unix socket is dialed directly"
+                )
+
+
 def _transport(given: object, options: TransportOptions) -> Transport:
     """Returns the transport of that name; or the object itself, which is told the options if it wants to know them."""
+    _check_together(options)
     if isinstance(given, str):
         return make_transport(one_of("transport", given, ("aiohttp", "picows")), options)
     if not callable(getattr(given, "open", None)):
@@ -145,7 +213,7 @@ def _transport(given: object, options: TransportOptions) -> Transport:
         configure(options)
     elif options != TransportOptions():
         raise ValueError(
-            "transport is an object without a configure method, so ssl, proxy, session, compression and "
-            "max_message_size must be left out"
+            "transport is an object without a configure method, so ssl, proxy, unix_socket, local_address, "
+            "session, compression and max_message_size must be left out"
         )
     return cast(Transport, given)

@@ -17,6 +17,7 @@ from resilient_ws.errors import (
     HandshakeRejected,
     InvalidURL,
     OpenTimeout,
+    ProxyRejected,
     SetupFailed,
     SetupTimeout,
 )
@@ -122,6 +123,8 @@ class DefaultTable:
         if failure.close is not None:
             return self._after_close(failure.close, rejected=rejected)
         error, status = failure.error, failure.status
+        if isinstance(error, ProxyRejected) and not error.retryable:
+            return self._refusal("proxy", _named(error), outage)
         if status is not None and status != 101:
             return self._after_answer(status, failure.retry_after, outage)
         if isinstance(error, CertificateRejected):

@@ -53,6 +53,9 @@ def parse_url(value: object) -> URL:
     raise failure
 
 
+_NOT_IN_A_REQUEST = re.compile("[^\\x21-\\x7e]")
+
+
 def _websocket_url(url: URL, scheme: str, host: str | None, port: int | None) -> URL:
     if scheme not in ("ws", "wss"):
         shown = f"{scheme}://" if scheme else "none"
@@ -61,7 +64,12 @@ def _websocket_url(url: URL, scheme: str, host: str | None, port: int | None) ->
         raise InvalidURL("url must have a host without spaces, as in wss://host/path")
     if port == 0:
         raise InvalidURL("url must have a port from 1 to 65535, got 0")
-    return url.with_fragment(None)
+    if url.raw_fragment:
+        url = url.with_fragment(None)
+    # Of a `URL(encoded=True)` nothing is escaped, so it may hold what would end the line of the request.
+    if _NOT_IN_A_REQUEST.search(url.raw_path_qs) or _NOT_IN_A_REQUEST.search(url.raw_authority):
+        raise InvalidURL("url has blanks, control characters or letters beyond ASCII that are not escaped")
+    return url
 
 
 def _headers(value: Mapping[str, str] | None) -> Mapping[str, str]:

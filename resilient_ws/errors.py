@@ -71,6 +71,10 @@ class HandshakeRejected(ConnectError):
     """The server answered, but not with a valid WebSocket handshake: `status` says with what."""
 
 
+class ProxyRejected(HandshakeRejected):
+    """The proxy refused to connect us, or is none: the text names it, `status` is what it answered, if it was HTTP."""
+
+
 class CertificateRejected(ConnectError):
     """The server's TLS certificate could not be verified."""
 

@@ -138,6 +138,8 @@ class Opener:
         self._scope: asyncio.Timeout | None = None
         self._interrupted = False
         self._live: Live | None = None
+        if hasattr(options.transport, "on_redirect"):
+            options.transport.on_redirect = self._redirected
 
     def interrupt(self) -> None:
         """Gives up the attempt of the moment, and every later one at once."""
@@ -215,7 +217,9 @@ class Opener:
             raise AttemptFailed(error, endpoint) from None
         except TimeoutError:
             self._check()
-            late = OpenTimeout(f"no connection within open_timeout={options.open_timeout} s")
+            late = OpenTimeout(
+                _late(options.open_timeout, endpoint, getattr(options.transport, "waits_for", ""))
+            )
             raise AttemptFailed(late, endpoint) from None
         except Exception as error:  # noqa: BLE001 - what no transport should raise ends the attempt, not the client
             name = type(error).__name__
@@ -242,10 +246,24 @@ class Opener:
         asyncio.get_running_loop().call_soon(live.begin, self._spawn)
         return endpoint
 
-    async def _take_turn(self, origin: Origin | None) -> None:
+    async def _redirected(self, endpoint: Endpoint) -> None:
+        """A redirect leads to another origin: the governor counts that dial, too; its time is not that of the attempt."""
+        scope, loop = self._scope, asyncio.get_running_loop()
+        limit = scope.when() if scope is not None else None
+        if scope is not None and not scope.expired():
+            scope.reschedule(None)
+        began = loop.time()
+        try:
+            await self._take_turn(origin_of(endpoint), passing=True)
+        finally:
+            self._scope = scope
+            if scope is not None and not scope.expired():
+                scope.reschedule(None if limit is None else limit + loop.time() - began)
+
+    async def _take_turn(self, origin: Origin | None, *, passing: bool = False) -> None:
         """Waits until the governor lets this client dial; what that takes is not part of `open_timeout`."""
         self._check()
-        if self._turns.ask(origin):
+        if self._turns.ask(origin, passing=passing):
             return  # without a scope: the five of an attempt took 6 us each
         try:
             async with self._begin(self._turns.time_left):
@@ -339,6 +357,14 @@ def _read_retry_after(error: Exception) -> None:
     """Sees to it that a `Retry-After` is never lost, whichever answer to the handshake it came with."""
     if isinstance(error, ConnectError) and error.retry_after is None and error.headers is not None:
         error.retry_after = retry_after(error.headers)
+
+
+def _late(limit: float | None, endpoint: Endpoint | None, waits_for: str) -> str:
+    """Returns that an attempt took too long, and for what it waited."""
+    text = f"no connection within open_timeout={limit} s"
+    if endpoint is None:
+        return f"{text}: waited for the URL provider"
+    return f"{text}: waited for {waits_for}" if waits_for else text
 
 
 def _forget_frames(error: BaseException) -> None:

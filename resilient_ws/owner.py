@@ -315,6 +315,9 @@ class Owner:
         assert turns is not None
         decision = engine.retry.failed(failure, engine.now(), verdict, lost_at=lost_at, held=turns.held)
         turns.failed(failure, decision)
+        settled = getattr(engine.config.transport, "settled", None)
+        if settled is not None:
+            settled(stable=engine.retry.was_stable(failure))
         for where, problem in decision.errors:
             engine.failed(where, problem)
         return decision

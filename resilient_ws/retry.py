@@ -234,6 +234,10 @@ class RetryState:
             self._said_stop -= {address}
         return self._paced(failure, now, verdict, default, errors, held)
 
+    def was_stable(self, failure: Failure) -> bool:
+        """Whether nothing was wrong with the address: the connection lasted, or the program replaced it."""
+        return self._is_stable(failure.opened_for) or is_replaced(failure.close)
+
     def _is_stable(self, opened_for: float | None) -> bool:
         return opened_for is not None and opened_for >= self._policy.min_uptime
 

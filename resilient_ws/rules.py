@@ -47,6 +47,9 @@ RULES: Final[Mapping[str, str]] = MappingProxyType({
     "certificate-never-open": _NEVER_OPEN,
     "certificate": _REFUSED,
     "certificate-repeated": _REFUSED,
+    "proxy-never-open": _NEVER_OPEN,
+    "proxy": _REFUSED,
+    "proxy-repeated": _REFUSED,
     "handshake-never-open": _NEVER_OPEN,
     "handshake": _REFUSED,
     "handshake-repeated": _REFUSED,
@@ -107,6 +110,9 @@ ABOUT: Final[Mapping[str, str]] = MappingProxyType({
     "`max_delay`.",
     "certificate-repeated": "The same, at least the tenth refusal in a row and `refused_for` without a connection: "
     "stops.",
+    "proxy-never-open": "The proxy refuses or does not tunnel, and this client has never been open: stops.",
+    "proxy": "The proxy refuses or does not tunnel, on a client that has been open: retries in the range of `max_delay`.",
+    "proxy-repeated": "The same, at least the tenth refusal in a row and `refused_for` without a connection: stops.",
     "handshake-never-open": "The answer is no valid WebSocket handshake, and this client has never been open: stops.",
     "handshake": "The answer is no valid WebSocket handshake on a client that has been open: retries in the range of "
     "`max_delay`.",

@@ -75,13 +75,14 @@ class Turns:
         """Seconds for which a dial may still begin, 0 or more; `None` = no limit."""
         return self._retry.time_left(self._loop.time()) if self._dials is not None else None
 
-    def ask(self, origin: Origin | None) -> bool:
+    def ask(self, origin: Origin | None, *, passing: bool = False) -> bool:
         """Asks for this client's turn to dial `origin`; returns whether it is there already. `leave` follows.
 
         A turn at the same origin that was taken before stands; one at another origin is given back.
 
         Args:
             origin: Where to; `None` = not known yet, so there is nothing to wait for.
+            passing: Whether a redirect leads there, so that the next attempt is not expected to go there at once.
         """
         if self._dials is None or origin is None:
             return True
@@ -91,7 +92,8 @@ class Turns:
         self.leave()
         hurried = self._hurried or (before is not None and before.hurried)
         self._hurried = False
-        self._last = origin
+        if not passing:
+            self._last = origin
         self._ticket = ticket = self._dials.ask(
             origin, self._loop.time(), wake=self._wake, spread=self._retry.spread, hurried=hurried
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 from contextvars import ContextVar
 from ssl import SSLContext
@@ -30,13 +31,13 @@ from aiohttp import (
     TCPConnector,
     hdrs,
 )
-from aiohttp.abc import AbstractCookieJar
+from aiohttp.abc import AbstractCookieJar, AbstractResolver, ResolveResult
 from aiohttp.connector import Connection
 from multidict import CIMultiDict, CIMultiDictProxy
 from propcache.api import under_cached_property
 from yarl import URL
 
-from resilient_ws.endpoints import Endpoint, is_handshake_header
+from resilient_ws.endpoints import Endpoint
 from resilient_ws.errors import ConnectError
 from resilient_ws.transports.aiohttp_direct import DirectLink
 from resilient_ws.transports.aiohttp_errors import translate
@@ -44,17 +45,22 @@ from resilient_ws.transports.aiohttp_link import AiohttpLink
 from resilient_ws.transports.aiohttp_response import DirectResponse
 from resilient_ws.transports.aiohttp_trial import is_supported
 from resilient_ws.transports.base import Link, Receiver
+from resilient_ws.transports.bridge import Near
 from resilient_ws.transports.handshake import (
+    AGENT,
     REDIRECTS,
     authorization,
     host_without_zone,
     says_upgrade,
     verify,
 )
+from resilient_ws.transports.heads import LONGEST
+from resilient_ws.transports.lent import Lent
 from resilient_ws.transports.options import TransportOptions
-from resilient_ws.transports.proxies import parse_proxy, proxy_from_environment
-from resilient_ws.transports.redirects import Redirected, follow
-from resilient_ws.transports.resolver import LookupResolver
+from resilient_ws.transports.proxies import parse_proxy
+from resilient_ws.transports.reaching import Reach
+from resilient_ws.transports.redirects import Elsewhere, Redirected, follow
+from resilient_ws.transports.trust import check_protocol, default_context
 
 _NO_TIMEOUT: Final = ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None)
 # Not for type checkers: its fields are declared in a way of attrs that they do not know.
@@ -95,6 +101,8 @@ class _Answer(ClientResponse):
         """
         transport = connection.transport
         try:
+            check_protocol(transport)
+            _dialing.get().is_sent()
             return await super().start(connection)
         except BaseException:
             if transport is not None:
@@ -130,16 +138,35 @@ def _addressed(headers: CIMultiDict[str], url: URL) -> CIMultiDict[str]:
         headers.setdefault(hdrs.HOST, host)
     if named is not None:  # aiohttp would take Latin-1, which has not every character
         headers[hdrs.AUTHORIZATION] = named
+    headers.setdefault(hdrs.USER_AGENT, AGENT)
     return headers
 
 
 class _Handshake:
     """The middleware of one dial: verifies the answer and keeps hold of what aiohttp hides."""
 
-    __slots__ = ("_extensions", "_jar", "_max_size", "_offered", "_sockets", "response", "transport")
+    __slots__ = (
+        "_extensions",
+        "_jar",
+        "_max_size",
+        "_offered",
+        "_reach",
+        "_sock",
+        "_sockets",
+        "_url",
+        "response",
+        "through",
+        "transport",
+    )
 
-    def __init__(self, offered: tuple[str, ...], options: TransportOptions, jar: AbstractCookieJar) -> None:
-        self._offered = offered
+    def __init__(
+        self, endpoint: Endpoint, options: TransportOptions, jar: AbstractCookieJar, reach: Reach
+    ) -> None:
+        self._url = endpoint.url
+        self._reach = reach
+        self._sock: socket.socket | None = None  # connected
+        self.through = ""
+        self._offered = endpoint.subprotocols
         self._extensions = options.compression is not None
         self._max_size = options.max_message_size
         self._jar = jar
@@ -147,11 +174,28 @@ class _Handshake:
         self.response: ClientResponse | None = None
         self.transport: asyncio.Transport | None = None
 
-    def make_socket(self, info: tuple[Any, ...]) -> socket.socket:
-        """Makes a socket for aiohttp, and remembers it."""
-        made = socket.socket(info[0], info[1], info[2])
-        self._sockets.append(made)
-        return made
+    def use(self, sock: socket.socket, through: str) -> None:
+        """Has aiohttp use a socket that is connected."""
+        self._sock = sock
+        self._sockets.append(sock)
+        self.through = through
+        host = self._url.raw_host
+        self._reach.waits_for = (
+            f"the TLS handshake with {host}{through}"
+            if self._url.scheme == "wss"
+            else f"the answer of {host} to the handshake{through}"
+        )
+
+    def is_sent(self) -> None:
+        """The request has been written."""
+        self._reach.waits_for = f"the answer of {self._url.raw_host} to the handshake{self.through}"
+
+    def take_socket(self) -> socket.socket:
+        """Returns the socket; aiohttp believes that it connects it."""
+        sock, self._sock = self._sock, None
+        if sock is None:  # aiohttp tries once more with the next address, of which it knows none
+            raise OSError(errno.ENOTCONN, "the connection has failed")
+        return sock
 
     async def make(self, request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
         """Sends the request, and takes the answer."""
@@ -159,7 +203,7 @@ class _Handshake:
             response = await handler(request)
         except Exception as error:  # noqa: BLE001 - whatever it is, it fails this attempt and not the client
             # Also keeps aiohttp from dialing once more: it retries only exceptions of its own.
-            failure = translate(error)
+            failure = translate(error, self._url, self.through)
         else:
             return self._take(request, response)
         raise failure
@@ -193,7 +237,8 @@ class _Handshake:
         """Lets go of all it knows: the socket keeps the context of its dial, and so this object, while it is open."""
         self.response = self.transport = None
         self._sockets.clear()
-        del self._jar
+        self._sock = None
+        del self._jar, self._reach
 
     def abort(self) -> None:
         """Frees what did not become a connection, also a socket that aiohttp is saying goodbye to."""
@@ -204,14 +249,39 @@ class _Handshake:
         for one in self._sockets:
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
+        if self._sock is not None:
+            self._sock.close()
 
 
 _dialing: ContextVar[_Handshake] = ContextVar("_dialing")
 """The dial of the moment, for what a session calls."""
 
 
-def _make_socket(info: tuple[Any, ...]) -> socket.socket:
-    return _dialing.get().make_socket(info)
+class _Connected(socket.socket):
+    """A connected socket in the hands of something that would connect it."""
+
+    def connect(self, address: Any, /) -> None:
+        """Does nothing: it is connected, and not to `address` where a proxy or a Unix socket leads there."""
+
+
+def _taken(_: tuple[Any, ...]) -> socket.socket:
+    return _dialing.get().take_socket()
+
+
+class _NoResolver(AbstractResolver):
+    """What aiohttp asks for the addresses of a host that is connected already."""
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """Returns one that is never used."""
+        del family
+        return [
+            ResolveResult(hostname=host, host="192.0.2.1", port=port, family=socket.AF_INET, proto=0, flags=0)
+        ]
+
+    async def close(self) -> None:
+        """Does nothing."""
 
 
 async def _shake_hands(request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
@@ -222,16 +292,26 @@ def _made(*args: Any, **kwargs: Any) -> ClientWebSocketResponse:
     return _dialing.get().made(*args, **kwargs)
 
 
-def _session(connector: BaseConnector, jar: AbstractCookieJar) -> ClientSession:
+def _session(connector: BaseConnector, jar: AbstractCookieJar, lent: Lent | None = None) -> ClientSession:
+    settings: dict[str, Any] = _SETTINGS if lent is None else lent.settings
     return ClientSession(
         connector=connector,
         connector_owner=False,
         cookie_jar=jar,
-        timeout=_NO_TIMEOUT,
-        middlewares=(_shake_hands,),
+        middlewares=(*(() if lent is None else lent.middlewares), _shake_hands),
         response_class=_Answer,
         ws_response_class=cast("type[ClientWebSocketResponse]", _made),  # it is only ever called
+        **settings,
     )
+
+
+_SETTINGS: Final[dict[str, Any]] = {
+    "timeout": _NO_TIMEOUT,
+    # picows sends neither; a handshake has no content to negotiate.
+    "skip_auto_headers": (hdrs.ACCEPT, hdrs.ACCEPT_ENCODING),
+    "max_line_size": LONGEST,
+    "max_field_size": LONGEST,
+}
 
 
 class _Shared:
@@ -243,12 +323,11 @@ class _Shared:
 
     def __init__(self) -> None:
         connector = TCPConnector(
-            resolver=LookupResolver(),
+            resolver=_NoResolver(),
             use_dns_cache=False,
             limit=0,
             force_close=True,
-            ssl=True,
-            socket_factory=_make_socket,
+            socket_factory=_taken,
         )
         self.session = _session(connector, DummyCookieJar())
         # Left open, it would warn. (A `__del__` might be called after that of the session.)
@@ -259,48 +338,77 @@ _shared: WeakValueDictionary[asyncio.AbstractEventLoop, _Shared] = WeakValueDict
 
 
 class AiohttpTransport:
-    """The `Transport` that `transport="aiohttp"` names."""
+    """The `Transport` that `transport="aiohttp"` names.
 
-    __slots__ = ("_options", "_shared")
+    Attributes:
+        on_redirect: Awaited before a redirect to another origin is dialed; `None` = nothing is.
+    """
+
+    __slots__ = ("_lent", "_options", "_reach", "_shared", "on_redirect")
 
     def __init__(self, options: TransportOptions) -> None:
         check(options)
         if options.max_message_size > _LARGEST:
             options = attrs.evolve(options, max_message_size=_LARGEST)
+        self._lent = Lent(options.session, options) if options.session is not None else None
+        if self._lent is not None:
+            options = self._lent.options
         self._options = options
+        self._reach = Reach(options, self._lent.ways if self._lent is not None else None)
         self._shared: _Shared | None = None  # held for as long as this client may dial
+        self.on_redirect: Elsewhere | None = None
+
+    @property
+    def waits_for(self) -> str:
+        """What the dial of now waits for, in words."""
+        return self._reach.waits_for
+
+    def settled(self, *, stable: bool) -> None:
+        """The last connection has ended, or the attempt has failed."""
+        self._reach.settled(stable=stable)
 
     async def open(self, endpoint: Endpoint, receiver: Receiver, /) -> Link:
         """Connects and shakes hands, by way of at most five redirects."""
+        headers = CIMultiDict(endpoint.headers)
+        if self._lent is not None:
+            headers = await self._lent.headers(endpoint)
         return await follow(
-            endpoint, self._headers(endpoint), lambda target, headers: self._dial(target, headers, receiver)
+            endpoint, headers, lambda target, sent: self._dial(target, sent, receiver), self._elsewhere
         )
 
-    def _headers(self, endpoint: Endpoint) -> CIMultiDict[str]:
-        """Returns what is sent besides the handshake's own: the defaults of a lent session, under those of the endpoint."""
-        own = CIMultiDict(endpoint.headers)
-        if self._options.session is None:
-            return own
-        headers = own.copy()
-        named = authorization(endpoint.url) is not None
-        lent: ClientSession = self._options.session
-        for name, value in lent.headers.items():
-            is_replaced = name in own or (name == hdrs.AUTHORIZATION and named)
-            if not is_replaced and not is_handshake_header(name):
-                headers.add(name, value)
-        return headers
+    async def _elsewhere(self, endpoint: Endpoint) -> None:
+        if self._options.unix_socket is not None:
+            raise ConnectError(
+                "the server redirected to another origin, where unix_socket does not lead", retryable=False
+            )
+        if self.on_redirect is not None:
+            await self.on_redirect(endpoint)
 
     async def _dial(self, endpoint: Endpoint, headers: CIMultiDict[str], receiver: Receiver) -> Link:
-        options = self._options
-        headers = _addressed(headers, endpoint.url)
-        session = self._session()
-        handshake = _Handshake(endpoint.subprotocols, options, session.cookie_jar)
+        options, lent, url = self._options, self._lent, endpoint.url
+        headers = _addressed(headers, url)
+        proxy = self._reach.proxy_for(url)
+        # Without a proxy it is for the connector of a lent session to dial.
+        dials = lent is None or proxy is not None
+        if lent is not None:
+            lent.check(proxy)
+        session = self._session(dials=dials)
+        trust: Any = options.ssl
+        handshake = _Handshake(endpoint, options, session.cookie_jar, self._reach)
         dialing = _dialing.set(handshake)
         opened: ClientWebSocketResponse | None = None
         failure: ConnectError | None = None
         try:
+            if dials:
+                if url.scheme == "wss" and isinstance(trust, bool):
+                    self._reach.waits_for = "the TLS context"
+                    trust = await default_context(verified=trust)
+                reached = await self._reach.open(url, proxy)
+                handshake.use(_handed_over(reached.sock), reached.through)
+            else:
+                self._reach.waits_for = f"the connector of the lent session to reach {url.raw_host}"
             opened = await session.ws_connect(
-                endpoint.url.with_user(None),
+                url.with_user(None) if url.raw_user is not None or url.raw_password is not None else url,
                 headers=headers,
                 protocols=endpoint.subprotocols,
                 timeout=_HARDLY_ANY_WAIT,
@@ -309,17 +417,16 @@ class AiohttpTransport:
                 compress=_DEFLATE_WINDOW_BITS if options.compression else 0,
                 # aiohttp refuses a message of exactly its limit; ours is inclusive.
                 max_msg_size=options.max_message_size + 1,
-                proxy=self._proxy(endpoint.url),
-                ssl=options.ssl,
+                ssl=trust,
             )
-        except Redirected:
+        except (Redirected, ConnectError):
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it fails this attempt and not the client
-            failure = translate(error)
+            failure = translate(error, url, handshake.through)
         finally:
             _dialing.reset(dialing)
             # The connection belongs to the link from here on; a session left open would warn.
-            if options.session is not None:
+            if lent is not None:
                 session.detach()
             if opened is None:
                 handshake.abort()
@@ -341,27 +448,29 @@ class AiohttpTransport:
             max_message_size=options.max_message_size,
         )
 
-    def _session(self) -> ClientSession:
-        lent: ClientSession | None = self._options.session
+    def _session(self, *, dials: bool) -> ClientSession:
         loop = asyncio.get_running_loop()
-        if lent is None:
+        if dials:
             self._shared = _shared.get(loop)
             if self._shared is None:
                 self._shared = _shared[loop] = _Shared()
-            return self._shared.session
-        if lent.closed or lent.connector is None:
-            raise ConnectError("the session that was passed as session= is closed", retryable=False)
-        # aiohttp itself would wait for ever; it has no public name for this.
-        if getattr(lent.connector, "_loop", None) not in (None, loop):
-            raise ConnectError(
-                "the session that was passed as session= belongs to another event loop", retryable=False
-            )
-        return _session(lent.connector, lent.cookie_jar)
+            if self._lent is None:
+                return self._shared.session
+            self._lent.check_open(loop)
+            connector = self._shared.session.connector
+            assert connector is not None
+            return _session(connector, self._lent.session.cookie_jar, self._lent)
+        assert self._lent is not None
+        return _session(self._lent.check_open(loop), self._lent.session.cookie_jar, self._lent)
 
-    def _proxy(self, url: URL) -> str | URL | None:
-        if self._options.proxy != "env":
-            return self._options.proxy
-        return proxy_from_environment(url)
+
+def _handed_over(sock: socket.socket) -> socket.socket:
+    """Returns the same socket as one that is not connected again."""
+    if isinstance(sock, Near):
+        return sock
+    handed = _Connected(sock.family, sock.type, sock.proto, fileno=sock.detach())
+    handed.setblocking(False)  # noqa: FBT003 - its name says it
+    return handed
 
 
 def check(options: TransportOptions) -> None:
@@ -374,14 +483,5 @@ def check(options: TransportOptions) -> None:
         raise TypeError(
             f"session must be an aiohttp.ClientSession or None, got {type(options.session).__name__}"
         )
-    if options.proxy != "env":
-        _check_proxy(options.proxy)
-
-
-def _check_proxy(value: object) -> None:
-    if value is None:
-        return
-    if not isinstance(value, str | URL):
-        raise TypeError(f"proxy must be a str, yarl.URL or None, got {type(value).__name__}")
-    if parse_proxy(value) is None:
-        raise ValueError("proxy must be an http:// or https:// URL with a host, or 'env'")
+    if options.proxy is not None and options.proxy != "env":
+        parse_proxy(options.proxy)

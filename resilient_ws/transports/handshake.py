@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Final
+from urllib.parse import unquote
 
 from yarl import URL
 
+from resilient_ws.endpoints import parse_url
 from resilient_ws.errors import HandshakeRejected
 from resilient_ws.transports.retry_after import retry_after
+from resilient_ws.version import VERSION
 
 GUID: Final = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 """The constant of RFC 6455 section 1.3 that turns a key into its accept value."""
@@ -25,6 +29,10 @@ RETRYABLE: Final = frozenset({408, 425, 429})
 """The 4xx answers after which another attempt could end differently."""
 
 _SCHEMES: Final = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}
+
+
+AGENT: Final = f"resilient-ws/{VERSION}"
+"""The `User-Agent` where the program gives none (RFC 9110 section 10.1.5)."""
 
 
 def accept_for(key: str) -> str:
@@ -121,9 +129,10 @@ def verify(
 
 
 def redirect(origin: URL, location: str, status: int, headers: Mapping[str, str]) -> URL:
-    """Returns where a redirect from `origin` leads; `http` and `https` become `ws` and `wss`.
+    """Returns where a redirect from `origin` leads, byte for byte; `http` and `https` become `ws` and `wss`.
 
-    User and password in the address go along to the same origin only.
+    Only what cannot stand in a request is escaped: blanks, control characters and bytes beyond ASCII. User and password
+    in the address go along to the same origin only.
 
     Args:
         origin: What was dialed.
@@ -145,18 +154,80 @@ def redirect(origin: URL, location: str, status: int, headers: Mapping[str, str]
         raise refused("to something that is not a WebSocket address")
     if origin.scheme == "wss" and target.scheme == "ws":
         raise refused("from wss to ws, which would drop the encryption")
-    if same_origin(origin, target) and target.user is None and target.password is None:
-        target = target.with_user(origin.user).with_password(origin.password)
+    if same_origin(origin, target) and target.raw_user is None and target.raw_password is None:
+        target = with_login_of(origin, target)
     return target
+
+
+def with_login_of(origin: URL, target: URL) -> URL:
+    """Returns `target` with user and password of `origin`, its path and query as they are."""
+    login, at, _ = origin.raw_authority.rpartition("@")
+    if not at:
+        return target
+    return URL(f"{target.scheme}://{login}@{target.raw_authority}{target.raw_path_qs}", encoded=True)
+
+
+_UNSENDABLE: Final = re.compile(rb"[^\x21-\x7e]")
 
 
 def _target(origin: URL, location: str) -> URL | None:
     try:
-        target = origin.join(URL(location))
-        scheme = _SCHEMES.get(target.scheme)
-        return target.with_scheme(scheme).with_fragment(None) if scheme and target.host else None
+        given = location.strip(" \t").encode(errors="surrogateescape")
+        sendable = _UNSENDABLE.sub(lambda byte: b"%%%02X" % byte[0][0], given.partition(b"#")[0]).decode()
+        base = f"{origin.scheme}://{origin.raw_authority}{origin.raw_path_qs}"
+        # Of `ws` and `wss` the resolution of references knows what it knows of `http` (RFC 3986 section 5.2).
+        whole = sendable if _ABSOLUTE.match(sendable) else _joined_to(base, sendable)
+        scheme, _, rest = whole.partition(":")
+        scheme = _SCHEMES.get(scheme.lower(), "")
+        if not scheme or not rest.startswith("//") or not given:
+            return None
+        authority = _AUTHORITY.match(rest, 2)
+        assert authority is not None
+        return parse_url(URL(f"{scheme}://{_ascii(authority[0])}{rest[authority.end() :]}", encoded=True))
     except (ValueError, TypeError):
         return None
+
+
+def _joined_to(base: str, reference: str) -> str:
+    if reference.startswith("//"):
+        return f"{base.partition(':')[0]}:{reference}"
+    scheme, _, rest = base.partition("://")
+    authority, slash, path = rest.partition("/")
+    path, _, query = (slash + path).partition("?")
+    if reference.startswith("?"):
+        return f"{scheme}://{authority}{path or '/'}{reference}"
+    if not reference:
+        return f"{base}"
+    if reference.startswith("/"):
+        return f"{scheme}://{authority}{reference}"
+    to, mark, query = reference.partition("?")
+    return f"{scheme}://{authority}{_without_dots((path.rpartition('/')[0] or '') + '/' + to)}{mark}{query}"
+
+
+def _without_dots(path: str) -> str:
+    """Returns the path of a relative reference without `.` and `..` (RFC 3986 section 5.2.4)."""
+    kept: list[str] = []
+    segments = path.split("/")[1:]
+    for segment in segments:
+        if segment == "..":
+            del kept[-1:]
+        elif segment != ".":
+            kept.append(segment)
+    if segments[-1] in {".", ".."}:
+        kept.append("")
+    return "/" + "/".join(kept)
+
+
+def _ascii(authority: str) -> str:
+    """Returns an authority whose host, if it has letters beyond ASCII, is written as a name of the DNS has it."""
+    login, at, host = authority.rpartition("@")
+    if "%" not in host or host.startswith("["):
+        return authority
+    return login + at + URL(f"ws://{unquote(host, errors='strict')}").raw_authority
+
+
+_AUTHORITY: Final = re.compile("[^/?]*")
+_ABSOLUTE: Final = re.compile("[A-Za-z][A-Za-z0-9+.-]*:")
 
 
 def same_origin(one: URL, other: URL) -> bool:

@@ -79,6 +79,14 @@ def forget_unsent(sock: Socket | None) -> None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
 
 
+def forgets_unsent(sock: Socket) -> bool:
+    """Whether `forget_unsent` was called for it."""
+    try:
+        return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, len(_RESET)) == _RESET)
+    except OSError:
+        return False
+
+
 def read(sock: Socket | None) -> SocketFacts | None:
     """Asks the kernel about `sock`: two system calls.
 

@@ -1,6 +1,6 @@
 """Opens WebSocket connections with picows: TCP, TLS and redirects by our rules, frames by picows.
 
-What picows cannot honour is refused when the client is made: proxies, sessions of aiohttp, compression, fingerprints.
+What picows cannot honour is refused when the client is made: sessions of aiohttp, compression, fingerprints.
 Foreign exceptions end here; the text of none of them is passed on where it could show a header or a query.
 """
 
@@ -14,30 +14,27 @@ import functools
 import logging
 import socket
 import ssl
-from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final, cast
 
-import aiohappyeyeballs
 from multidict import CIMultiDict
-from picows import WSError, WSTransport, WSUpgradeRequest, WSUpgradeResponse, ws_connect
-from yarl import URL
+from picows import WSAutoPingStrategy, WSError
+from picows.picows import WSProtocol  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
 
 from resilient_ws.endpoints import Endpoint
 from resilient_ws.errors import ConnectError
-from resilient_ws.transports import aiohttp_outlet
+from resilient_ws.transports import aiohttp_outlet, words
 from resilient_ws.transports.base import Link, Receiver
 from resilient_ws.transports.frames import Mask, is_mask
-from resilient_ws.transports.handshake import authorization, host_without_zone, verify
+from resilient_ws.transports.handshake import AGENT, authorization, host_without_zone
 from resilient_ws.transports.options import TransportOptions
 from resilient_ws.transports.picows_errors import translate
 from resilient_ws.transports.picows_link import PicowsLink
 from resilient_ws.transports.picows_listener import PicowsListener
-from resilient_ws.transports.redirects import Redirected, follow
-from resilient_ws.transports.resolver import LookupResolver
-
-_HAPPY_EYEBALLS_DELAY: Final = 0.25
-"""Seconds after which the next address is tried beside the first one (RFC 8305 section 5)."""
+from resilient_ws.transports.picows_opening import Opening
+from resilient_ws.transports.proxies import parse_proxy
+from resilient_ws.transports.reaching import Reach, Reached
+from resilient_ws.transports.redirects import Elsewhere, Redirected, follow
+from resilient_ws.transports.trust import default_context
 
 READ_BUFFER: Final = 2048
 """Bytes that picows reads at once at first; it grows with the traffic, and never shrinks."""
@@ -50,13 +47,27 @@ _SILENT: Final = logging.LoggerAdapter(_silent)
 
 
 class PicowsTransport:
-    """The `Transport` that `transport="picows"` names."""
+    """The `Transport` that `transport="picows"` names.
+
+    Attributes:
+        on_redirect: Awaited before a redirect to another origin is dialed; `None` = nothing is.
+    """
 
     def __init__(self, options: TransportOptions) -> None:
         self._options = options
         _check(options)
-        self._resolver = LookupResolver()
+        self._reach = Reach(options)
         self._mask = _find_mask()
+        self.on_redirect: Elsewhere | None = None
+
+    @property
+    def waits_for(self) -> str:
+        """What the dial of now waits for, in words."""
+        return self._reach.waits_for
+
+    def settled(self, *, stable: bool) -> None:
+        """The last connection has ended, or the attempt has failed."""
+        self._reach.settled(stable=stable)
 
     async def open(self, endpoint: Endpoint, receiver: Receiver, /) -> Link:
         """Connects and shakes hands, by way of at most five redirects."""
@@ -64,122 +75,134 @@ class PicowsTransport:
             endpoint,
             CIMultiDict(endpoint.headers),
             lambda target, headers: self._dial(target, headers, receiver),
+            self._elsewhere,
         )
+
+    async def _elsewhere(self, endpoint: Endpoint) -> None:
+        if self._options.unix_socket is not None:
+            raise ConnectError(
+                "the server redirected to another origin, where unix_socket does not lead", retryable=False
+            )
+        if self.on_redirect is not None:
+            await self.on_redirect(endpoint)
 
     async def _dial(self, endpoint: Endpoint, headers: CIMultiDict[str], receiver: Receiver) -> Link:
         url = endpoint.url
-        context = await self._context() if url.scheme == "wss" else None
-        sock = await self._connect(url)
+        context: ssl.SSLContext | None = None
+        if url.scheme == "wss":
+            given = self._options.ssl
+            self._reach.waits_for = "the TLS context"
+            context = (
+                given
+                if isinstance(given, ssl.SSLContext)
+                else await default_context(verified=given is not False)
+            )
+        reached = await self._reach.open(url)
+        sock = reached.sock
         try:
-            return await self._shake_hands(sock, context, endpoint, headers, receiver)
+            return await self._shake_hands(reached, context, endpoint, headers, receiver)
         except (ConnectError, Redirected, WSError, OSError, EOFError) as error:
             caught = error
         except BaseException:
             _free(sock)
             raise
         _free(sock)
-        raise translate(url, caught)  # out of the handler, so that nothing foreign is its context
+        raise translate(
+            url, caught, reached.through
+        )  # out of the handler, so that nothing foreign is its context
 
     async def _shake_hands(
         self,
-        sock: socket.socket,
+        reached: Reached,
         context: ssl.SSLContext | None,
         endpoint: Endpoint,
         headers: CIMultiDict[str],
         receiver: Receiver,
     ) -> Link:
+        url, reach, sock = endpoint.url, self._reach, reached.sock
+        host = url.raw_host or ""
         listener = PicowsListener(self._options.max_message_size)
-        _, told = await ws_connect(
-            lambda: listener,
-            str(endpoint.url.with_user(None).with_fragment(None)),
-            ssl_context=context,
-            websocket_handshake_timeout=None,
-            logger_name=_SILENT,
-            enable_auto_pong=False,
-            max_frame_size=self._options.max_message_size,
-            extra_headers=list(_sent(endpoint, headers).items()),
-            max_redirects=0,
-            read_buffer_init_size=READ_BUFFER,
-            socket_factory=lambda _: sock,
-            # Given up in the TLS handshake, aiofastnet leaves a timer for a minute; asyncio leaves nothing.
-            use_aiofastnet=None if context is None else False,
+        inner = _protocol(
+            url.raw_authority.rpartition("@")[2],
+            url.raw_path_qs,
+            listener,
+            self._options.max_message_size,
+            list(_sent(endpoint, headers).items()),
         )
-        if told is None or listener.connection is None:
-            raise ConnectError("the server closed the connection during the handshake")
-        return self._link(listener.connection, listener, endpoint, receiver)
 
-    def _link(
-        self, connection: WSTransport, listener: PicowsListener, endpoint: Endpoint, receiver: Receiver
-    ) -> Link:
-        request: WSUpgradeRequest = connection.request
-        answer = _joined(connection.response)
-        chosen = verify(
-            int(connection.response.status),
-            answer,
-            key=request.headers.get("Sec-WebSocket-Key", ""),
-            offered=endpoint.subprotocols,
-            extensions=False,
-        )
+        def is_sent() -> None:
+            reach.waits_for = f"the answer of {host} to the handshake{reached.through}"
+
+        opening = Opening(inner, endpoint.subprotocols, reached.through, is_sent)
+        if context is not None:
+            reach.waits_for = f"the TLS handshake with {host}{reached.through}"
+        # Given up in the TLS handshake, aiofastnet leaves a timer for a minute; asyncio leaves nothing.
+        is_tcp = sock.family in {socket.AF_INET, socket.AF_INET6}
+        connect = _connect_fast if context is None and is_tcp else _connect
+        try:
+            await connect(opening, sock, context, host.rstrip("."))
+            await opening.done
+            await inner.wait_until_handshake_complete()
+        except BaseException:
+            opening.done.cancel()
+            raise
+        if listener.connection is None:
+            raise words.hung_up(reached.through)
         return PicowsLink(
-            connection,
+            listener.connection,
             listener,
             receiver,
             endpoint,
-            subprotocol=chosen,
-            headers=answer,
+            subprotocol=opening.subprotocol,
+            headers=opening.headers,
             max_message_size=self._options.max_message_size,
             mask=self._mask,
         )
 
-    async def _connect(self, url: URL) -> socket.socket:
-        """Returns a connected socket."""
-        host, port = url.raw_host, url.port
-        assert host is not None
-        assert port is not None
-        try:
-            found = await self._resolver.resolve(host, port, socket.AF_UNSPEC)
-        except OSError as error:
-            text = f"the name {host} could not be resolved: {error.strerror or error}"
-            failure = ConnectError(text)
-            failure.__cause__ = error
-            raise failure from error
-        addresses = [
-            (
-                one["family"],
-                socket.SOCK_STREAM,
-                one["proto"],
-                "",
-                (one["host"], one["port"])
-                if one["family"] == socket.AF_INET
-                else (one["host"], one["port"], 0, 0),
-            )
-            for one in found
-        ]
-        try:
-            return await aiohappyeyeballs.start_connection(
-                addresses, happy_eyeballs_delay=_HAPPY_EYEBALLS_DELAY, interleave=1
-            )
-        except OSError as error:
-            text = f"{host} port {port} could not be reached: {error.strerror or error}"
-            raise ConnectError(text) from error
 
-    async def _context(self) -> ssl.SSLContext:
-        """Returns the TLS context; the default one is made once, off the loop, since that takes a tenth of a second."""
-        given = self._options.ssl
-        if isinstance(given, ssl.SSLContext):
-            return given
-        making = _default_context(bool(given))
-        # Shielded: others wait for the same one.
-        return making.result() if making.done() else await asyncio.shield(asyncio.wrap_future(making))
+def _protocol(
+    host: str,
+    path: str,
+    listener: PicowsListener,
+    max_message_size: int,
+    headers: list[tuple[str, str]],
+) -> Any:
+    """Returns what `picows.ws_connect` would make for a client."""
+    return WSProtocol(
+        host,
+        path,
+        True,  # noqa: FBT003 - it takes them by place
+        lambda: listener,
+        _SILENT,
+        True,  # noqa: FBT003 - the connection ends where the listener raises
+        None,  # no time limit for the handshake
+        False,  # noqa: FBT003 - no PINGs
+        None,
+        None,
+        WSAutoPingStrategy.PING_WHEN_IDLE,
+        False,  # noqa: FBT003 - no PONGs
+        max_message_size,
+        headers,
+        READ_BUFFER,
+    )
 
 
-@functools.cache
-def _default_context(verified: bool) -> Future[ssl.SSLContext]:
-    """Begins to make the context that all clients share, whoever asks first; many may ask before it is there."""
-    maker = ThreadPoolExecutor(1, thread_name_prefix="resilient_ws:tls")
-    making = maker.submit(_make_context, verified)
-    maker.shutdown(wait=False)
-    return making
+async def _connect(opening: Opening, sock: socket.socket, context: ssl.SSLContext | None, host: str) -> None:
+    loop = asyncio.get_running_loop()
+    await loop.create_connection(
+        lambda: opening, sock=sock, ssl=context, server_hostname=host if context is not None else None
+    )
+
+
+async def _connect_fast(
+    opening: Opening, sock: socket.socket, context: ssl.SSLContext | None, host: str
+) -> None:
+    try:
+        from aiofastnet import create_connection
+    except ImportError:
+        await _connect(opening, sock, context, host)
+    else:
+        await create_connection(asyncio.get_running_loop(), lambda: opening, sock=sock)
 
 
 @functools.cache
@@ -187,14 +210,6 @@ def _find_mask() -> Mask | None:
     """Returns a compiled masking function; without one, messages are written one by one."""
     mask = cast("Mask | None", aiohttp_outlet.mask)
     return mask if mask is not None and is_mask(mask) else None
-
-
-def _make_context(verified: bool) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    if not verified:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
 
 
 def _sent(endpoint: Endpoint, headers: CIMultiDict[str]) -> CIMultiDict[str]:
@@ -207,16 +222,9 @@ def _sent(endpoint: Endpoint, headers: CIMultiDict[str]) -> CIMultiDict[str]:
     if named is not None:
         sent["Authorization"] = named
     if endpoint.subprotocols:
-        sent["Sec-WebSocket-Protocol"] = ", ".join(endpoint.subprotocols)
+        sent["Sec-WebSocket-Protocol"] = ",".join(endpoint.subprotocols)  # as aiohttp writes it
+    sent.setdefault("User-Agent", AGENT)
     return sent
-
-
-def _joined(response: WSUpgradeResponse) -> Mapping[str, str]:
-    """Returns the header fields of an answer; repeated ones are joined (RFC 9110 section 5.3)."""
-    joined = CIMultiDict[str]()
-    for name in dict.fromkeys(name.lower() for name in response.headers):
-        joined[name] = ", ".join(response.headers.getall(name))
-    return joined
 
 
 def _free(sock: socket.socket) -> None:
@@ -234,10 +242,11 @@ def _check(options: TransportOptions) -> None:
             f"got {type(options.ssl).__name__}"
         )
     unsupported: dict[str, Any] = {
-        "proxy": options.proxy,
         "session": options.session,
         "compression": options.compression,
     }
     for name, value in unsupported.items():
         if value is not None:
             raise ValueError(f"{name} must be None with transport='picows', which has none; 'aiohttp' has")
+    if options.proxy is not None and options.proxy != "env":
+        parse_proxy(options.proxy)

@@ -14,6 +14,7 @@ from resilient_ws.transports.base import Link
 from resilient_ws.transports.handshake import MAX_REDIRECTS, redirect, same_origin
 
 Dial = Callable[[Endpoint, CIMultiDict[str]], Awaitable[Link]]
+Elsewhere = Callable[[Endpoint], Awaitable[None]]
 
 
 class Redirected(Exception):  # noqa: N818 - a turn of the dialing loop, not an error
@@ -26,13 +27,16 @@ class Redirected(Exception):  # noqa: N818 - a turn of the dialing loop, not an 
         self.headers = headers
 
 
-async def follow(endpoint: Endpoint, headers: CIMultiDict[str], dial: Dial) -> Link:
+async def follow(
+    endpoint: Endpoint, headers: CIMultiDict[str], dial: Dial, elsewhere: Elsewhere | None = None
+) -> Link:
     """Dials, and dials where the answer points to.
 
     Args:
         endpoint: Where to begin.
         headers: What is sent besides the handshake's own.
         dial: Opens one connection, or raises `Redirected`.
+        elsewhere: Awaited before another origin is dialed; `None` = nothing is.
 
     Raises:
         HandshakeRejected: There are too many redirects, or one leads where none may lead.
@@ -50,8 +54,12 @@ async def follow(endpoint: Endpoint, headers: CIMultiDict[str], dial: Dial) -> L
                 retryable=False,
             )
         target = redirect(endpoint.url, turn.location, turn.status, turn.headers)
-        if not same_origin(endpoint.url, target):
+        if same_origin(endpoint.url, target):
+            endpoint = attrs.evolve(endpoint, url=target)
+        else:
+            # Of an endpoint nothing but the new address goes along: whatever else it holds may be a secret.
             headers = CIMultiDict[str]()
-            endpoint = attrs.evolve(endpoint, headers=None)
-        endpoint = attrs.evolve(endpoint, url=target)
+            endpoint = Endpoint(target)
+            if elsewhere is not None:
+                await elsewhere(endpoint)
     raise AssertionError("unreachable")

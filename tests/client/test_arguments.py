@@ -67,7 +67,7 @@ def make(url=WS, **options):
         ({"transport": "ws", "url": WS}, ValueError, "transport must be one of"),
         ({"transport": None}, TypeError, "transport must be"),
         ({"transport": "aiohttp", "ssl": 5}, TypeError, "ssl must be"),
-        ({"transport": "aiohttp", "proxy": "socks5://x"}, ValueError, "proxy must be"),
+        ({"transport": "aiohttp", "proxy": "socks4://x"}, ValueError, "proxy must be"),
         ({"transport": "aiohttp", "proxy": 5}, TypeError, "proxy must be"),
         ({"transport": "aiohttp", "session": 5}, TypeError, "session must be"),
     ],

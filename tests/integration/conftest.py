@@ -26,8 +26,8 @@ def on_picows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Clients are made with picows; a test that asks for what picows has not is skipped."""
 
     def make(_: str, options: TransportOptions) -> Transport:
-        if options.session or options.proxy or options.compression or isinstance(options.ssl, Fingerprint):
-            pytest.skip("picows has no session, proxy, compression or fingerprint")
+        if options.session or options.compression or isinstance(options.ssl, Fingerprint):
+            pytest.skip("picows has no session, compression or fingerprint")
         return make_transport("picows", options)
 
     monkeypatch.setattr(config, "make_transport", make)

@@ -18,8 +18,6 @@ def test_picows_is_named():
 @pytest.mark.parametrize(
     "name, value",
     [
-        ("proxy", "http://proxy.test:3128"),
-        ("proxy", "env"),
         ("compression", "deflate"),
         ("session", object()),
     ],

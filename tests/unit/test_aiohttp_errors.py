@@ -4,9 +4,14 @@ import errno
 
 import aiohttp
 import pytest
+from yarl import URL
 
-from resilient_ws.errors import ConnectError, HandshakeRejected
-from resilient_ws.transports.aiohttp_errors import translate
+from resilient_ws.errors import ConnectError, HandshakeRejected, OpenTimeout
+from resilient_ws.transports.aiohttp_errors import translate as translated
+
+
+def translate(error):
+    return translated(error, URL("wss://user:secret@h/?token=secret"))
 
 
 def test_ours_stays_as_it_is():
@@ -17,9 +22,14 @@ def test_ours_stays_as_it_is():
 @pytest.mark.parametrize(
     "error, text",
     [
-        (OSError(errno.EMFILE, "Too many open files"), "the connection failed: Too many open files"),
-        (ConnectionResetError(), "the connection failed: ConnectionResetError"),
-        (TimeoutError("handshake"), "the connection failed: handshake"),
+        (
+            OSError(errno.EMFILE, "Too many open files"),
+            "the connection to h port 443 broke during the handshake: too many open files",
+        ),
+        (
+            ConnectionResetError(),
+            "the connection to h port 443 broke during the handshake: connection reset by peer",
+        ),
     ],
 )
 def test_an_error_of_the_system_is_chained(error, text):
@@ -33,7 +43,7 @@ def test_an_error_of_the_system_is_chained(error, text):
     "error",
     [
         aiohttp.ClientPayloadError("secret"),
-        aiohttp.ClientOSError(1, "secret"),
+        aiohttp.ClientOSError("secret"),
         ValueError("secret"),
         AssertionError("secret"),
     ],
@@ -55,3 +65,16 @@ def test_an_address_that_aiohttp_does_not_take_is_not_tried_again():
         None,
         None,
     )
+
+
+@pytest.mark.promise("P12")
+def test_of_an_error_with_a_number_its_words_are_told():
+    ours = translate(aiohttp.ClientOSError(errno.ECONNRESET, "secret"))
+    assert str(ours) == "the connection to h port 443 broke during the handshake: connection reset by peer"
+    assert (ours.foreign, ours.retryable, ours.__cause__) == ("ClientOSError", True, None)
+
+
+def test_a_timeout_of_a_lent_session_says_so():
+    ours = translate(aiohttp.ServerTimeoutError("secret"))
+    assert isinstance(ours, OpenTimeout)
+    assert str(ours) == "no connection to h within the timeout of the lent session"

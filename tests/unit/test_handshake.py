@@ -200,7 +200,7 @@ class TestRedirect:
             ("wss://h/a", "wss://other", "wss://other"),
             ("ws://u:p@h/a", "/b", "ws://u:p@h/b"),
             ("ws://u:p@h/a", "ws://h/b", "ws://u:p@h/b"),
-            ("ws://u:p@h/a", "http://H:80/b", "ws://u:p@h:80/b"),
+            ("ws://u:p@h/a", "http://h:80/b", "ws://u:p@h:80/b"),
             ("ws://u:p@h/a", "ws://v:q@h/b", "ws://v:q@h/b"),
             ("ws://u:p@h/a", "ws://other/b", "ws://other/b"),
             ("ws://u:p@h/a", "ws://h:81/b", "ws://h:81/b"),

@@ -18,6 +18,7 @@ from resilient_ws.errors import (
     HandshakeRejected,
     InvalidURL,
     OpenTimeout,
+    ProxyRejected,
     SetupFailed,
     SetupTimeout,
 )
@@ -51,6 +52,7 @@ def silent(rule_id):
 
 
 ACCEPT = HandshakeRejected("wrong accept", status=101, retryable=False)
+PROXY = ProxyRejected("the proxy http://p:3128 answered CONNECT with HTTP 405", retryable=False)
 OPEN = closed(1001, 60.0)
 
 # What a client meets, one after the other, and the rule that the last of it must name.
@@ -84,6 +86,9 @@ STORIES = {
     "certificate-never-open": [failed(CertificateRejected())],
     "certificate": [OPEN, failed(CertificateRejected())],
     "certificate-repeated": [OPEN, *[failed(CertificateRejected())] * 10],
+    "proxy-never-open": [failed(PROXY)],
+    "proxy": [OPEN, failed(PROXY)],
+    "proxy-repeated": [OPEN, *[failed(PROXY)] * 10],
     "handshake-never-open": [failed(ACCEPT)],
     "handshake": [OPEN, failed(ACCEPT)],
     "handshake-repeated": [OPEN, *[failed(ACCEPT)] * 10],
