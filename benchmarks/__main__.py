@@ -40,7 +40,7 @@ def versions() -> str:
 
 
 def targets(rows: list[Row]) -> str:
-    lines = ["| workload | target | found |", "|---|---|---|"]
+    lines = ["| workload | target | measured |", "|---|---|---|"]
     lines += [f"| {row.name} | {wanted} | {found} |" for row in rows for wanted, found in row.verdicts()]
     return "\n".join(lines)
 

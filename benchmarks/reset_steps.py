@@ -24,16 +24,16 @@ from resilient_ws.live import Live
 from resilient_ws.owner import Owner
 
 STEPS = {
-    "message": "the message that came before the reset is taken",
-    "failed": "the socket says that it was reset",
-    "lost": "asyncio says so, a turn of the loop later",
-    "ended": "heartbeat and link have ended, the socket is freed",
-    "counted": "what was moved and what is unconfirmed is counted",
+    "message": "the program receives the message sent before the reset",
+    "failed": "the socket reports the reset",
+    "lost": "asyncio reports it, one loop iteration later",
+    "ended": "heartbeat and link have ended, the socket is released",
+    "counted": "traffic and unconfirmed messages are counted",
     "decided": "the owner task has decided about a retry",
-    "told": "**the program is told**",
-    "dial": "the dial begins",
+    "told": "**`on_close` is called**",
+    "dial": "the dial starts",
     "connected": "TCP is connected",
-    "answered": "the answer to the handshake is read",
+    "answered": "the handshake response is read",
     "open": "**the program has the next connection**",
 }
 """In the order in which they happen; raw aiohttp has no `ended`, `counted` and `decided`."""

@@ -119,7 +119,7 @@ def receive(server: Server, seconds: float) -> list[Row]:
             timed = await client.receive(url, count, tls=server.tls if tls else None, deflate=deflate)
             return timed.cpu / count
 
-        rows.append(Row(f"Receive {title}", "us CPU each", measure, who, targets))
+        rows.append(Row(f"Receive {title}", "CPU us per message", measure, who, targets))
 
     add(
         "125 B text",
@@ -168,15 +168,15 @@ def paced(server: Server, seconds: float) -> list[Row]:
             timed = await client.receive(url, count, tls=server.tls if tls else None, deflate=deflate)
             return timed.cpu / count
 
-        rows.append(Row(title, "us CPU each", measure, who, targets, times=True))
+        rows.append(Row(title, "CPU us per message", measure, who, targets, times=True))
 
-    add("A 125 B message each 100 us", PACED, Target(Ours.name, 1), Target(OursOnPicows.name, 0.7))
-    add("A 20 B message each 100 us", FEW, size=20)
-    add("A 1024 B message each 100 us", FEW, size=1024)
-    add("A 64 KiB message each ms", FEW, size=65536, each=0.001)
-    add("A 125 B message each 100 us, binary", FEW, kind="binary")
-    add("A 125 B message each 100 us, TLS", FEW, tls=True)
-    add("A 125 B message each 100 us, deflate", DEFLATING, deflate=True)
+    add("A 125 B message every 100 us", PACED, Target(Ours.name, 1), Target(OursOnPicows.name, 0.7))
+    add("A 20 B message every 100 us", FEW, size=20)
+    add("A 1024 B message every 100 us", FEW, size=1024)
+    add("A 64 KiB message every ms", FEW, size=65536, each=0.001)
+    add("A 125 B message every 100 us, binary", FEW, kind="binary")
+    add("A 125 B message every 100 us, TLS", FEW, tls=True)
+    add("A 125 B message every 100 us, deflate", DEFLATING, deflate=True)
     return rows
 
 
@@ -190,7 +190,7 @@ def send(server: Server, seconds: float) -> list[Row]:
             return (await client.send(server.url(f"/sink?size={size}"), "x" * size, count)).cpu / count
 
         targets = (Target(Ours.name, 4), Target(OursOnPicows.name, 3, CORE)) if size == 125 else ()
-        rows.append(Row(f"Send {size} B, one after the other", "us CPU each", measure, SENDERS, targets))
+        rows.append(Row(f"Send {size} B in a loop", "CPU us per message", measure, SENDERS, targets))
     return rows
 
 
@@ -223,8 +223,8 @@ def reset(server: Server, seconds: float) -> list[Row]:
     who = (Aiohttp, Ours, OursOnPicows, Websockets)
     targets = (Target(Ours.name, 1.15), Target(OursOnPicows.name, 1.15))
     return [
-        Row("Told after a reset, p50", "us", told, who, targets, times=True),
-        Row("Back after a reset, without a delay, p50", "us", back, who, targets, times=True),
+        Row("Notified of a reset, p50", "us", told, who, targets, times=True),
+        Row("Reconnected after a reset, without backoff, p50", "us", back, who, targets, times=True),
     ]
 
 
@@ -232,7 +232,7 @@ def account(server: Server, seconds: float) -> list[Row]:
     count = max(2000, int(ROUGH * seconds))
     url = server.url(f"/sink?size={len(accounting.MESSAGE)}")
     rows: list[Row] = []
-    for name, one_by_one in (("in a loop", False), ("one in a turn of the event loop", True)):
+    for name, one_by_one in (("in a loop", False), ("one per loop iteration", True)):
 
         async def measure(client: Client, one_by_one: bool = one_by_one) -> float:
             confirm = False if isinstance(client, OursUnconfirmed) else None
@@ -242,8 +242,8 @@ def account(server: Server, seconds: float) -> list[Row]:
 
         rows.append(
             Row(
-                f"Accounting on and off, 125 B sent {name}, with the flush",
-                "us CPU each",
+                f"Delivery tracking on and off, 125 B sent {name}, with the flush",
+                "CPU us per message",
                 measure,
                 (OursUnconfirmed, Ours),
                 (Target(Ours.name, 1.1, OursUnconfirmed.name),),
