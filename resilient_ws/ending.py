@@ -67,8 +67,8 @@ class Ending(Record):
     Attributes:
         end: As the link saw it.
         endpoint: Where it led.
-        at: When, on the loop's clock.
-        opened_for: Seconds it was open.
+        at: When, in boot time.
+        opened_for: Seconds it was open, those included for which the machine was suspended.
         silent_for: Seconds since the last byte from the peer.
         unsent: Accepted messages that had not been written.
         unconfirmed: Messages written and not confirmed.

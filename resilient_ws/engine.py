@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from resilient_ws.clocks import boot_time
 from resilient_ws.closing import CloseOrigin
 from resilient_ws.config import RANDOM, Config
 from resilient_ws.dispatch import Dispatcher
@@ -101,7 +102,7 @@ class Engine:
         self.owner: Owner | None = None
         self.live: Live | None = None
         self.ending: Ending | None = None  # of a connection, until the owner has told of it
-        self.lost_at: float | None = None
+        self.lost_at: float | None = None  # in boot time
         self.last_close: CloseEvent | None = None
         self.closing: Closing | None = None
         self.interrupted = False  # `close()` was called, and what it waits for first is over
@@ -142,7 +143,7 @@ class Engine:
             spawn=self.spawn,
             idle=self.sender.idle,
         )
-        self.retry.started(self.loop.time())
+        self.retry.started(boot_time())
         self.owner = Owner(self, self.opener)
         self.owner.start(self.loop)
 
@@ -314,7 +315,7 @@ class Engine:
             if self.opener is not None:
                 self.opener.ended(live)
             return
-        now = self.now()
+        now = boot_time()
         self._latency = self.latency
         self.live = None
         self.inbox.is_connected = False

@@ -80,7 +80,7 @@ class CloseEvent(Record):
         origin: Who or what ended it.
         sent_code: The code that we sent, or `None`.
         cause: What was seen, or `None` after a clean close.
-        opened_for: Seconds it was open, `None` when nothing was.
+        opened_for: Seconds it was open, those included for which the machine was suspended; `None` when nothing was.
         silent_for: Seconds since the last byte from the peer, `None` when nothing was open.
         unsent: Accepted messages that had not been written.
         uncertain: Messages written and not confirmed.
@@ -142,7 +142,7 @@ class ReconnectEvent(Record):
 
     Attributes:
         attempts: How many it took.
-        downtime: Seconds since the last connection ended.
+        downtime: Seconds since the last connection ended, those included for which the machine was suspended.
         close: How that one ended.
         resent: Messages put in front of the outbox again.
         uncertain: Messages reported as `Fate.UNCERTAIN` instead.
@@ -214,7 +214,7 @@ class Gap(Record):
 
     Attributes:
         close: How the connection before it ended; `None` where only the inbox dropped messages.
-        downtime: Seconds without a connection.
+        downtime: Seconds without a connection, those included for which the machine was suspended.
         count: How many connections ended at this place.
         dropped: Messages that `Inbox(overflow="drop_oldest")` removed here.
         resumed: Whether a resume protocol made it complete again; always `False` in this version.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 import attrs
 
+from resilient_ws.clocks import boot_time
 from resilient_ws.closing import CloseCode, CloseOrigin
 from resilient_ws.ending import Ending, close_event, describe_end, final_event
 from resilient_ws.errors import ClientClosed, ClientStopped, RetriesExhausted
@@ -92,7 +93,7 @@ class Farewell:
         hint = f"; {ending.hint}" if ending is not None and ending.hint is not None else ""
         text = f"the client has ended: {decision.rule}{hint}"
         if decision.exhausted:
-            elapsed = retry.elapsed(self._engine.now())
+            elapsed = retry.elapsed(boot_time())
             stopped: ClientClosed = RetriesExhausted(text, attempts=retry.attempt, elapsed=elapsed)
         else:
             stopped = ClientStopped(text)

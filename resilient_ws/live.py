@@ -139,7 +139,7 @@ class Live:
         self.writer: Writer | None = None
         self.pinger: Pinger | None = None
         self.end: End | None = None
-        self.opened_at = 0.0
+        self.opened_at = 0.0  # in boot time
         self.message: Put = self.setup_inbox.put
         """Where a message goes that has arrived; swapped, so that the usual way costs no question."""
         self.burst: Burst = self.setup_inbox.extend

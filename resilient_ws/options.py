@@ -235,7 +235,8 @@ class ReconnectPolicy(Record):
             `first_delay` lowers that default to it.
         factor: 1 or more: how the range grows.
         max_attempts: Attempts in a row, 1 or more; `None` = no limit.
-        max_elapsed: Seconds since the loss (or `start()`); `None` = no limit.
+        max_elapsed: Seconds since the loss (or `start()`), those included for which the machine was suspended; `None` =
+            no limit.
         min_uptime: Seconds, 0 or more, after which an open connection counts as stable.
         refused_for: Seconds or `timedelta`, 0 or more, without a connection before which refusals (HTTP 4xx, a captive
             portal, a bad certificate, an invalid handshake) do not end a client that has been open, however many come

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
+from resilient_ws.clocks import boot_time
 from resilient_ws.ending import Ending, close_event, describe_end, failed_attempt
 from resilient_ws.endpoints import Endpoint
 from resilient_ws.errors import ClientStopped, OutboxFileError, SetupFailed
@@ -213,7 +214,7 @@ class Owner:
     async def _attempt(self) -> Failure | None:
         """Makes one attempt; returns why it failed, or `None` when the connection is open (or `close()` came)."""
         engine = self._engine
-        number = engine.retry.dialing(engine.now())
+        number = engine.retry.dialing(boot_time())
         engine.tally.attempts += 1
         self._dials_since_loss += 1
         last = self._last_failure
@@ -253,7 +254,7 @@ class Owner:
         engine.tally.opens += 1
         engine.live = live
         engine.inbox.is_connected = True
-        live.opened_at = engine.now()
+        live.opened_at = boot_time()
         engine.retry.opened()
         engine.step(Fact.OPENED)
         engine.tell(
@@ -313,7 +314,7 @@ class Owner:
         lost_at = ending.at if ending is not None else None
         turns = engine.turns
         assert turns is not None
-        decision = engine.retry.failed(failure, engine.now(), verdict, lost_at=lost_at, held=turns.held)
+        decision = engine.retry.failed(failure, boot_time(), verdict, lost_at=lost_at, held=turns.held)
         turns.failed(failure, decision)
         settled = getattr(engine.config.transport, "settled", None)
         if settled is not None:
@@ -329,7 +330,7 @@ class Owner:
         until = engine.now() + delay
         await self._sleep(until, lambda: engine.interrupted or engine.hurried)
         if engine.hurried:
-            earliest = engine.now() + engine.retry.redial_in(engine.now())
+            earliest = engine.now() + engine.retry.redial_in(boot_time())
             await self._sleep(min(until, earliest), lambda: engine.interrupted)
         engine.hurried = False
         if not engine.interrupted:

@@ -9,6 +9,7 @@ import asyncio
 import math
 from collections.abc import Callable
 
+from resilient_ws.clocks import boot_time
 from resilient_ws.dial import Addresses
 from resilient_ws.endpoints import Endpoint
 from resilient_ws.events import Failure
@@ -73,7 +74,7 @@ class Turns:
     @property
     def time_left(self) -> float | None:
         """Seconds for which a dial may still begin, 0 or more; `None` = no limit."""
-        return self._retry.time_left(self._loop.time()) if self._dials is not None else None
+        return self._retry.time_left(boot_time()) if self._dials is not None else None
 
     def ask(self, origin: Origin | None, *, passing: bool = False) -> bool:
         """Asks for this client's turn to dial `origin`; returns whether it is there already. `leave` follows.
@@ -99,7 +100,7 @@ class Turns:
         )
         if ticket.granted_at is None:
             return False
-        self._retry.dialed(ticket.granted_at)
+        self._retry.dialed(boot_time())
         return True
 
     async def come(self) -> None:
@@ -117,7 +118,7 @@ class Turns:
                 self._tell(f"dialing in {ticket.due - now:.2f} s, since {_asked(origin, hold)}")
             await self._pause(ticket.due)
             dials.knock(ticket, self._loop.time())
-        self._retry.dialed(self._loop.time())
+        self._retry.dialed(boot_time())
 
     async def _pause(self, until: float | None) -> None:
         self._waiter = self._loop.create_future()
@@ -146,7 +147,7 @@ class Turns:
             self._hurried = next_one
         elif self._dials is not None and ticket.granted_at is None:
             now = self._loop.time()
-            self._dials.hurry(ticket, now, now + self._retry.redial_in(now))
+            self._dials.hurry(ticket, now, now + self._retry.redial_in(boot_time()))
 
     def failed(self, failure: Failure, decision: Decision) -> None:
         """Lets the other clients know what a failure says about its origin."""
