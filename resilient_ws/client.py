@@ -219,8 +219,15 @@ class WebSocketClient(Callbacks, Outgoing):
             NotConnected: It has not been started.
         """
         self._check_started("ready()")
-        async with asyncio.timeout(seconds("timeout", timeout, zero=True, none=True)):
-            await self._engine.ready()
+        limit = seconds("timeout", timeout, zero=True, none=True)
+        scope = asyncio.timeout(limit)
+        try:
+            async with scope:
+                await self._engine.ready()
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            raise TimeoutError(f"not open within timeout={limit:g} s: {self._engine.standing()}") from None
 
     async def close(self, code: int = 1000, reason: str = "", drain: Duration | None = None) -> None:
         """Ends the client, from any state and any task, within `drain` + `close_timeout`.
@@ -417,6 +424,9 @@ class WebSocketClient(Callbacks, Outgoing):
             lambda when: time.strftime("%H:%M:%S", time.localtime(when))
         )
         head = f"{self._engine.config.addresses.shown}: {self.state.value}"
+        waits = self._engine.waiting_for
+        if waits:
+            head += f", waiting for {waits}"
         return "\n".join([head, *lines])
 
     # ------------------------------------------------------------------------------------------ checks

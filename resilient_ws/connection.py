@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 
+from resilient_ws.ending import told_end
 from resilient_ws.endpoints import Endpoint
 from resilient_ws.errors import ConnectionLost, MessageTooBig, NotConnected
 from resilient_ws.events import Message
@@ -79,7 +80,9 @@ class Connection:
             return await self._live.setup_inbox.get()
         except Ended:
             self._check()
-            raise ConnectionLost("the connection ended during its set-up") from None
+            end = self._live.end
+            how = f": {told_end(end)}" if end is not None else ""
+            raise ConnectionLost(f"the connection ended during its set-up{how}") from None
 
     async def request(
         self,
@@ -107,14 +110,34 @@ class Connection:
         writer = self._live.writer
         assert writer is not None
         answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-        async with asyncio.timeout(limit):
-            with self._live.patience.waiting(answer, asks=False):
-                await writer.room(answer)
-                self._check()
-                if answer.done():
-                    return answer.result()  # it has failed
-                writer.write(plain, size)
-                return await self._live.answer(answer, match)
+        written, received = False, self._live.received
+        scope = asyncio.timeout(limit)
+        try:
+            async with scope:
+                with self._live.patience.waiting(answer, asks=False):
+                    await writer.room(answer)
+                    self._check()
+                    if answer.done():
+                        return answer.result()  # it has failed
+                    writer.write(plain, size)
+                    written, received = True, self._live.received
+                    return await self._live.answer(answer, match)
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            what = (
+                f"{self._live.received - received} messages came and none matched"
+                if written
+                else "the message still waits for room and is not written"
+            )
+            paused = (
+                ", and reading is paused, since the set-up does not take them"
+                if self._live.is_paused()
+                else ""
+            )
+            raise TimeoutError(
+                f"no reply within timeout={limit:g} s during the set-up: {what}{paused}"
+            ) from None
 
     def heartbeat(self, interval: float | timedelta | None = None, message: AppMessage | None = None) -> None:
         """Changes the heartbeat of this connection: gateways tell their interval in a hello message.

@@ -16,6 +16,7 @@ from resilient_ws.errors import (
     ClientStopped,
     ConnectError,
     ConnectionLost,
+    ResilientWSError,
     RetriesExhausted,
     SetupFailed,
     SetupTimeout,
@@ -139,6 +140,16 @@ def _close_event(end: End, **more: Any) -> CloseEvent:
         cause=end.cause,
         **more,
     )
+
+
+def failed_with(failure: Failure) -> str:
+    """Returns why something failed, in words; the text of a foreign exception may hold a secret and is left out."""
+    error = failure.error
+    if isinstance(error, ResilientWSError):
+        return f"{type(error).__name__} ({error})"
+    if error is not None:
+        return type(error).__name__
+    return str(failure.close) if failure.close is not None else "the attempt failed"
 
 
 def told_end(end: End) -> str:

@@ -17,7 +17,7 @@ from resilient_ws.clocks import boot_time
 from resilient_ws.closing import CloseOrigin
 from resilient_ws.config import RANDOM, Config
 from resilient_ws.dispatch import Dispatcher
-from resilient_ws.ending import Closing, Ending, burst_hint, ended_error, is_poison
+from resilient_ws.ending import Closing, Ending, burst_hint, ended_error, failed_with, is_poison
 from resilient_ws.errors import ClientClosed, ConnectError
 from resilient_ws.events import CloseEvent, Event, State
 from resilient_ws.inbox import Inbox
@@ -299,13 +299,48 @@ class Engine:
         now = live.pinger.latency if live is not None and live.pinger is not None else None
         return now if now is not None else self._latency
 
+    @property
+    def received(self) -> int:
+        """Messages received on the open connection; 0 without one."""
+        live = self.live
+        return live.received if live is not None else 0
+
+    @property
+    def waiting_for(self) -> str:
+        """In words, what the client itself waits for; empty where nothing stands in its way."""
+        state = self.state
+        if state is State.OPEN:
+            unread = f"the inbox holds {len(self.inbox)} messages that the program does not take"
+            return f"the program: {unread}, so reading is paused" if self.inbox.paused else ""
+        if self.owner is None or self.lifecycle.is_over:
+            return ""
+        return self.owner.waits_for()
+
+    def standing(self) -> str:
+        """Returns in words where the client stands and what stands in the way: for the text of a `TimeoutError`."""
+        waits, failure = self.waiting_for, self.owner.last_failure if self.owner is not None else None
+        text = f"the client is {self.state.value}"
+        if self.state is not State.OPEN:
+            text += f" (attempt {self.retry.attempt})"
+        if waits:
+            text += f" and waits for {waits}"
+        if failure is not None and self.state is not State.OPEN:
+            text += f"; the last failure: {failed_with(failure)}"
+        return text
+
     def stats(self) -> Stats:
         """The numbers as of now."""
         numbers, turns, address = self.tally.stats(self.live), self.turns, self.retry.endpoint
         if turns is None:
-            return numbers
+            return attrs.evolve(numbers, waiting_for=self.waiting_for)
         held = turns.held(address)
-        return attrs.evolve(numbers, dials_waiting=turns.waiting(address), held_for=held[0] if held else 0.0)
+        return attrs.evolve(
+            numbers,
+            dials_waiting=turns.waiting(address),
+            dials_under_way=turns.under_way(address),
+            held_for=held[0] if held else 0.0,
+            waiting_for=self.waiting_for,
+        )
 
     # ------------------------------------------------------------------------------------------ what connections tell
 

@@ -39,6 +39,14 @@ It may have been about its path or its key alone. After a minute one of the othe
 all of them it holds the rest again: at most `MAX_DIALS` dials a minute reach a server that wants none.
 """
 
+SLOT: Final = 3.0
+"""Seconds after which a dial no longer counts against the others.
+
+A handshake is done in much less. One that takes longer hangs, or its server does; `open_timeout`, which the program may have
+set to minutes or to none, must not decide how long the other clients of that origin wait for it. So at most `MAX_DIALS`
+dials begin in any `SLOT` seconds on an origin that answers none, and all of them get their turn.
+"""
+
 _FEW: Final = 64
 
 
@@ -62,7 +70,7 @@ class Ticket:
 
     Attributes:
         origin: Where to.
-        due: When to `knock`; `None` = `wake` is called when something has changed.
+        due: When to `knock`; `None` = no time is set. `wake` is called when something has changed.
         granted_at: When it was let in; `None` = it waits.
     """
 
@@ -83,10 +91,13 @@ class Ticket:
 class _Gate:
     """The dials to one origin."""
 
-    __slots__ = ("asleep", "dialing", "hold", "queue")
+    __slots__ = ("asleep", "counted", "hold", "late", "queue")
 
     def __init__(self) -> None:
-        self.dialing = 0
+        self.counted: OrderedDict[Ticket, None] = (
+            OrderedDict()
+        )  # under way for less than `SLOT`, the eldest first
+        self.late = 0  # under way for longer
         self.queue: OrderedDict[Ticket, None] = OrderedDict()  # for a place, in the order of asking
         self.asleep: dict[Ticket, None] = {}  # each until its own time
         self.hold: Hold | None = None
@@ -96,6 +107,19 @@ class _Gate:
 
     def is_idle(self, now: float) -> bool:
         return not (self.dialing or self.queue or self.asleep or self.held(now))
+
+    @property
+    def dialing(self) -> int:
+        return len(self.counted) + self.late
+
+    def age(self, now: float) -> None:
+        """Those that have been under way for `SLOT` do not count any more."""
+        while self.counted:
+            eldest = next(iter(self.counted))
+            if eldest.granted_at is None or eldest.granted_at + SLOT > now:
+                return
+            del self.counted[eldest]
+            self.late += 1
 
 
 class Dials:
@@ -140,6 +164,7 @@ class Dials:
         wake: Callable[[], None],
         spread: Callable[[], float],
         hurried: bool = False,
+        first: bool = False,
     ) -> Ticket:
         """Asks to be let in; `leave` follows, whatever happens.
 
@@ -149,18 +174,23 @@ class Dials:
             wake: Called when the ticket has changed.
             spread: Draws the seconds that this client waits after a hold, so that not all come at its end.
             hurried: Whether a hold does not count: the program itself asked for this dial.
+            first: Whether this client had its turn and has given it back for a while: it comes before the others.
         """
         ticket = Ticket(origin, wake, spread, hurried=hurried)
         gate = self._gate(origin, now)
-        self._place(gate, ticket, now)
+        self._place(gate, ticket, now, first=first)
         return ticket
 
     def knock(self, ticket: Ticket, now: float) -> None:
         """The time of a ticket has come: it joins the queue, or waits on if the origin asked for more time."""
+        if ticket.is_over or ticket.due is None or now < ticket.due:
+            return
         gate = self._gates[ticket.origin]
-        if ticket in gate.asleep and ticket.due is not None and now >= ticket.due:
+        if ticket in gate.asleep:
             del gate.asleep[ticket]
             self._place(gate, ticket, now)
+        elif ticket in gate.queue:
+            self._admit(gate, now)
 
     def hurry(self, ticket: Ticket, now: float, due: float) -> None:
         """A hold does not count for this ticket any more; it comes at `due`, in its order."""
@@ -186,8 +216,12 @@ class Dials:
         if ticket.granted_at is None:
             gate.queue.pop(ticket, None)
             gate.asleep.pop(ticket, None)
+            self._admit(gate, now)
         else:
-            gate.dialing -= 1
+            if ticket in gate.counted:
+                del gate.counted[ticket]
+            else:
+                gate.late -= 1
             hold = gate.held(now)
             if opened and hold is not None and hold.since <= ticket.granted_at:
                 self._lift(gate, hold, now)
@@ -218,8 +252,9 @@ class Dials:
             del gate.queue[ticket]
             self._place(gate, ticket, now)
             ticket.wake()
+        self._admit(gate, now)
 
-    def _place(self, gate: _Gate, ticket: Ticket, now: float) -> None:
+    def _place(self, gate: _Gate, ticket: Ticket, now: float, *, first: bool = False) -> None:
         hold = gate.held(now)
         if hold is not None and not ticket.hurried:
             ticket.due = hold.until + ticket.spread()
@@ -227,14 +262,25 @@ class Dials:
         else:
             ticket.due = None
             gate.queue[ticket] = None
-            self._admit(gate, now)
+            if first:
+                gate.queue.move_to_end(ticket, last=False)
+            self._admit(gate, now, asking=ticket)
 
-    def _admit(self, gate: _Gate, now: float) -> None:
-        while gate.queue and gate.dialing < self._max_dials:
+    def _admit(self, gate: _Gate, now: float, *, asking: Ticket | None = None) -> None:
+        gate.age(now)
+        while gate.queue and len(gate.counted) < self._max_dials:
             ticket, _ = gate.queue.popitem(last=False)
-            gate.dialing += 1
-            ticket.granted_at = now
+            gate.counted[ticket] = None
+            ticket.due, ticket.granted_at = None, now
             ticket.wake()
+        if gate.queue:
+            # The next one looks again when the eldest dial stops to count.
+            ticket, eldest = next(iter(gate.queue)), next(iter(gate.counted))
+            due = (now if eldest.granted_at is None else eldest.granted_at) + SLOT
+            if ticket.due != due:
+                ticket.due = due
+                if ticket is not asking:  # which is about to look at it
+                    ticket.wake()
 
     @staticmethod
     def _lift(gate: _Gate, hold: Hold, now: float) -> None:
@@ -271,7 +317,8 @@ class Governor:
     """Paces the dials of many clients to one origin (scheme, host and port), as `WebSocketClient(governor=...)`.
 
     All clients of a process share one unless they are given another. At most `max_dials` dials to an origin are under
-    way at once, from name look-up to the end of the handshake; the others wait in the order in which they came, and
+    way at once, from name look-up to the end of the handshake, not counted those that have taken longer than 3 seconds, so
+    that a server that hangs does not keep anybody from dialing. A URL provider runs without a place. The others wait in the order in which they came, and
     what they wait does not count for `open_timeout`. When a server answers a client with 429, 503 or any `Retry-After`, or
     closes it with 1013, the others leave it alone, too: as long as its `Retry-After` says, or else as long as that client waits itself,
     and each one for a random while longer, drawn by its own policy. A connection opened by a later dial ends that early.

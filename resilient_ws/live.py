@@ -257,6 +257,11 @@ class Live:
             self._route(message, size_of(message), wakes=wakes)
 
     @property
+    def received(self) -> int:
+        """Messages received until now."""
+        return self._messages if self.end is None else self._received
+
+    @property
     def _messages(self) -> int:
         return self.link.look(paused=False).messages if self.link is not None else 0
 

@@ -112,7 +112,9 @@ class Opener:
         "_options",
         "_queue",
         "_scope",
+        "_since",
         "_spawn",
+        "_step",
         "_subscriptions",
         "_turns",
     )
@@ -138,6 +140,8 @@ class Opener:
         self._scope: asyncio.Timeout | None = None
         self._interrupted = False
         self._live: Live | None = None
+        self._step = ""  # what is waited for now
+        self._since = 0.0
         if hasattr(options.transport, "on_redirect"):
             options.transport.on_redirect = self._redirected
 
@@ -145,6 +149,16 @@ class Opener:
         """Gives up the attempt of the moment, and every later one at once."""
         self._interrupted = True
         self._cut_short()
+
+    def waits_for(self) -> str:
+        """Returns in words what the attempt that is under way waits for; empty where none is."""
+        turn = self._turns.waits_for()
+        if turn or not self._step:
+            return turn
+        return f"{self._step} (for {asyncio.get_running_loop().time() - self._since:.1f} s now)"
+
+    def _waiting(self, step: str) -> None:
+        self._step, self._since = step, asyncio.get_running_loop().time()
 
     def abandon(self) -> None:
         """Frees the socket of the attempt of the moment, whatever the program's code is doing with it."""
@@ -186,6 +200,7 @@ class Opener:
             raise
         finally:
             self._live = None
+            self._step = ""
         return live
 
     async def _dial(self, live: Live, index: int, attempt: Attempt) -> Endpoint:
@@ -197,12 +212,15 @@ class Opener:
             limit = options.open_timeout
             endpoint = options.addresses.fixed(index)
             if endpoint is None:
+                turns.lend()
+                self._waiting("the URL provider")
                 began = asyncio.get_running_loop().time()
                 async with self._begin(limit):
                     endpoint = await options.addresses.next(index, attempt)
                 if limit is not None:
                     limit = max(0.0, limit - (asyncio.get_running_loop().time() - began))
                 await self._take_turn(origin_of(endpoint))
+            self._waiting(f"a connection to {endpoint}")
             async with self._begin(limit):
                 # It is the connection's at once, so that whatever fails from here on frees it.
                 live.link = link = await options.transport.open(endpoint, live)
@@ -218,7 +236,11 @@ class Opener:
         except TimeoutError:
             self._check()
             late = OpenTimeout(
-                _late(options.open_timeout, endpoint, getattr(options.transport, "waits_for", ""))
+                _late(
+                    options.open_timeout,
+                    endpoint,
+                    getattr(options.transport, "waits_for", "") or f"a connection to {endpoint}",
+                )
             )
             raise AttemptFailed(late, endpoint) from None
         except Exception as error:  # noqa: BLE001 - what no transport should raise ends the attempt, not the client
@@ -285,6 +307,7 @@ class Opener:
         )
         failure: Exception | None = None
         step = "setup"
+        self._waiting("setup" if options.setup is not None else "the subscriptions to be written")
         scope = self._begin(options.setup_timeout)
         try:
             async with scope:
@@ -301,7 +324,10 @@ class Opener:
             if must_pass(error):
                 raise
             if isinstance(error, TimeoutError) and scope.expired():
-                failure = SetupTimeout(f"setup took longer than setup_timeout={options.setup_timeout} s")
+                failure = SetupTimeout(
+                    f"{step} took longer than setup_timeout={options.setup_timeout} s; the server sent "
+                    f"{live.received} messages meanwhile, and {len(live.setup_inbox)} of them were not taken"
+                )
             else:
                 failure = SetupFailed(f"{step} raised {type(error).__name__}")
                 failure.__cause__ = error

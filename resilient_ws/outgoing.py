@@ -142,8 +142,19 @@ class Outgoing:
             NotConnected: It would have to wait and the client has not been started.
         """
         self._check_loop()
-        async with asyncio.timeout(seconds("timeout", timeout, zero=True, none=True)):
-            await self._engine.sender.flush()
+        limit = seconds("timeout", timeout, zero=True, none=True)
+        scope = asyncio.timeout(limit)
+        try:
+            async with scope:
+                await self._engine.sender.flush()
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            queue = self._engine.sender.queue
+            left = f"{queue.waiting} messages are not written and {queue.unconfirmed} not confirmed"
+            raise TimeoutError(
+                f"not flushed within timeout={limit:g} s: {left}; {self._engine.standing()}"
+            ) from None
 
     async def request(
         self,
@@ -170,17 +181,34 @@ class Outgoing:
         function("match", match, sync=True)
         plain, size = checked(message, self._max_bytes)
         self._check_loop()
-        async with asyncio.timeout(seconds("timeout", timeout, zero=True, none=True)):
-            sender = self._sender
-            answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-            with sender.patience.waiting(answer, asks=False):
-                await sender.admit_unqueued(size, answer)
-                if answer.done():
-                    return answer.result()  # it has failed
-                live = self._engine.live
-                assert live is not None
-                sender.write_unqueued(plain, size)
-                return await live.answer(answer, match)
+        limit = seconds("timeout", timeout, zero=True, none=True)
+        written = False
+        received = self._engine.received
+        scope = asyncio.timeout(limit)
+        try:
+            async with scope:
+                sender = self._sender
+                answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+                with sender.patience.waiting(answer, asks=False):
+                    await sender.admit_unqueued(size, answer)
+                    if answer.done():
+                        return answer.result()  # it has failed
+                    live = self._engine.live
+                    assert live is not None
+                    sender.write_unqueued(plain, size)
+                    written, received = True, self._engine.received
+                    return await live.answer(answer, match)
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            what = (
+                f"{self._engine.received - received} messages came and none matched"
+                if written
+                else "the message still waits for room and is not written"
+            )
+            raise TimeoutError(
+                f"no reply within timeout={limit:g} s: {what}; {self._engine.standing()}"
+            ) from None
 
     def subscribe(
         self,

@@ -25,6 +25,7 @@ from resilient_ws.events import (
     OpenEvent,
     ReconnectEvent,
     RetryEvent,
+    State,
     Stop,
 )
 from resilient_ws.farewell import FILE_TIMEOUT, Farewell, finish
@@ -55,6 +56,7 @@ class Owner:
         "_group",
         "_last_endpoint",
         "_last_failure",
+        "_next_at",
         "_opener",
         "_resent",
         "_scope",
@@ -73,6 +75,7 @@ class Owner:
         self._starting = False  # a task, which must not take a step before its caller knows of it
         self._last_failure: Failure | None = None
         self._last_endpoint: Endpoint | None = None
+        self._next_at: float | None = None  # when the back-off is over, on the loop's clock
         self._dials_since_loss = 0
         self._resent = 0
         self._farewell: Farewell | None = None
@@ -100,6 +103,20 @@ class Owner:
     def is_cancelled(self) -> bool:
         """Whether somebody cancels the task, as `asyncio.run` does with all tasks at its end."""
         return self._task is not None and self._task.cancelling() > 0
+
+    def waits_for(self) -> str:
+        """Returns in words what stands between the client and an open connection."""
+        engine = self._engine
+        if engine.state is State.BACKOFF:
+            if self._next_at is None:
+                return "the decision whether to connect again"
+            return f"the next attempt, in {max(0.0, self._next_at - engine.now()):.1f} s"
+        return self._opener.waits_for() or "the outbox file to be read"
+
+    @property
+    def last_failure(self) -> Failure | None:
+        """Why the last attempt or connection failed."""
+        return self._last_failure
 
     def wake(self) -> None:
         """Something has happened: look again."""
@@ -181,9 +198,9 @@ class Owner:
                     return
                 if not engine.interrupted:
                     self._tell_retry(failure, decision, ending)
-                    await self._back_off(decision.delay)
                     if ending is not None:
                         self._last_failure = ending.failure(failure.attempt, engine.last_close)
+                    await self._back_off(decision.delay)
                     continue
             if ending is not None:
                 self.farewell.as_asked(ending)
@@ -307,6 +324,8 @@ class Owner:
                 if must_pass(error):
                     raise
                 if not engine.interrupted:  # then `close()` has cut it short, and nobody asks any more
+                    if isinstance(error, TimeoutError) and self._scope is not None and self._scope.expired():
+                        error = TimeoutError(f"decide took longer than {DECIDE_TIMEOUT:g} s")
                     engine.failed("decide", error)
                 verdict = None
             finally:
@@ -327,11 +346,12 @@ class Owner:
         engine = self._engine
         if not delay:
             await asyncio.sleep(0)  # the callbacks hear of the end before the dial: half the time for them
-        until = engine.now() + delay
+        self._next_at = until = engine.now() + delay
         await self._sleep(until, lambda: engine.interrupted or engine.hurried)
         if engine.hurried:
             earliest = engine.now() + engine.retry.redial_in(boot_time())
             await self._sleep(min(until, earliest), lambda: engine.interrupted)
+        self._next_at = None
         engine.hurried = False
         if not engine.interrupted:
             engine.step(Fact.DIALED)

@@ -50,7 +50,10 @@ class Stats(Record):
         confirmation: Whether the open connection confirms deliveries: `on`, `off`; `none` without a connection.
         events_dropped: Events that slow callbacks did not take in time.
         dials_waiting: Clients that wait for their turn to dial where this one dials, now; itself included.
+        dials_under_way: Dials to where this one dials that are under way, now; those of other clients included.
         held_for: Seconds for which no client is to dial there, since one was asked for time; 0 = no such request.
+        waiting_for: What the client itself waits for, in words, such as its turn to dial, the URL provider, the next
+            attempt; empty where nothing stands in its way.
     """
 
     attempts: int = 0
@@ -73,7 +76,9 @@ class Stats(Record):
     confirmation: Literal["on", "off", "none"] = "none"
     events_dropped: int = 0
     dials_waiting: int = 0
+    dials_under_way: int = 0
     held_for: float = 0.0
+    waiting_for: str = ""
 
 
 class Timeline:

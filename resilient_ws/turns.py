@@ -32,6 +32,7 @@ class Turns:
         "_dials",
         "_hurried",
         "_last",
+        "_lent",
         "_loop",
         "_retry",
         "_tell",
@@ -51,6 +52,7 @@ class Turns:
         self._ticket: Ticket | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._hurried = False
+        self._lent: Ticket | None = None  # the turn that was given back while code of the program runs
 
     def expected(self, index: int) -> Origin | None:
         """Returns the origin of address `index`; that of its last answer where a URL provider has to be asked."""
@@ -70,6 +72,11 @@ class Turns:
         """Returns how many clients wait for their turn at the origin of address `index`."""
         origin = self.expected(index)
         return self._dials.waiting(origin) if self._dials is not None and origin is not None else 0
+
+    def under_way(self, index: int) -> int:
+        """Returns how many dials to the origin of address `index` are under way."""
+        origin = self.expected(index)
+        return self._dials.dialing(origin) if self._dials is not None and origin is not None else 0
 
     @property
     def time_left(self) -> float | None:
@@ -91,12 +98,19 @@ class Turns:
         if before is not None and before.origin == origin:
             return True
         self.leave()
+        before, self._lent = before or self._lent, None
+        first = before is not None and before.origin == origin
         hurried = self._hurried or (before is not None and before.hurried)
         self._hurried = False
         if not passing:
             self._last = origin
         self._ticket = ticket = self._dials.ask(
-            origin, self._loop.time(), wake=self._wake, spread=self._retry.spread, hurried=hurried
+            origin,
+            self._loop.time(),
+            wake=self._wake,
+            spread=self._retry.spread,
+            hurried=hurried,
+            first=first,
         )
         if ticket.granted_at is None:
             return False
@@ -113,7 +127,7 @@ class Turns:
         while ticket.granted_at is None:
             now = self._loop.time()
             hold = dials.held(origin, now)
-            if hold is not None and hold is not told and ticket.due is not None:
+            if hold is not None and hold is not told and ticket.due is not None and not ticket.hurried:
                 told = hold
                 self._tell(f"dialing in {ticket.due - now:.2f} s, since {_asked(origin, hold)}")
             await self._pause(ticket.due)
@@ -133,6 +147,23 @@ class Turns:
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+    def lend(self) -> None:
+        """Gives the turn back while code of the program runs, however long it takes; `ask` then has the first place."""
+        self._lent = self._ticket
+        self.leave()
+
+    def waits_for(self) -> str:
+        """Returns in words why it is not this client's turn; empty where it is."""
+        ticket, dials = self._ticket, self._dials
+        if ticket is None or dials is None or ticket.granted_at is not None:
+            return ""
+        origin, now = ticket.origin, self._loop.time()
+        hold = dials.held(origin, now)
+        if hold is not None and not ticket.hurried:
+            return f"its turn to dial for {max(0.0, (ticket.due or now) - now):.1f} s more, since {_asked(origin, hold)}"
+        others = dials.waiting(origin) - 1
+        return f"its turn to dial {origin}: {dials.dialing(origin)} dials are under way there and {others} others wait"
 
     def leave(self, *, opened: bool = False) -> None:
         """The dial is over, or not wanted any more; `opened`: the origin has let us in."""

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import math
 import threading
 
 import pytest
@@ -25,6 +26,13 @@ from resilient_ws.testing import FakeTransport
 from tests.client.kit import STEADY, URL, now, settle, stage
 
 HERE = "ws://peer.test"
+
+
+@pytest.fixture(autouse=True)
+def slow_dials_count(request, monkeypatch):
+    """Let a dial count for as long as it takes, so that a story may be as slow as it likes."""
+    if request.node.get_closest_marker("promise") is None or "hang" not in request.node.name:
+        monkeypatch.setattr("resilient_ws.governor.SLOT", math.inf)
 
 
 def overloaded(retry_after=None, status=503):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
-from resilient_ws.governor import Dials
+from resilient_ws.governor import SLOT, Dials
 
 ORIGINS = ["ws://a.test", "ws://b.test"]
 MAX_DIALS = 3
@@ -52,12 +52,13 @@ class GovernorModel(RuleBasedStateMachine):
         ticket = caller.ticket
         gate = self.dials._gates.get(ticket.origin) if caller in self.there else None
         line = [one for one in gate.queue if one is not ticket] if gate is not None else []
+        counted = gate is not None and ticket in gate.counted  # one that has hung for long takes no place
         if caller in self.there:
             self.there.remove(caller)
         self.dials.leave(ticket, self.now, opened=opened)
         let_in = [one for one in line if one.granted_at is not None]
         assert let_in == line[: len(let_in)], "somebody was passed over"
-        assert len(let_in) == min(len(line), gate is not None and ticket.granted_at is not None)
+        assert len(let_in) == min(len(line), counted)
 
     @rule(origin=st.sampled_from(ORIGINS), time=spans, asked=st.booleans())
     def hold(self, origin, time, asked):
@@ -75,20 +76,29 @@ class GovernorModel(RuleBasedStateMachine):
             if caller.ticket.due is not None and caller.ticket.due <= self.now:
                 self.dials.knock(caller.ticket, self.now)
 
+    def counted(self, origin):
+        return [one for one in self.granted(origin) if one.ticket.granted_at + SLOT > self.now]
+
     @invariant()
     def no_more_dials_than_may(self):
         for origin in ORIGINS:
-            assert len(self.granted(origin)) == self.dials.dialing(origin) <= MAX_DIALS
+            assert len(self.granted(origin)) == self.dials.dialing(origin)
+            assert len(self.counted(origin)) <= MAX_DIALS
 
     @invariant()
     def who_waits_waits_for_something(self):
         for caller in self.there:
             ticket = caller.ticket
-            if ticket.granted_at is None and ticket.due is None:
-                assert len(self.granted(ticket.origin)) == MAX_DIALS, (
-                    "a place is free and somebody waits for one"
-                )
+            if ticket.granted_at is not None:
+                continue
+            gate = self.dials._gates[ticket.origin]
+            if ticket in gate.queue:
+                assert len(gate.counted) == MAX_DIALS, "a place is free and somebody waits for one"
                 assert ticket.hurried or self.dials.held(ticket.origin, self.now) is None
+            else:
+                assert ticket.due is not None
+            if gate.queue:
+                assert next(iter(gate.queue)).due is not None, "nobody would look when a dial stops to count"
 
     @invariant()
     def who_was_let_in_knows_it(self):

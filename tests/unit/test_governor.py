@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 
 from resilient_ws import CloseEvent, CloseOrigin, ConnectError, Failure, Governor
-from resilient_ws.governor import MAX_DIALS, MAX_HOLD, Dials, request_for_time
+from resilient_ws.governor import MAX_DIALS, MAX_HOLD, SLOT, Dials, request_for_time
 
 HERE, THERE = "wss://here.test", "wss://there.test"
 
@@ -113,7 +113,7 @@ def test_those_who_wait_for_a_place_are_held_as_well_and_those_under_way_are_not
     dials.hold(HERE, 0.0, 10.0, "HTTP 429", asked=True)
     assert second.due == 11.0
     assert second.woken == 1
-    assert third.woken == 0
+    assert third.due == SLOT, "it is the next one now, and looks when a dial stops to count"
     first.leave(1.0)
     assert states([second, third]) == [False, True], "one whose program asked for it does not mind"
 
@@ -176,7 +176,7 @@ def test_one_that_is_hurried_while_it_waits_comes_when_it_is_due():
     assert client.dials_now
     dials.hurry(client.ticket, 2.0, 2.0)  # on its way: nothing to hurry
     dials.hurry(other.ticket, 2.0, 2.0)
-    assert other.due is None
+    assert other.due == 1.4 + SLOT, "it looks again when that dial stops to count"
     assert not other.dials_now, "the number of dials still counts"
     client.leave(3.0)
     assert other.dials_now
@@ -187,6 +187,52 @@ def test_a_request_for_no_time_holds_nobody():
     dials.hold(HERE, 0.0, 0.0, "HTTP 503", asked=True)
     assert dials.held(HERE, 0.0) is None
     assert not dials._gates
+
+
+# --- a dial that hangs
+
+
+@pytest.mark.promise("P9")
+def test_dials_that_hang_do_not_keep_the_others_from_dialing():
+    dials = Dials(2, MAX_HOLD)
+    hung = [Client(dials, now=float(number)) for number in range(2)]
+    others = [Client(dials, now=1.5) for _ in range(3)]
+    assert [other.due for other in others] == [SLOT, None, None]
+    others[0].knock(SLOT - 0.01)
+    assert not any(states(others))
+    others[0].knock(SLOT)
+    assert states(others) == [True, False, False]
+    assert others[1].woken == 1
+    assert others[1].due == SLOT + 1, "when the next one stops to count"
+    assert (dials.dialing(HERE), dials.waiting(HERE)) == (3, 2)
+    others[1].knock(SLOT + 1)
+    assert states(others) == [True, True, False]
+    for client in hung:
+        client.leave(50.0)
+    assert states(others) == [True, True, True], "all of them have been under way for long"
+    for other in others:
+        other.leave(50.0)
+    assert dials.is_quiet
+
+
+def test_one_that_had_its_turn_comes_before_those_that_wait():
+    dials = Dials(1, MAX_HOLD)
+    first, second, third = (Client(dials) for _ in range(3))
+    first.leave()
+    assert states([second, third]) == [True, False]
+    back = dials.ask(HERE, 1.0, wake=lambda: None, spread=lambda: 0.0, first=True)
+    second.leave(2.0)
+    assert back.granted_at == 2.0
+    assert not third.dials_now
+
+
+def test_one_that_gives_up_leaves_the_next_one_a_time_to_look():
+    dials = Dials(1, MAX_HOLD)
+    _, second, third = (Client(dials) for _ in range(3))
+    second.leave(1.0)
+    assert third.due == SLOT
+    third.knock(SLOT)
+    assert third.dials_now
 
 
 # --- what says that an origin asks for time
