@@ -20,6 +20,7 @@ from hypothesis.stateful import (
 )
 
 from resilient_ws.closing import CloseOrigin
+from resilient_ws.endpoints import Endpoint
 from resilient_ws.errors import CertificateRejected, ConnectError, HandshakeRejected, InvalidURL, OpenTimeout
 from resilient_ws.events import CloseEvent, Failure, Retry, Stop
 from resilient_ws.options import ReconnectPolicy
@@ -330,6 +331,90 @@ def test_an_hour_of_any_server_is_no_storm(worst_luck, opened_for, min_delay, se
     # One dial per min_delay, and one at once at the start and after each connection that lasted min_uptime.
     assert dials <= 2 + stable + 3600 / min_delay
     assert stable <= 3600 / policy.min_uptime + 1
+
+
+# ------------------------------------------------------------------------------------------------- a server at fault
+
+HERE = Endpoint("wss://here.test/")
+mistakes = st.one_of(
+    st.sampled_from([200, 301, 302, 304, 400, 401, 403, 404, 410, 418, 499]).map(
+        lambda status: Failure(error=HandshakeRejected(status=status), status=status, endpoint=HERE)
+    ),
+    st.sampled_from(
+        [
+            CertificateRejected("expired"),
+            HandshakeRejected("wrong accept", status=101, retryable=False),
+            HandshakeRejected("unknown extension", retryable=False),
+            InvalidURL("port 0"),
+        ]
+    ).map(lambda error: Failure(error=error, endpoint=HERE)),
+)
+others = st.one_of(
+    st.just(Failure(error=ConnectError("refused"), endpoint=HERE)),
+    st.sampled_from([408, 425, 429, 500, 502, 503]).map(
+        lambda status: Failure(error=HandshakeRejected(status=status), status=status, endpoint=HERE)
+    ),
+    st.tuples(st.sampled_from([403, 404, 418]), st.floats(0, 100)).map(
+        lambda one: Failure(
+            error=HandshakeRejected(status=one[0]), status=one[0], retry_after=one[1], endpoint=HERE
+        )
+    ),
+)
+lost = st.floats(0, 100).map(
+    lambda lasted: Failure(close=CloseEvent(code=1001, origin=CloseOrigin.PEER), opened_for=lasted)
+)
+
+
+@pytest.mark.promise("P10")
+@given(
+    history=st.lists(
+        st.tuples(
+            st.sampled_from([mistakes] * 3 + [others, lost]).flatmap(lambda one: one),
+            st.floats(0, 600),
+            st.integers(1, 14),
+        ),
+        max_size=8,
+    ),
+    refused_for=st.none() | st.floats(0, 7200),
+    endpoints=st.integers(1, 3),
+    provider=st.booleans(),
+)
+def test_refusals_end_a_client_that_was_open_at_the_tenth_in_a_row_and_not_before_its_time(
+    history, refused_for, endpoints, provider
+):
+    policy = ReconnectPolicy(refused_for=refused_for)
+    state = RetryState(policy, random.Random(1), endpoints=endpoints, provider=provider)
+    now = 0.0
+    state.started(now)
+    state.dialing(now)
+    state.opened()
+    state.failed(Failure(close=CloseEvent(code=1006), opened_for=60.0), now)
+    row, unconnected_since = 0, now
+    for failure, took in [(failure, took) for failure, took, times in history for _ in range(times)]:
+        now += took
+        state.dialing(now)
+        if failure.opened_for is not None:
+            state.opened()
+            now += failure.opened_for
+            row, unconnected_since = 0, now
+        elif (
+            failure.retry_after is not None
+            or failure.status in {408, 425, 429, 500, 502, 503}
+            or (failure.status is None and type(failure.error) is ConnectError)
+        ):
+            row = 0
+        else:
+            row += 1
+        decision = state.failed(failure, now)
+        if decision.stop:
+            assert refused_for is not None
+            assert row >= 10
+            assert now - unconnected_since >= refused_for
+            assert decision.rule_id.endswith("-repeated")
+            return
+        if row >= 10 and refused_for is not None and endpoints == 1 and not provider:
+            assert now - unconnected_since < refused_for, "then it does end"
+        now += decision.delay
 
 
 FORKED = """
