@@ -110,7 +110,7 @@ class Connection:
         writer = self._live.writer
         assert writer is not None
         answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-        written, received = False, self._live.received
+        tried: int | None = None
         scope = asyncio.timeout(limit)
         try:
             async with scope:
@@ -120,14 +120,14 @@ class Connection:
                     if answer.done():
                         return answer.result()  # it has failed
                     writer.write(plain, size)
-                    written, received = True, self._live.received
+                    tried = self._live.tried
                     return await self._live.answer(answer, match)
         except TimeoutError:
             if not scope.expired():
                 raise
             what = (
-                f"{self._live.received - received} messages came and none matched"
-                if written
+                f"{self._live.tried - tried} messages came and none matched"
+                if tried is not None
                 else "the message still waits for room and is not written"
             )
             paused = (

@@ -300,12 +300,6 @@ class Engine:
         return now if now is not None else self._latency
 
     @property
-    def received(self) -> int:
-        """Messages received on the open connection; 0 without one."""
-        live = self.live
-        return live.received if live is not None else 0
-
-    @property
     def waiting_for(self) -> str:
         """In words, what the client itself waits for; empty where nothing stands in its way."""
         state = self.state

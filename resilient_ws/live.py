@@ -122,6 +122,7 @@ class Live:
         "pinger",
         "setup_inbox",
         "silent_for",
+        "tried",
         "wake",
         "writer",
     )
@@ -140,6 +141,7 @@ class Live:
         self.pinger: Pinger | None = None
         self.end: End | None = None
         self.opened_at = 0.0  # in boot time
+        self.tried = 0  # messages that came while a request was waiting for its answer
         self.message: Put = self.setup_inbox.put
         """Where a message goes that has arrived; swapped, so that the usual way costs no question."""
         self.burst: Burst = self.setup_inbox.extend
@@ -372,6 +374,8 @@ class Live:
         if self._discards:
             self.discarded += 1
             return True
+        if self._requests:
+            self.tried += 1
         for mine in self._requests:
             match, answer = mine
             if answer.done():

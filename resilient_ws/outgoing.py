@@ -182,8 +182,7 @@ class Outgoing:
         plain, size = checked(message, self._max_bytes)
         self._check_loop()
         limit = seconds("timeout", timeout, zero=True, none=True)
-        written = False
-        received = self._engine.received
+        live, tried = None, 0
         scope = asyncio.timeout(limit)
         try:
             async with scope:
@@ -196,14 +195,14 @@ class Outgoing:
                     live = self._engine.live
                     assert live is not None
                     sender.write_unqueued(plain, size)
-                    written, received = True, self._engine.received
+                    tried = live.tried
                     return await live.answer(answer, match)
         except TimeoutError:
             if not scope.expired():
                 raise
             what = (
-                f"{self._engine.received - received} messages came and none matched"
-                if written
+                f"{live.tried - tried} messages came and none matched"
+                if live is not None
                 else "the message still waits for room and is not written"
             )
             raise TimeoutError(
