@@ -97,8 +97,8 @@ class Turns:
         before = self._ticket
         if before is not None and before.origin == origin:
             return True
+        before = before or self._lent
         self.leave()
-        before, self._lent = before or self._lent, None
         first = before is not None and before.origin == origin
         hurried = self._hurried or (before is not None and before.hurried)
         self._hurried = False
@@ -150,8 +150,9 @@ class Turns:
 
     def lend(self) -> None:
         """Gives the turn back while code of the program runs, however long it takes; `ask` then has the first place."""
-        self._lent = self._ticket
+        ticket = self._ticket
         self.leave()
+        self._lent = ticket
 
     def waits_for(self) -> str:
         """Returns in words why it is not this client's turn; empty where it is."""
@@ -167,7 +168,7 @@ class Turns:
 
     def leave(self, *, opened: bool = False) -> None:
         """The dial is over, or not wanted any more; `opened`: the origin has let us in."""
-        ticket, self._ticket = self._ticket, None
+        ticket, self._ticket, self._lent = self._ticket, None, None
         if ticket is not None and self._dials is not None:
             self._dials.leave(ticket, self._loop.time(), opened=opened)
 

@@ -276,3 +276,31 @@ async def test_a_hold_of_the_origin_is_named():
             assert "since ws://peer.test has asked for time (HTTP 418)" in waits
             assert waits in second.client.explain()
             await second.until_state(State.OPEN)
+
+
+@pytest.mark.expects_errors
+async def test_a_provider_that_fails_gives_up_its_place():
+    transport, governor = FakeTransport(), Governor(max_dials=1)
+    calls = []
+
+    async def provide(attempt):
+        calls.append(attempt)
+        if len(calls) == 2:
+            await asyncio.sleep(0.5)
+            raise ValueError("no token")
+        return URL
+
+    async with stage(transport, provide, governor=governor) as played:
+        transport.hang(times=2)
+        played.peer.drop()
+        await settle(1.2)  # its provider is running, without a place
+        async with (
+            stage(transport, ready=False, governor=governor) as second,
+            stage(transport, ready=False, governor=governor) as third,
+        ):
+            await played.until(lambda: len(calls) >= 2 and played.client.state is State.BACKOFF)
+            await settle(1.5)
+            waits = played.client.stats.waiting_for
+            assert "1 others wait" in waits, "it came after the third one, and not before"
+            assert "0 others" not in third.client.stats.waiting_for
+            assert second.client.state is State.CONNECTING
