@@ -23,7 +23,7 @@ from resilient_ws.governor import Origin
 from resilient_ws.live import Host, Live, Spawn
 from resilient_ws.options import Heartbeat, Inbox, Outbox
 from resilient_ws.outbox import DeliveryQueue
-from resilient_ws.pinger import Pinger
+from resilient_ws.pinger import Answerers, Pinger
 from resilient_ws.program import called_apart, must_pass
 from resilient_ws.record import Record
 from resilient_ws.transports.base import End, Transport
@@ -105,6 +105,7 @@ class Opener:
     """
 
     __slots__ = (
+        "_answerers",
         "_host",
         "_idle",
         "_interrupted",
@@ -137,6 +138,7 @@ class Opener:
         self._subscriptions = subscriptions
         self._spawn = spawn
         self._idle = idle
+        self._answerers = Answerers()
         self._scope: asyncio.Timeout | None = None
         self._interrupted = False
         self._live: Live | None = None
@@ -259,6 +261,7 @@ class Opener:
             heartbeat=options.heartbeat,
             confirm_interval=options.outbox.confirm_interval,
             is_paused=live.is_paused,
+            answerers=self._answerers,
             watcher=live,
         )
         live.use(writer, pinger)

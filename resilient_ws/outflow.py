@@ -205,6 +205,7 @@ class Outflow:
             self._fail_tokens_of_waiting()
         if self._store is not None:
             self._store.flag(self.queue.watched_waiting(), self._flagged)
+        pinger.opened()  # before what waits, which would make the round trip longer
         self.pump()
         self._open_turn()
         if self.patience.asks:

@@ -16,6 +16,7 @@ from typing import Final, Protocol
 import attrs
 
 from resilient_ws.app_pings import AppPings
+from resilient_ws.endpoints import Endpoint
 from resilient_ws.events import Message
 from resilient_ws.evidence import FirstPing, Reading, has_left, with_ping
 from resilient_ws.heartbeat import HeartbeatMonitor
@@ -40,6 +41,9 @@ EARLY: Final = 0.001
 REAL: Final = 60.0
 """Seconds between the time of a foreign event loop and the system's within which they are the same clock."""
 
+MAX_ANSWERERS: Final = 64
+"""Endpoints of a client of which it is remembered that a ping was answered."""
+
 MAX_OUTSTANDING: Final = 64
 """Unanswered pings that are remembered, for a peer that never answers."""
 
@@ -63,6 +67,34 @@ class Watcher(Protocol):
         """Code of the program raised."""
 
 
+class Answerers:
+    """The endpoints whose peers have answered a ping of a client, over all its connections.
+
+    A peer that has answered once and does so no more has not read what was sent; one that never did may not know how.
+    """
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: tuple[str, ...] = ()  # the oldest first; few, and most clients have one
+
+    def knows(self, endpoint: Endpoint, kind: str) -> bool:
+        """Whether a ping of this `kind` was answered there."""
+        return _place(endpoint, kind) in self._known
+
+    def note(self, endpoint: Endpoint, kind: str) -> None:
+        """A ping of this `kind` was answered there."""
+        place = _place(endpoint, kind)
+        if place not in self._known:
+            self._known = (*self._known[-MAX_ANSWERERS + 1 :], place)
+
+
+def _place(endpoint: Endpoint, kind: str) -> str:
+    """Returns what says which peer it is: scheme, host, port and path; a query may hold a token that changes."""
+    url = endpoint.url
+    return f"{kind} {url.scheme}://{url.raw_host}:{url.port}{url.raw_path}"
+
+
 class Pinger:
     """Pings, verdicts and confirmations of one connection.
 
@@ -73,12 +105,14 @@ class Pinger:
         heartbeat: `None` = no pings and no verdicts of its own.
         confirm_interval: Seconds between two pings for confirmation.
         is_paused: Whether our own inbox has stopped the reading.
+        answerers: Remembers which peers answer.
         watcher: Is told of verdicts.
     """
 
     __slots__ = (
         "_ahead_of_real",
         "_answered",
+        "_answerers",
         "_app",
         "_confirm_at",
         "_confirm_interval",
@@ -87,11 +121,13 @@ class Pinger:
         "_first",
         "_heartbeat",
         "_is_paused",
+        "_known",
         "_last_ping",
         "_link",
         "_loop",
         "_monitor",
         "_number",
+        "_only_asks",
         "_others",
         "_outstanding",
         "_prefix",
@@ -114,6 +150,7 @@ class Pinger:
         heartbeat: Heartbeat | None,
         confirm_interval: float,
         is_paused: Callable[[], bool],
+        answerers: Answerers,
         watcher: Watcher,
     ) -> None:
         self._link = link
@@ -126,12 +163,15 @@ class Pinger:
         self._loop = asyncio.get_running_loop()
         self._stopwatch = _stopwatch(self._loop)
         now = self._loop.time()
-        self._monitor = (
-            HeartbeatMonitor(heartbeat, now, link.look(paused=False)) if heartbeat is not None else None
-        )
+        self._answerers = answerers
+        self._known = answerers.knows(link.endpoint, "ping")  # to answer PINGs
+        self._monitor: HeartbeatMonitor | None = None
+        if heartbeat is not None:
+            self._monitor = self._make_monitor(heartbeat, link.look(paused=False))
         self._prefix = os.urandom(4)
         self._number = 0
         self._outstanding: list[tuple[int, int, float]] = []  # number, mark, when it was written
+        self._only_asks = False  # whether the last ping is the question at OPEN, with which no silence begins
         self._first: FirstPing | None = None  # while it is not answered
         self._last_ping = now
         self._confirm_at: float | None = None
@@ -156,9 +196,15 @@ class Pinger:
     def use(self, heartbeat: Heartbeat) -> None:
         """Goes on with other options: a gateway has told its interval."""
         self._heartbeat = heartbeat
-        self._monitor = HeartbeatMonitor(heartbeat, self._loop.time(), self._look_at_link())
+        self._monitor = self._make_monitor(heartbeat, self._look_at_link())
         self._use_app()
         self._arm()
+
+    def _make_monitor(self, heartbeat: Heartbeat, reading: Reading) -> HeartbeatMonitor:
+        answers = self._known
+        if heartbeat.kind == "app":
+            answers = self._answerers.knows(self._link.endpoint, "app")
+        return HeartbeatMonitor(heartbeat, self._loop.time(), reading, answers=answers)
 
     def _use_app(self) -> None:
         heartbeat = self._heartbeat
@@ -183,6 +229,15 @@ class Pinger:
             self._timer.cancel()
             self._timer = None
 
+    def opened(self) -> None:
+        """The connection is open: asks at once whether and how fast the peer answers.
+
+        It is a question only: a peer that is silent from the start is judged after the next ping.
+        """
+        if self._is_pinging and not self._outstanding and not self._stopped:
+            self._ping(only_asks=True)
+            self._arm()
+
     # --- confirmations ---
 
     def wrote(self) -> None:
@@ -193,7 +248,7 @@ class Pinger:
             self.want()
         elif self._confirm_at is not None:
             return
-        elif self._outstanding:
+        elif self._is_waiting:
             if self._again_due is not None:
                 self._arm()
         elif self._queue.unmarked:
@@ -206,12 +261,17 @@ class Pinger:
         """Somebody waits for a confirmation: a ping goes out at once, or when the one in flight is answered."""
         if self._stopped or not self._queue.confirming:
             return
-        if self._outstanding:
+        if self._is_waiting:
             self._wanted = True
             self._arm()
         elif self._queue.unmarked:
             self._ping()
             self._arm()
+
+    @property
+    def _is_waiting(self) -> bool:
+        """Whether a ping is in flight; the one that went out at OPEN delays no other."""
+        return bool(self._outstanding) and not self._only_asks
 
     def farewell(self) -> None:
         """A last ping before our CLOSE, if it would confirm something."""
@@ -238,6 +298,10 @@ class Pinger:
             answered, mark, written_at = self._outstanding.pop(0)
         self._answered = True
         self._first = None
+        self._only_asks = False
+        if not self._known:
+            self._known = True
+            self._answerers.note(self._link.endpoint, "ping")
         if answered == number and (self._app is None or self._is_pinging):
             self.latency = self._stopwatch() - written_at
         if self._monitor is not None and self._is_pinging:
@@ -258,6 +322,8 @@ class Pinger:
         app = self._app
         if app is None or self._monitor is None or not app.is_reply(message):
             return False
+        if not self._monitor.answered:
+            self._answerers.note(self._link.endpoint, "app")
         if self._monitor.pong(app.answered, self._loop.time()) is not None:
             self.latency = self._stopwatch() - app.written_at
         return True
@@ -273,10 +339,11 @@ class Pinger:
 
     # --- pings ---
 
-    def _ping(self, seen: Reading | None = None) -> None:
+    def _ping(self, seen: Reading | None = None, *, only_asks: bool = False) -> None:
         """Writes a PING that covers what has been written whole.
 
         Args:
+            only_asks: Whether no silence begins with it.
             seen: What the connection showed just now, which spares another look, of two system calls, where nothing
                 stands in the way.
         """
@@ -297,10 +364,11 @@ class Pinger:
         reading = with_ping(seen, PING_SIZE) if seen is not None else None
         if reading is None:
             reading = self._look_at_link()
-        if self._first is None and not self._answered:
+        self._only_asks = only_asks
+        if self._first is None and not self._answered and not self._known:
             self._first = FirstPing(reading, now + self._half_timeout)
         if self._monitor is not None and self._is_pinging:
-            self._monitor.ping_sent(self._number, now, reading)
+            self._monitor.ping_sent(self._number, now, reading, asks_only=only_asks)
 
     def _app_pinged(self) -> None:
         app = self._app
@@ -372,7 +440,7 @@ class Pinger:
             return
         if self._confirm_at is not None and now >= self._confirm_at:
             self._confirm_at = None
-            if self._queue.unmarked and not self._outstanding:
+            if self._queue.unmarked and not self._is_waiting:
                 self._ping()
         again_due = self._again_due
         if again_due is not None and now >= again_due:

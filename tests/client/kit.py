@@ -22,7 +22,7 @@ from resilient_ws import (
 )
 from resilient_ws.lifecycle import TRANSITIONS
 from resilient_ws.rules import RULES
-from resilient_ws.testing import FakePeer, FakeTransport
+from resilient_ws.testing import FakePeer, FakeTransport, PingAnswers
 
 URL = "ws://peer.test/ws"
 STEADY = ReconnectPolicy(wait=wait_fixed(1))
@@ -37,6 +37,11 @@ def now() -> float:
 async def settle(seconds: float = 0.001) -> None:
     """Let everything happen that can happen now; on virtual time the loop moves on only when nothing can run."""
     await asyncio.sleep(seconds)
+
+
+def answering(answers: PingAnswers) -> FakeTransport:
+    """Return a transport whose peers answer pings like that from the first one on, which goes out at OPEN."""
+    return FakeTransport(lambda peer: setattr(peer, "answers_pings", answers))
 
 
 class Stage:

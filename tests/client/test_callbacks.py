@@ -164,7 +164,7 @@ async def test_a_slow_one_delays_its_own_lane_and_nothing_else():
     async with stage(on_open=slow, on_message=slow, close_timeout=1) as played:
         played.peer.send("x")
         await settle(100)
-        assert len(played.peer.pings) == 6
+        assert len(played.peer.pings) == 7
         first = played.peer
         first.go_silent()
         await played.reopened()

@@ -17,7 +17,7 @@ from resilient_ws import (
     UndeliveredEvent,
 )
 from resilient_ws.testing import FakeTransport, PingAnswers
-from tests.client.kit import settle, stage
+from tests.client.kit import answering, settle, stage
 
 LATER = ReconnectPolicy(wait=wait_fixed(10))
 
@@ -166,8 +166,8 @@ async def test_what_expired_is_not_written_though_the_timer_comes_late():
 @pytest.mark.promise("P5")
 @pytest.mark.parametrize("when", ["opened", "doubted"])
 async def test_who_waits_for_the_confirmation_of_what_waits_is_told_that_it_is_off(when):
-    transport = FakeTransport()
     off = when == "opened"
+    transport = FakeTransport() if off else answering(PingAnswers.NONE)
     options = {"heartbeat": None} if off else {"heartbeat": Heartbeat(5, 10, pong_timeout=None)}
     async with stage(transport, start=not off, **options) as played:
         if off:
@@ -175,7 +175,6 @@ async def test_who_waits_for_the_confirmation_of_what_waits_is_told_that_it_is_o
             transport.accept(delay=1)
             played.client.start()
         else:
-            played.peer.answers_pings = PingAnswers.NONE
             await played.client.send("unanswered")
             for _ in range(7):
                 played.peer.send("alive")

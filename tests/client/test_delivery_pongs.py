@@ -6,8 +6,8 @@ import contextlib
 import pytest
 
 from resilient_ws import CloseOrigin, Fate, Heartbeat, Inbox, InboxFull, Outbox, OutboxFull
-from resilient_ws.testing import PingAnswers
-from tests.client.kit import now, settle, stage
+from resilient_ws.testing import FakeTransport, PingAnswers
+from tests.client.kit import answering, now, settle, stage
 
 EAGER = Outbox(confirm_interval=0.1)
 
@@ -30,6 +30,7 @@ async def sent_with_a_ping_each(played, *messages):
 @pytest.mark.promise("P5")
 async def test_a_late_pong_confirms_what_was_written_before_its_ping_and_nothing_later():
     async with stage(outbox=EAGER) as played:
+        await settle()
         played.peer.pong_delay = 5
         await played.client.send("a")
         await settle(0.2)
@@ -83,14 +84,15 @@ async def test_only_the_last_ping_is_answered_and_that_is_enough():
 @pytest.mark.promise("P5")
 async def test_what_is_written_while_a_ping_is_on_its_way_gets_the_next_one_when_the_interval_is_over():
     async with stage(outbox=Outbox(confirm_interval=1), heartbeat=1000) as played:
+        await settle()
         played.peer.pong_delay = 0.5
         await played.client.send("a")
         await settle(1.2)
         await played.client.send("b")
         await settle(0.7)
-        assert (len(played.peer.pings), played.client.stats.confirmed) == (1, 1)
+        assert (len(played.peer.pings), played.client.stats.confirmed) == (2, 1)
         await settle(0.2)
-        assert len(played.peer.pings) == 2
+        assert len(played.peer.pings) == 3
         await settle(0.5)
         assert played.client.stats.confirmed == 2
 
@@ -134,14 +136,15 @@ async def test_a_ping_that_was_asked_for_begins_the_interval_anew():
         await played.client.flush()
         await played.client.send("b")
         await settle(2.9)
-        assert len(played.peer.pings) == 1
+        assert len(played.peer.pings) == 2
         await settle(0.2)
-        assert (len(played.peer.pings), played.client.stats.confirmed) == (2, 2)
+        assert (len(played.peer.pings), played.client.stats.confirmed) == (3, 2)
 
 
 @pytest.mark.promise("P5")
 async def test_the_last_ping_leaves_though_one_before_it_is_not_answered():
     async with stage() as played:
+        await settle()
         played.peer.answers_pings = PingAnswers.NONE
         await played.client.send("a")
         with pytest.raises(TimeoutError):
@@ -150,7 +153,7 @@ async def test_the_last_ping_leaves_though_one_before_it_is_not_answered():
         await played.client.send("b")
         await played.client.close()
         assert (played.client.stats.confirmed, played.client.stats.uncertain) == (2, 0)
-        assert len(played.peer.pings) == 2
+        assert len(played.peer.pings) == 3
 
 
 # ------------------------------------------------------------------------------------------------ wrong and unasked
@@ -209,14 +212,16 @@ async def test_the_pong_for_another_connection_says_nothing_about_this_one():
 @pytest.mark.promise("P5")
 @pytest.mark.parametrize("answers", [PingAnswers.NONE, PingAnswers.WRONG])
 async def test_a_peer_that_talks_and_never_answers_turns_confirmation_off_in_time(answers):
-    async with stage(outbox=EAGER, heartbeat=Heartbeat(interval=15, timeout=10)) as played:
-        played.peer.answers_pings = answers
+    async with stage(
+        answering(answers), outbox=EAGER, heartbeat=Heartbeat(interval=15, timeout=10)
+    ) as played:
+        played.transport._on_peer = None
         await played.client.send("a")
         while played.client.stats.confirmation == "on":
             assert now() < 12
             played.peer.send("alive")
             await settle(0.5)
-        assert now() > 10
+        assert now() >= 10
         await played.client.send("b")
         assert (played.client.stats.confirmed, played.client.stats.unconfirmed) == (2, 0)
         await played.client.flush(timeout=1)
@@ -230,9 +235,11 @@ async def test_a_peer_that_talks_and_never_answers_turns_confirmation_off_in_tim
 @pytest.mark.promise("P5")
 async def test_a_peer_whose_pong_may_stand_behind_what_nobody_takes_is_not_one_that_answers_no_pings():
     async with stage(
-        outbox=EAGER, inbox=Inbox(max_messages=10), heartbeat=Heartbeat(5, 10, pong_timeout=None)
+        answering(PingAnswers.NONE),
+        outbox=EAGER,
+        inbox=Inbox(max_messages=10),
+        heartbeat=Heartbeat(5, 10, pong_timeout=None),
     ) as played:
-        played.peer.answers_pings = PingAnswers.NONE
         await played.client.send("a")
         played.peer.send(*map(str, range(500)))
         for _ in range(30):
@@ -241,7 +248,7 @@ async def test_a_peer_whose_pong_may_stand_behind_what_nobody_takes_is_not_one_t
             await played.client.recv()
         assert played.client.stats.confirmation == "on"
         assert played.client.stats.unconfirmed == 1
-        played.peer.pong(played.peer.pings[0])
+        played.peer.pong(played.peer.pings[-1])
         for _ in range(440):
             await played.client.recv()
         await settle()
@@ -376,12 +383,11 @@ async def test_what_is_unconfirmed_is_bounded_whatever_the_peer_does(
     size = 1 if bound == "messages" else 100
     options = {"max_messages": 20, "max_bytes": 10**6} if bound == "messages" else {"max_bytes": 2000}
     async with stage(
+        FakeTransport(PEERS[kind]),
         outbox=Outbox(confirm_interval=0.5, on_uncertain=on_uncertain, **options),
         heartbeat=Heartbeat(interval=15, timeout=10, pong_timeout=30),
     ) as played:
         queue = played.client._engine.sender.queue
-        played.transport._on_peer = PEERS[kind]
-        PEERS[kind](played.peer)
 
         async def send():
             while True:
@@ -481,10 +487,9 @@ async def test_what_was_sent_before_the_first_message_to_be_sent_again_is_not_co
 @pytest.mark.promise("P5")
 @pytest.mark.parametrize("heartbeat", [*QUIET, Heartbeat(interval=5, timeout=4, pong_timeout=None)])
 async def test_a_peer_that_answers_no_ping_is_told_once(heartbeat, caplog):
-    async with stage(heartbeat=heartbeat, outbox=Outbox(on_uncertain="resend")) as played:
-        played.transport._on_peer = lambda peer: setattr(peer, "answers_pings", PingAnswers.NONE)
+    transport = answering(PingAnswers.NONE)
+    async with stage(transport, heartbeat=heartbeat, outbox=Outbox(on_uncertain="resend")) as played:
         for _ in range(3):
-            played.peer.answers_pings = PingAnswers.NONE
             await played.client.send("m")
             for _ in range(40):
                 await settle(1)
@@ -504,8 +509,9 @@ async def test_a_peer_that_answers_no_ping_is_told_once(heartbeat, caplog):
 @pytest.mark.promise("P5")
 @pytest.mark.parametrize("heartbeat", [*QUIET, Heartbeat(interval=5, timeout=4, pong_timeout=None)])
 async def test_a_late_right_pong_switches_confirmation_on_again(heartbeat):
-    async with stage(heartbeat=heartbeat, outbox=Outbox(on_uncertain="resend")) as played:
-        played.peer.answers_pings = PingAnswers.NONE
+    transport = answering(PingAnswers.NONE)
+    async with stage(transport, heartbeat=heartbeat, outbox=Outbox(on_uncertain="resend")) as played:
+        played.transport._on_peer = None
         await played.client.send("before")
         for _ in range(40):
             await settle(1)

@@ -1,12 +1,14 @@
 """The heartbeat as the client lives it: who is dead is told so in time, who lives is never buried (P2, P3)."""
 
 import asyncio
+import contextlib
 
 import pytest
 
-from resilient_ws import CloseOrigin, Heartbeat, Inbox, Outbox, State, WebSocketClient
+from resilient_ws import CloseOrigin, Endpoint, Heartbeat, Inbox, Outbox, State, WebSocketClient
+from resilient_ws.pinger import MAX_ANSWERERS, Answerers
 from resilient_ws.testing import FakeTransport, PingAnswers
-from tests.client.kit import now, settle, stage
+from tests.client.kit import answering, now, settle, stage
 
 KERNELS = pytest.mark.parametrize("kernel", [True, False], ids=["linux", "elsewhere"])
 
@@ -94,8 +96,7 @@ async def test_one_that_hears_us_no_more_though_it_talks():
 
 
 async def test_one_that_never_answered_a_ping_and_talks_is_left_alone():
-    async with stage(heartbeat=Heartbeat(15, 10, pong_timeout=20)) as played:
-        played.peer.answers_pings = PingAnswers.NONE
+    async with stage(answering(PingAnswers.NONE), heartbeat=Heartbeat(15, 10, pong_timeout=20)) as played:
         stop = repeating(1, lambda: played.peer.send("talk"))
         await settle(500)
         stop()
@@ -104,8 +105,7 @@ async def test_one_that_never_answered_a_ping_and_talks_is_left_alone():
 
 
 async def test_the_rule_says_what_to_try_with_a_peer_that_never_answered():
-    async with stage() as played:
-        played.peer.answers_pings = PingAnswers.NONE
+    async with stage(answering(PingAnswers.NONE)) as played:
         await played.until(lambda: bool(deaths(played)))
         rule = deaths(played)[0].rule
         assert "Heartbeat.expect" in rule
@@ -227,7 +227,7 @@ async def test_none_is_off():
 async def test_a_number_is_an_interval():
     async with stage(heartbeat=3) as played:
         await settle(10)
-        assert len(played.peer.pings) == 3
+        assert len(played.peer.pings) == 4
 
 
 # --- latency
@@ -236,6 +236,7 @@ async def test_a_number_is_an_interval():
 async def test_latency_is_the_last_round_trip():
     async with stage(heartbeat=Heartbeat(10, 5)) as played:
         assert played.client.latency is None
+        await settle()
         played.peer.pong_delay = 0.5
         await settle(11)
         assert played.client.latency == pytest.approx(0.5)
@@ -246,7 +247,137 @@ async def test_latency_is_the_last_round_trip():
         await settle()
         assert played.client.latency == pytest.approx(0.1)
         await played.reopened()
-        assert played.client.latency == pytest.approx(0.1)
+        assert played.client.latency == 0  # the new connection was asked at once
+
+
+# --- the first ping
+
+
+@pytest.mark.parametrize("setup_takes", [0, 7])
+async def test_the_first_ping_goes_out_at_open_so_that_latency_is_known_at_once(setup_takes):
+    async def setup(_):
+        await asyncio.sleep(setup_takes)
+        assert not transport.peer.pings
+
+    transport = FakeTransport(lambda peer: setattr(peer, "pong_delay", 0.25))
+    async with stage(transport, setup=setup) as played:
+        await settle(0.2)
+        assert len(played.peer.pings) == 1
+        assert played.client.latency is None
+        await settle(0.1)
+        assert played.client.latency == pytest.approx(0.25)
+        await settle(15 - setup_takes)  # it delays no other
+        assert len(played.peer.pings) == 2
+
+
+@pytest.mark.parametrize("heartbeat", [None, Heartbeat.expect(60), Heartbeat.app("ping", bool)])
+async def test_nothing_is_sent_at_open_by_other_heartbeats(heartbeat):
+    async with stage(heartbeat=heartbeat) as played:
+        await settle(5)
+        assert not played.peer.pings
+        assert not played.received
+
+
+@pytest.mark.promise("P2")
+@KERNELS
+@pytest.mark.parametrize("how", ["go_silent", "go_mute"])
+async def test_a_peer_that_is_silent_from_the_start_is_judged_after_the_second_ping(kernel, how):
+    async with stage(FakeTransport(lambda peer: getattr(peer, how)(), kernel=kernel)) as played:
+        opened = now()
+        await played.until(lambda: bool(deaths(played)))
+        assert deaths(played)[0].opened_for == pytest.approx(25, abs=0.1)
+        assert now() - opened < 25.5
+
+
+async def test_a_message_that_is_to_be_confirmed_does_not_wait_for_the_answer_to_the_first_ping():
+    async with stage(FakeTransport(lambda peer: setattr(peer, "pong_delay", 1))) as played:
+        await settle(0.5)
+        began = now()
+        await played.client.send("x", confirm=True)
+        assert now() - began == pytest.approx(1, abs=0.01)
+
+
+# --- who has answered before
+
+
+def talking(played):
+    return repeating(1, lambda: played.peer.send("talk") if played.peer.is_open else None)
+
+
+@pytest.mark.promise("P2")
+@pytest.mark.parametrize("url", ["one", "one with another token", "two", "provided"])
+async def test_who_has_answered_before_and_does_so_no_more_is_noticed_from_the_first_ping_on(url):
+    """`pong_timeout` runs from the first ping of each later connection, and confirmation stays on."""
+
+    async def provide(attempt):
+        return f"ws://peer.test/ws?token={len(transport.peers)}"
+
+    urls = {
+        "one": "ws://peer.test/ws",
+        "one with another token": ["ws://peer.test/ws?a", "ws://peer.test/ws?b"],
+        "two": ["ws://peer.test/ws", "ws://peer.test/other"],
+        "provided": provide,
+    }
+    transport = FakeTransport()
+    async with stage(transport, urls[url], heartbeat=Heartbeat(15, 10, pong_timeout=40)) as played:
+        await settle(1)
+        transport._on_peer = lambda peer: setattr(peer, "answers_pings", PingAnswers.NONE)
+        played.peer.drop()
+        await played.reopened()
+        await played.client.send("x")
+        opened = now()
+        stop = talking(played)
+        with contextlib.suppress(AssertionError):
+            await played.until(lambda: bool(deaths(played)), within=300)
+        stop()
+        if url == "two":
+            assert not deaths(played)
+            assert played.client.stats.confirmation == "off"
+            return
+        assert 40 <= now() - opened <= 45.5
+        assert "no PONG" in str(deaths(played)[0].cause)
+        assert "Heartbeat.expect" not in deaths(played)[0].rule
+        assert ("x", "uncertain") in played.fates
+
+
+@pytest.mark.promise("P2")
+async def test_who_has_replied_to_the_application_before_and_does_so_no_more_is_noticed_too():
+    def meet(peer):
+        if len(transport.peers) <= 1:
+            peer.on_message = lambda _: peer.send("pong")
+
+    transport = FakeTransport(meet)
+    heartbeat = Heartbeat.app("ping", lambda m: m == "pong", 10, 5, pong_timeout=30)
+    async with stage(transport, heartbeat=heartbeat) as played:
+        await settle(11)
+        assert played.client.latency is not None
+        played.peer.drop()
+        await played.reopened()
+        opened = now()
+        stop = talking(played)
+        await played.until(lambda: bool(deaths(played)))
+        stop()
+        assert 40 <= now() - opened <= 45.5
+        assert "no reply" in str(deaths(played)[0].cause)
+
+
+def test_what_is_remembered_of_peers_is_bounded_and_the_latest():
+    answerers = Answerers()
+    endpoints = [Endpoint(f"ws://peer.test/{number}?token={number}") for number in range(200)]
+    for endpoint in endpoints:
+        answerers.note(endpoint, "ping")
+        answerers.note(endpoint, "ping")
+    known = [number for number, endpoint in enumerate(endpoints) if answerers.knows(endpoint, "ping")]
+    assert known == list(range(200 - MAX_ANSWERERS, 200))
+    assert not answerers.knows(endpoints[-1], "app")
+    for other in (
+        "wss://peer.test/199",
+        "ws://peer.test:81/199",
+        "ws://other.test/199",
+        "ws://peer.test/199/",
+    ):
+        assert not answerers.knows(Endpoint(other), "ping")
+    assert answerers.knows(Endpoint("ws://peer.test:80/199?other"), "ping")
 
 
 # --- silence
@@ -296,7 +427,7 @@ async def test_pings_go_out_each_interval_whatever_arrives():
         stop = repeating(1, lambda: played.peer.send("x"))
         await settle(101)
         stop()
-        assert len(played.peer.pings) == 10
+        assert len(played.peer.pings) == 11  # that of OPEN among them
 
 
 # --- who lives

@@ -580,8 +580,10 @@ async def test_the_pings_of_connections_that_were_opened_one_after_the_other_sha
             await asyncio.sleep(0.002)
             played = await crowd.enter_async_context(stage(heartbeat=Heartbeat(10, 5)))
             peers.append(played.peer)
+        await settle()
+        assert [len(peer.pings) for peer in peers] == [1] * 5  # at OPEN
         async with asyncio.timeout(20):
-            while not any(peer.pings for peer in peers):
+            while not any(len(peer.pings) > 1 for peer in peers):
                 await asyncio.sleep(0.0001)
-        assert [len(peer.pings) for peer in peers] == [1] * 5
+        assert [len(peer.pings) for peer in peers] == [2] * 5
         assert 9.98 < now() < 10.02

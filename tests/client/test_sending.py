@@ -22,7 +22,7 @@ from resilient_ws import (
     WebSocketClient,
 )
 from resilient_ws.testing import FakeTransport, PingAnswers
-from tests.client.kit import URL, now, settle, stage
+from tests.client.kit import URL, answering, now, settle, stage
 
 SLOW = ReconnectPolicy(wait=wait_fixed(50))
 
@@ -640,14 +640,14 @@ async def test_no_confirmation_where_the_outbox_wants_none():
         assert played.client.stats.confirmation == "off"
         await played.client.send("x")
         await settle(5)
-        assert not played.peer.pings
+        assert len(played.peer.pings) == 1  # that of OPEN, as the heartbeat wants it
         assert played.client.stats.confirmed == 1
 
 
 @pytest.mark.promise("P5")
 async def test_a_peer_that_talks_and_answers_no_ping_turns_confirmation_off_and_nobody_is_told_yes():
-    async with stage(heartbeat=Heartbeat(15, 10)) as played:
-        played.peer.answers_pings = PingAnswers.NONE
+    async with stage(answering(PingAnswers.NONE), heartbeat=Heartbeat(15, 10)) as played:
+        played.transport._on_peer = None
         written = asyncio.ensure_future(played.client.send("x", confirm=True))
         flushed = asyncio.ensure_future(played.client.flush())
         for _ in range(8):
@@ -672,8 +672,7 @@ async def test_a_peer_that_talks_and_answers_no_ping_turns_confirmation_off_and_
 
 
 async def test_a_wrong_pong_confirms_nothing():
-    async with stage() as played:
-        played.peer.answers_pings = PingAnswers.WRONG
+    async with stage(answering(PingAnswers.WRONG)) as played:
         call = asyncio.ensure_future(played.client.send("x", confirm=True))
         await settle(2)
         played.peer.pong(b"")
@@ -681,7 +680,7 @@ async def test_a_wrong_pong_confirms_nothing():
         await settle(2)
         assert not call.done()
         assert played.client.stats.unconfirmed == 1
-        played.peer.pong(played.peer.pings[0])
+        played.peer.pong(played.peer.pings[-1])
         await call
 
 
@@ -693,45 +692,48 @@ async def test_a_ping_goes_out_when_the_last_one_is_confirm_interval_old_and_tak
         await settle(1)
         await played.client.send("a")
         await settle(1.9)
-        assert len(played.peer.pings) == 0
-        await settle(0.2)
-        assert len(played.peer.pings) == 1
-        assert played.client.stats.confirmed == 1
-        await settle(9.8)
-        assert len(played.peer.pings) == 1
+        assert len(played.peer.pings) == 1  # that of OPEN
         await settle(0.2)
         assert len(played.peer.pings) == 2
+        assert played.client.stats.confirmed == 1
+        await settle(9.8)
+        assert len(played.peer.pings) == 2
+        await settle(0.2)
+        assert len(played.peer.pings) == 3
 
 
 async def test_never_two_confirmation_pings_in_flight_and_the_next_one_as_soon_as_that_is_answered():
     async with stage(outbox=Outbox(confirm_interval=600), heartbeat=1000) as played:
+        await settle()
         played.peer.pong_delay = 2
         began = now()
         calls = []
         for number in range(10):
             calls.append(asyncio.ensure_future(played.client.send(str(number), confirm=True)))
             await settle(0.1)
-        assert len(played.peer.pings) == 1
+        assert len(played.peer.pings) == 2  # that of OPEN among them
         await asyncio.gather(*calls)
-        assert len(played.peer.pings) == 2
+        assert len(played.peer.pings) == 3
         assert now() == pytest.approx(began + 4, abs=0.01)
 
 
 async def test_half_of_the_bounds_ask_at_once():
     async with stage(outbox=Outbox(max_bytes=100, confirm_interval=600), heartbeat=1000) as played:
+        await settle()
         await played.client.send("x" * 49)
         await settle()
-        assert not played.peer.pings
+        assert len(played.peer.pings) == 1  # that of OPEN
         await played.client.send("x")
         await settle()
-        assert len(played.peer.pings) == 1
+        assert len(played.peer.pings) == 2
 
 
 async def test_what_does_not_fit_beside_the_unconfirmed_asks_at_once():
     async with stage(outbox=Outbox(max_bytes=100, confirm_interval=600), heartbeat=1000) as played:
+        await settle()
         await played.client.send("x" * 40)
         await settle()
-        assert not played.peer.pings
+        assert len(played.peer.pings) == 1  # that of OPEN
         await played.client.send("y" * 70)
         await settle()
         assert played.received == ["x" * 40, "y" * 70]
