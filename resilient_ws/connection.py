@@ -166,14 +166,17 @@ class Connection:
                 old.timeout,
                 pong_timeout=old.pong_timeout,
                 idle_timeout=old.idle_timeout,
+                answer=old.answer,
             )
         elif old.kind == "expect":
-            new = Heartbeat.expect(every, idle_timeout=old.idle_timeout)
+            new = Heartbeat.expect(every, idle_timeout=old.idle_timeout, answer=old.answer)
         else:
-            new = Heartbeat(every, old.timeout, old.pong_timeout, idle_timeout=old.idle_timeout)
+            new = Heartbeat(
+                every, old.timeout, old.pong_timeout, idle_timeout=old.idle_timeout, answer=old.answer
+            )
         self._heartbeat = new
         pinger.use(new)
-        if new.kind == "app":
+        if pinger.takes_messages:
             self._live.watch_replies()
 
     def retire(self) -> None:

@@ -45,6 +45,7 @@ class Reading(Record):
             wait for room at the peer are not); `None`: not known, then `pending` stands for it.
         resumed_at: When reading went on after its last pause; minus infinity if it was never paused, or not known.
             With it a pause between two looks is seen too.
+        spoke_at: When the last word came that is no data message: a ping message of the server, a reply to ours.
     """
 
     received: int
@@ -57,11 +58,17 @@ class Reading(Record):
     paused: bool
     in_flight: int | None = None
     resumed_at: float = -math.inf
+    spoke_at: float = -math.inf
 
 
 def in_flight(reading: Reading) -> int:
     """Returns how many bytes of ours a living kernel would acknowledge by and by."""
     return reading.pending if reading.in_flight is None else reading.in_flight
+
+
+def _spoke_at(reading: Reading) -> float:
+    """Returns when the peer last said something whole."""
+    return max(reading.message_at, reading.spoke_at)
 
 
 def has_left(target: float, reading: Reading) -> bool:
@@ -87,6 +94,7 @@ def with_ping(reading: Reading, size: int) -> Reading | None:
         paused=False,
         in_flight=None if reading.in_flight is None else size,
         resumed_at=reading.resumed_at,
+        spoke_at=reading.spoke_at,
     )
 
 
@@ -240,7 +248,7 @@ class Answers:
         if reading.messages != before.messages:
             self._counted += now - since
         else:
-            self._counted += max(0.0, min(now, reading.message_at + self.gap) - since)
+            self._counted += max(0.0, min(now, _spoke_at(reading) + self.gap) - since)
 
     def depart(self, before: Reading, reading: Reading) -> None:
         """Notes which pings have left, and begins anew for those that stand behind what moves."""
@@ -264,6 +272,6 @@ class Answers:
 
         Whether the peer still talks is judged by the time for which we have listened: not while the last look was `late`.
         """
-        if reading.paused or not self.awaited or reading.message_at + self.gap <= looked_at - late:
+        if reading.paused or not self.awaited or _spoke_at(reading) + self.gap <= looked_at - late:
             return math.inf
         return looked_at + self._limit - self.owed

@@ -208,7 +208,7 @@ class Live:
         writer.broken = self._write_failed
 
     def watch_replies(self) -> None:
-        """Messages may answer pings of the application's own protocol."""
+        """Messages may answer pings of the application's own protocol, or be such pings."""
         self._watches = True
         self._choose_way()
 
@@ -315,6 +315,13 @@ class Live:
         lost = ConnectionLost(cause, rule_id=rule_id)
         self.ended(End(code=None, origin=CloseOrigin.HEARTBEAT, cause=lost))
 
+    def broken(self, error: BaseException, /) -> None:
+        """The heartbeat has failed: without it a death would never be noticed, so the connection ends."""
+        try:
+            self._host.failed("heartbeat", error)
+        finally:
+            self._break("the heartbeat failed", error)
+
     def confirmed(self, entries: Sequence[Entry], /) -> None:
         """A PONG has covered what was written."""
         self._host.confirmed(entries)
@@ -374,6 +381,9 @@ class Live:
         if self._discards:
             self.discarded += 1
             return True
+        pinger = self.pinger
+        if pinger is not None and pinger.answers(message):
+            return True  # before any request: a `match` that is true for everything must not keep it from the server
         if self._requests:
             self.tried += 1
         for mine in self._requests:
@@ -387,10 +397,10 @@ class Live:
                 answer.set_exception(_bearable(error))
                 continue
             answer.set_result(message)
-            if self.pinger is not None:
-                self.pinger.note_data()
+            if pinger is not None:
+                pinger.note_data()
             return True
-        return self.pinger is not None and self.pinger.is_reply(message)
+        return pinger is not None and pinger.is_reply(message)
 
     # --- the bounds of the set-up ---
 

@@ -265,7 +265,7 @@ class Opener:
             watcher=live,
         )
         live.use(writer, pinger)
-        if options.heartbeat is not None and options.heartbeat.kind == "app":
+        if pinger.takes_messages:
             live.watch_replies()
         # Behind the step that makes it OPEN: what came with the handshake comes after the `OpenEvent`.
         asyncio.get_running_loop().call_soon(live.begin, self._spawn)

@@ -125,6 +125,7 @@ def _normalise(options: object, *names: str, zero: bool = False, none: bool = Fa
 
 
 AppMessage = Message | bytearray | memoryview | Callable[[], Message]
+Answer = Callable[[Message], Message | bytearray | memoryview | None]
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -141,6 +142,11 @@ class Heartbeat(Record):
         pong_timeout: Seconds a ping may stay unanswered although messages arrive; `None` = no limit.
         idle_timeout: Seconds without a data message after which the connection is ended though pings work;
             `None` = no limit.
+        answer: `answer(message) -> reply | None`, for servers that ping with messages of their own. It is called with each
+            message as it arrives, also during `setup`, and must not block. Returns the reply, `str` or bytes-like: it is
+            sent at once, before what waits in the outbox, and `message` is not delivered and no data for `idle_timeout`.
+            Returns `None` for any other message, which is delivered. Where it raises or returns something else, that is
+            reported (`ErrorEvent(where="heartbeat")`) and the message is delivered. `None` = no such pings.
 
     Raises:
         TypeError, ValueError: A value is not a duration, or out of its range.
@@ -150,6 +156,7 @@ class Heartbeat(Record):
     timeout: float = attrs.field(default=10.0, converter=_number)
     pong_timeout: float | None = attrs.field(default=60.0, converter=_number_or_none)
     idle_timeout: float | None = attrs.field(default=None, converter=_number_or_none, kw_only=True)
+    answer: Answer | None = attrs.field(default=None, kw_only=True, repr=False)
     kind: Literal["ping", "expect", "app"] = attrs.field(default="ping", init=False)
     message: AppMessage | None = attrs.field(default=None, init=False, repr=False)
     is_reply: Callable[[Message], bool] | None = attrs.field(default=None, init=False, repr=False)
@@ -157,17 +164,22 @@ class Heartbeat(Record):
     def __attrs_post_init__(self) -> None:
         _normalise(self, "interval", "timeout")
         _normalise(self, "pong_timeout", "idle_timeout", none=True)
+        if self.answer is not None:
+            function("answer", self.answer, sync=True)
 
     @classmethod
-    def expect(cls, within: Duration = 60, *, idle_timeout: Duration | None = None) -> Self:
+    def expect(
+        cls, within: Duration = 60, *, idle_timeout: Duration | None = None, answer: Answer | None = None
+    ) -> Self:
         """The server pings, we only listen and answer: silence for longer than `within` is death.
 
         Args:
             within: Seconds, more than 0; a little above the server's own ping interval.
             idle_timeout: As for `Heartbeat`.
+            answer: As for `Heartbeat`.
         """
         limit = seconds("within", within)
-        made = cls(interval=limit, timeout=limit, pong_timeout=None, idle_timeout=idle_timeout)
+        made = cls(interval=limit, timeout=limit, pong_timeout=None, idle_timeout=idle_timeout, answer=answer)
         object.__setattr__(made, "kind", "expect")
         return made
 
@@ -181,22 +193,31 @@ class Heartbeat(Record):
         *,
         pong_timeout: Duration | None = 60,
         idle_timeout: Duration | None = None,
+        answer: Answer | None = None,
     ) -> Self:
         """Sends the ping message of the application's own protocol, for servers that answer only that.
 
         Args:
-            message: What to send, `str` or bytes-like, or a function that makes it (counters, timestamps).
+            message: What to send, `str` or bytes-like, or a function that makes it (counters, timestamps). While that
+                function fails, a protocol PING goes out in its place, so that the peer is asked all the same.
             is_reply: Whether a received message answers it; such a message is consumed, not delivered.
             interval: Seconds between two of them.
             timeout: Seconds after one has left in which something, anything, must arrive.
             pong_timeout: Seconds one may stay unanswered although messages arrive; `None` = no limit.
             idle_timeout: As for `Heartbeat`; replies do not count as data.
+            answer: As for `Heartbeat`; asked before `is_reply`.
         """
         if isinstance(message, bytearray | memoryview):
             message = bytes(message)  # what is sent does not change with the buffer
         _check_message(message)
         function("is_reply", is_reply, sync=True)
-        made = cls(interval=interval, timeout=timeout, pong_timeout=pong_timeout, idle_timeout=idle_timeout)
+        made = cls(
+            interval=interval,
+            timeout=timeout,
+            pong_timeout=pong_timeout,
+            idle_timeout=idle_timeout,
+            answer=answer,
+        )
         object.__setattr__(made, "kind", "app")
         object.__setattr__(made, "message", message)
         object.__setattr__(made, "is_reply", is_reply)

@@ -386,11 +386,13 @@ class Outflow:
 
     def _expire(self) -> None:
         self._expiry = None
-        for entry in self.queue.expire(asyncio.get_running_loop().time()):
-            self._settle(entry, Fate.EXPIRED)
-        self._progress()
-        self._line.wake_next()
-        self._arm_expiry()
+        try:
+            for entry in self.queue.expire(asyncio.get_running_loop().time()):
+                self._settle(entry, Fate.EXPIRED)
+            self._progress()
+            self._line.wake_next()
+        finally:
+            self._arm_expiry()  # whatever went wrong, other messages expire
 
     # --- progress ---
 

@@ -16,6 +16,7 @@ from typing import Final, Protocol
 import attrs
 
 from resilient_ws.app_pings import AppPings
+from resilient_ws.clocks import boot_time
 from resilient_ws.endpoints import Endpoint
 from resilient_ws.events import Message
 from resilient_ws.evidence import FirstPing, Reading, has_left, with_ping
@@ -26,6 +27,7 @@ from resilient_ws.transports.base import Link
 from resilient_ws.writer import Writer
 
 _TAG: Final = struct.Struct("!4sI")
+_TAG_MASK: Final = 0xFFFFFFFF
 PING_SIZE: Final = 2 + 4 + _TAG.size
 """Bytes of a ping: head, mask and tag (RFC 6455 5.2)."""
 
@@ -64,7 +66,10 @@ class Watcher(Protocol):
         """This peer has answered a ping although confirmation had been switched off."""
 
     def failed(self, where: str, error: BaseException, /) -> None:
-        """Code of the program raised."""
+        """User code raised."""
+
+    def broken(self, error: BaseException, /) -> None:
+        """The pinger has failed, which is a defect: the connection is to be given up."""
 
 
 class Answerers:
@@ -183,7 +188,7 @@ class Pinger:
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
         self._stopped = False
-        self._ahead_of_real = _suspend_clock()
+        self._ahead_of_real = _suspend_clock(self._loop)
         self.latency: float | None = None
         self._use_app()
         self._arm()
@@ -208,9 +213,11 @@ class Pinger:
 
     def _use_app(self) -> None:
         heartbeat = self._heartbeat
-        if heartbeat is None or heartbeat.kind != "app":
+        if heartbeat is None:
             return
         if self._app is None:
+            if heartbeat.kind != "app" and heartbeat.answer is None:
+                return
             clock, failed = self._loop.time, self._watcher.failed
             self._app = AppPings(
                 heartbeat,
@@ -218,6 +225,7 @@ class Pinger:
                 clock=clock,
                 stopwatch=self._stopwatch,
                 told=self._app_pinged,
+                unable=self._app_failed,
                 failed=failed,
             )
         self._app.heartbeat = heartbeat
@@ -244,6 +252,12 @@ class Pinger:
         """Something was written that no ping covers; sees to it that one will. Called once a loop turn at most."""
         if self._stopped or not self._queue.confirming:
             return
+        try:
+            self._cover()
+        except Exception as error:  # noqa: BLE001 - as in `_fired`
+            self._watcher.broken(error)
+
+    def _cover(self) -> None:
         if self._queue.needs_ping:
             self.want()
         elif self._confirm_at is not None:
@@ -261,12 +275,15 @@ class Pinger:
         """Somebody waits for a confirmation: a ping goes out at once, or when the one in flight is answered."""
         if self._stopped or not self._queue.confirming:
             return
-        if self._is_waiting:
-            self._wanted = True
-            self._arm()
-        elif self._queue.unmarked:
-            self._ping()
-            self._arm()
+        try:
+            if self._is_waiting:
+                self._wanted = True
+                self._arm()
+            elif self._queue.unmarked:
+                self._ping()
+                self._arm()
+        except Exception as error:  # noqa: BLE001 - as in `_fired`
+            self._watcher.broken(error)
 
     @property
     def _is_waiting(self) -> bool:
@@ -282,7 +299,14 @@ class Pinger:
         """A PONG has come; only one with a tag of this connection says something (RFC 6455 5.5.3)."""
         if self._stopped:
             return
-        prefix, number = _TAG.unpack(payload) if len(payload) == _TAG.size else (b"", 0)
+        try:
+            self._take_pong(payload)
+        except Exception as error:  # noqa: BLE001 - as in `_fired`
+            self._watcher.broken(error)
+
+    def _take_pong(self, payload: bytes) -> None:
+        prefix, tag = _TAG.unpack(payload) if len(payload) == _TAG.size else (b"", 0)
+        number = self._number - ((self._number - tag) & _TAG_MASK)  # the latest ping with that tag
         if self._doubted and prefix == self._prefix and 1 <= number <= self._number:
             self._doubted = False
             self._watcher.confirmation_on()
@@ -302,7 +326,7 @@ class Pinger:
         if not self._known:
             self._known = True
             self._answerers.note(self._link.endpoint, "ping")
-        if answered == number and (self._app is None or self._is_pinging):
+        if answered == number and (self._heartbeat is None or self._heartbeat.kind != "app"):
             self.latency = self._stopwatch() - written_at
         if self._monitor is not None and self._is_pinging:
             self._monitor.pong(number, self._loop.time())
@@ -316,6 +340,15 @@ class Pinger:
         self.wrote()
         if not self._outstanding:
             self._arm(later=True)
+
+    @property
+    def takes_messages(self) -> bool:
+        """Whether `answers` and `is_reply` are to be asked about each message."""
+        return self._app is not None
+
+    def answers(self, message: Message) -> bool:
+        """Answers `message` if it is a ping of the server's own protocol; returns whether it was."""
+        return self._app is not None and self._app.answer(message)
 
     def is_reply(self, message: Message) -> bool:
         """Whether `message` answers a ping of the application's own protocol; then it is consumed."""
@@ -360,7 +393,7 @@ class Pinger:
             del self._outstanding[0]  # a later PONG covers what it covered
         self._last_ping = now
         self._confirm_at = None
-        self._link.ping(_TAG.pack(self._prefix, self._number))
+        self._link.ping(_TAG.pack(self._prefix, self._number & _TAG_MASK))
         reading = with_ping(seen, PING_SIZE) if seen is not None else None
         if reading is None:
             reading = self._look_at_link()
@@ -376,6 +409,14 @@ class Pinger:
             reading = self._look_at_link()
             self._monitor.ping_sent(app.number, self._loop.time(), reading, stands=app.stands)
             self._arm()
+
+    def _app_failed(self) -> None:
+        """No ping of the application can be made: a PING asks instead, since silence of a peer that is not asked proves nothing."""
+        if self._monitor is not None and not self._stopped:
+            self._ping()
+            if not self._stopped:
+                self._monitor.asked(self._loop.time(), self._look_at_link())
+                self._arm()
 
     # --- the timer ---
 
@@ -422,11 +463,22 @@ class Pinger:
         reading = self._link.look(paused=self._is_paused())
         app, messages = self._app, reading.messages + self._others
         if app is not None:
-            return attrs.evolve(reading, messages=messages, message_at=app.data_at)
+            spoke_at = reading.message_at
+            return attrs.evolve(reading, messages=messages, message_at=app.data_at, spoke_at=spoke_at)
         return attrs.evolve(reading, messages=messages) if self._others else reading
 
     def _fired(self) -> None:
+        """Without this timer no death is noticed: an exception ends the connection, and is never the timer's silent end."""
         self._timer = None
+        try:
+            self._act_in_time()
+        except Exception as error:  # noqa: BLE001 - see above
+            self._watcher.broken(error)
+        finally:
+            if self._timer is None:
+                self._arm()  # also where the process is to end, and something keeps it from that
+
+    def _act_in_time(self) -> None:
         now = self._loop.time()
         look_due = self._first_look_due
         if self._first is not None and look_due is not None and now >= look_due:
@@ -448,14 +500,14 @@ class Pinger:
         self._arm()
 
     def _look(self, monitor: HeartbeatMonitor, now: float) -> None:
-        drift = _suspend_clock()
+        drift = _suspend_clock(self._loop)
         suspended, self._ahead_of_real = drift - self._ahead_of_real, drift
         reading = self._look_at_link()
         verdict = monitor.look(now, reading, suspended=suspended)
         if verdict.dead is not None:
             self._watcher.dead(verdict.dead, verdict.hint, verdict.rule_id or "")
         elif verdict.ping:
-            if self._app is not None:
+            if self._app is not None and not self._is_pinging:
                 self._app.ask()
             else:
                 self._ping(reading)
@@ -492,9 +544,7 @@ def _stopwatch(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
     return time.perf_counter if is_real else loop.time
 
 
-def _suspend_clock() -> float:
+def _suspend_clock(loop: asyncio.AbstractEventLoop) -> float:
     """Returns how far the clock that counts suspension is ahead of the one that does not; its growth is sleep."""
-    boot = getattr(time, "CLOCK_BOOTTIME", None)
-    if boot is None:
-        return 0.0
-    return time.clock_gettime(boot) - time.clock_gettime(time.CLOCK_MONOTONIC)
+    is_replaced = hasattr(loop, "boot_time")  # as by `resilient_ws.testing.VirtualLoop`
+    return boot_time() - (loop.time() if is_replaced else time.monotonic())

@@ -2,11 +2,12 @@
 
 import asyncio
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from resilient_ws import CloseOrigin, Heartbeat, NotConnected, Outbox
-from resilient_ws.testing import FakeTransport
+from resilient_ws import CloseOrigin, Heartbeat, NotConnected, Outbox, WebSocketClient
+from resilient_ws.testing import FakeTransport, VirtualLoop
 from tests.client.kit import now, settle, stage
 
 
@@ -231,3 +232,112 @@ async def test_a_message_that_came_before_the_end_is_taken_before_the_end_is_tol
         await settle()
         await task
     assert heard[:2] == ["one", "close"]
+
+
+# --- user code on the path of a verdict
+
+
+async def coroutine():
+    return "ping"
+
+
+def slow(clock):
+    clock.advance(8)
+    raise ValueError("no answer of the clock for 8 s")
+
+
+BAD_MESSAGES = {
+    "raises": lambda: 1 // 0,
+    "fails": lambda: pytest.fail("a test of the program"),
+    "cancels": lambda: (_ for _ in ()).throw(asyncio.CancelledError),
+    "stops": lambda: next(iter(())),
+    "none": lambda: None,
+    "number": lambda: 7,
+    "coroutine": lambda: coroutine(),
+    "surrogate": lambda: "\ud83d",
+    "released": lambda: released(),
+    "slow": lambda: slow(asyncio.get_running_loop().clock),
+}
+
+
+@pytest.mark.promise("P2")
+@pytest.mark.promise("P9")
+@pytest.mark.expects_errors
+@pytest.mark.parametrize("kernel", [True, False])
+@pytest.mark.parametrize("from_the_first", [True, False])
+@pytest.mark.parametrize("how", ["go_silent", "go_mute"])
+@pytest.mark.parametrize("bad", BAD_MESSAGES)
+async def test_a_peer_that_vanishes_is_noticed_though_no_ping_can_be_made(bad, how, from_the_first, kernel):
+    broken = from_the_first
+
+    def make():
+        return BAD_MESSAGES[bad]() if broken else "ping"
+
+    transport = FakeTransport(
+        lambda peer: setattr(peer, "on_message", lambda _: peer.send("pong")), kernel=kernel
+    )
+    heartbeat = Heartbeat.app(make, lambda m: m == "pong", 15, 10, pong_timeout=30)
+    async with stage(transport, heartbeat=heartbeat, close_timeout=1) as played:
+        await settle(100)
+        broken = True
+        await settle(100)
+        assert not played.closes, "the peer lives, and answers the PINGs that go out instead"
+        getattr(played.peer, how)()
+        last = now()
+        await played.until(lambda: bool(played.closes))
+        late = 4 * 8 if bad == "slow" else 0  # the loop stood still meanwhile
+        assert now() - last <= 25.2 + late
+        assert played.closes[0].origin is CloseOrigin.HEARTBEAT
+        assert {where for where, _ in played.errors} == {"heartbeat"}
+
+
+@pytest.mark.promise("P2")
+@pytest.mark.promise("P9")
+@pytest.mark.expects_errors
+@pytest.mark.parametrize("bad", ["raises", "fails", "cancels", "stops", "coroutine"])
+async def test_is_reply_that_fails_hides_no_death_and_no_message(bad):
+    transport = FakeTransport(lambda peer: setattr(peer, "on_message", lambda _: peer.send("pong")))
+    heartbeat = Heartbeat.app("ping", lambda _: BAD_MESSAGES[bad](), 15, 10)
+    async with stage(transport, heartbeat=heartbeat) as played:
+        await settle(100)
+        assert [await played.client.recv() for _ in range(6)] == ["pong"] * 6
+        assert not played.closes
+        played.peer.go_silent()
+        last = now()
+        await played.until(lambda: bool(played.closes))
+        assert now() - last <= 25.2
+
+
+@pytest.mark.promise("P9")
+async def test_a_process_that_is_to_end_and_does_not_keeps_its_heartbeat():
+    def make():
+        if next(count) == 2:
+            raise KeyboardInterrupt
+        return "ping"
+
+    count = itertools.count()
+    transport = FakeTransport(lambda peer: setattr(peer, "on_message", lambda _: peer.send("pong")))
+    runner = asyncio.Runner(loop_factory=VirtualLoop)
+    client = WebSocketClient(
+        "ws://peer.test/", transport=transport, heartbeat=Heartbeat.app(make, bool, 15, 10)
+    )
+
+    async def begin():
+        client.start()
+        await client.ready()
+
+    async def wait():
+        await asyncio.sleep(100)
+        pings = len(transport.peer.received)
+        await client.close()
+        return pings
+
+    def run():
+        runner.get_loop().run_until_complete(begin())
+        with pytest.raises(KeyboardInterrupt):
+            runner.get_loop().run_until_complete(asyncio.sleep(100))
+        return runner.get_loop().run_until_complete(wait())
+
+    with ThreadPoolExecutor() as pool:  # the loop of this test runs in this thread
+        assert pool.submit(run).result() >= 7
+        pool.submit(runner.close).result()

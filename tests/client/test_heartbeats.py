@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import importlib
+import itertools
 
 import pytest
 
@@ -521,3 +523,96 @@ async def test_the_message_of_an_app_heartbeat_may_be_bytes_like():
         await settle(35)
         assert played.received == [b"ping"] * 3
         assert played.client.stats.opens == 1
+
+
+# --- what must never end the heartbeat
+
+
+FAILING = {
+    "look": "resilient_ws.heartbeat.HeartbeatMonitor.look",
+    "ping_sent": "resilient_ws.heartbeat.HeartbeatMonitor.ping_sent",
+    "pong": "resilient_ws.heartbeat.HeartbeatMonitor.pong",
+    "deadline": "resilient_ws.heartbeat.HeartbeatMonitor._next_look",
+    "link": "resilient_ws.testing.fakelink.FakeLink.look",
+    "write": "resilient_ws.testing.fakelink.FakeLink.ping",
+    "mark": "resilient_ws.outbox.DeliveryQueue.mark",
+    "confirm": "resilient_ws.outbox.DeliveryQueue.confirm",
+    "doubt": "resilient_ws.pinger.Pinger._doubt",
+}
+
+
+@pytest.mark.promise("P2")
+@pytest.mark.expects_errors
+@pytest.mark.parametrize("what", FAILING)
+async def test_a_defect_in_the_heartbeat_ends_the_connection_and_never_the_heartbeat(what, monkeypatch):
+    transport = answering(PingAnswers.NONE) if what == "doubt" else FakeTransport()
+    async with stage(transport, heartbeat=Heartbeat(15, 10)) as played:
+        stop = talking(played) if what == "doubt" else None
+        await settle(5)
+        place, name = FAILING[what].rsplit(".", 1)
+        module, cls = place.rsplit(".", 1)
+        target = getattr(importlib.import_module(module), cls)
+        genuine, calls = getattr(target, name), itertools.count()
+
+        def fails_once(*args, **options):
+            if next(calls) == 0:
+                raise OverflowError("a counter has run over")
+            return genuine(*args, **options)
+
+        monkeypatch.setattr(target, name, fails_once)
+        await played.client.send("x")
+        await played.until(lambda: next(iter(played.errors), None) is not None, within=100)
+        assert played.errors[0] == ("heartbeat", "a counter has run over")
+        await played.until(lambda: played.client.stats.opens == 2 and played.client.state is State.OPEN)
+        assert "OverflowError" in str(played.closes[0].cause)
+        transport._on_peer = None
+        if stop is not None:
+            stop()
+        await settle(20)
+        played.peer.go_silent()
+        last = now()
+        await played.until(lambda: bool(deaths(played)))
+        assert now() - last <= 25.2
+
+
+@pytest.mark.promise("P2")
+@pytest.mark.promise("P8")
+@pytest.mark.parametrize("ahead", [0, 1, 2, 3, 65])
+async def test_the_numbers_of_pings_may_pass_32_bits(ahead):
+    async with stage(heartbeat=Heartbeat(10, 5, pong_timeout=20)) as played:
+        await settle(1)
+        played.client._engine.live.pinger._number = 2**32 - 1 - ahead
+        for number in range(ahead + 5):
+            played.peer.pong_delay = 0.1 + number / 100
+            await played.client.send(str(number), confirm=True)
+            assert played.client.latency == pytest.approx(0.1 + number / 100)
+        await settle(100)
+        played.peer.pong(played.peer.pings[0])  # stale: the numbers come again, but not so soon
+        assert not played.closes
+        played.peer.go_silent()
+        last = now()
+        await played.until(lambda: bool(deaths(played)))
+        assert now() - last <= 15.2
+
+
+@pytest.mark.promise("P2")
+@pytest.mark.parametrize("stale", ["the first one", "of another connection", "unasked"])
+async def test_stale_pongs_of_a_peer_that_talks_are_no_answers(stale):
+    async with stage(heartbeat=Heartbeat(15, 10, pong_timeout=40)) as played:
+        await settle(1)
+        word = {"the first one": played.peer.pings[0], "of another connection": b"\0" * 8, "unasked": b""}[
+            stale
+        ]
+        played.peer.answers_pings = PingAnswers.NONE
+        began = now()
+
+        def talk():
+            if played.peer.is_open:
+                played.peer.send("data")
+                played.peer.pong(word)
+
+        stop = repeating(2, talk)
+        await played.until(lambda: bool(deaths(played)))
+        stop()
+        assert 40 <= now() - began <= 15 + 40 + 0.5
+        assert "no PONG" in str(deaths(played)[0].cause)
