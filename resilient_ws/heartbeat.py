@@ -283,7 +283,7 @@ class HeartbeatMonitor:
         self._late = self._lateness(now)
         self._hear()
         trip = self._answers.came(number, now)
-        if trip is not None:
+        if trip is not None and self._spent:
             self._forgive(_ANSWER)
         self._act(now)
         return trip
@@ -303,7 +303,7 @@ class HeartbeatMonitor:
         if reading.received != before.received:
             self._heard_at = reading.received_at
             self._hear()
-        if reading.message_at != before.message_at:
+        if self._spent and reading.message_at != before.message_at:
             self._forgive(_IDLE)
         if reading.left != before.left or not before.pending:
             self._moved_at = self._stuck_at = now
@@ -324,7 +324,8 @@ class HeartbeatMonitor:
         """Something arrived: whatever it was, the peer lived when it sent it."""
         self._quiet = None
         self._excused = False
-        self._forgive(_SILENCE)
+        if self._spent:
+            self._forgive(_SILENCE)
 
     def _forgive(self, rule: Rule) -> None:
         """What a rule waits for has come: it may be excused as often as ever again."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import struct
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
@@ -42,6 +43,8 @@ EARLY: Final = 0.001
 
 REAL: Final = 60.0
 """Seconds between the time of a foreign event loop and the system's within which they are the same clock."""
+
+_BOOTTIME: Final[int | None] = getattr(time, "CLOCK_BOOTTIME", None)
 
 MAX_ANSWERERS: Final = 64
 """Endpoints of a client of which it is remembered that a ping was answered."""
@@ -97,7 +100,9 @@ class Answerers:
 def _place(endpoint: Endpoint, kind: str) -> str:
     """Returns what says which peer it is: scheme, host, port and path; a query may hold a token that changes."""
     url = endpoint.url
-    return f"{kind} {url.scheme}://{url.raw_host}:{url.port}{url.raw_path}"
+    return sys.intern(
+        f"{kind} {url.scheme}://{url.raw_host}:{url.port}{url.raw_path}"
+    )  # many clients have the same
 
 
 class Pinger:
@@ -546,5 +551,8 @@ def _stopwatch(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
 
 def _suspend_clock(loop: asyncio.AbstractEventLoop) -> float:
     """Returns how far the clock that counts suspension is ahead of the one that does not; its growth is sleep."""
-    is_replaced = hasattr(loop, "boot_time")  # as by `resilient_ws.testing.VirtualLoop`
-    return boot_time() - (loop.time() if is_replaced else time.monotonic())
+    if hasattr(loop, "boot_time"):  # as `resilient_ws.testing.VirtualLoop` has
+        return boot_time() - loop.time()
+    if _BOOTTIME is not None:  # asked at each look, so without the calls of `boot_time`
+        return time.clock_gettime(_BOOTTIME) - time.monotonic()
+    return boot_time() - time.monotonic()
