@@ -22,6 +22,7 @@ from resilient_ws.errors import ConnectionLost
 from resilient_ws.events import Message
 from resilient_ws.inbox import size_of
 from resilient_ws.transports.base import End, Receiver, all_of
+from resilient_ws.transports.frames import random_bits
 from resilient_ws.transports.socket_link import SocketLink
 
 _TEXT: Final = WSMsgType.TEXT
@@ -71,6 +72,11 @@ class AiohttpLink(SocketLink):
             headers=headers,
             max_message_size=max_message_size,
         )
+        # aiohttp makes masking keys of a Mersenne Twister, which a peer can predict and a forked child has in common with its
+        # parent (RFC 6455 10.3). The writer has no public name.
+        writer = getattr(socket, "_writer", None)
+        if hasattr(writer, "get_random_bits"):
+            writer.get_random_bits = random_bits
         self._socket = socket
         self._connection = connection
         self._resumed: asyncio.Future[None] | None = None

@@ -1,7 +1,7 @@
 """Frames of a client, as bytes: header, masking key, masked payload (RFC 6455 section 5.2). Nothing is compressed.
 
 Each frame has a fresh key from the system's random source (section 10.3). Masking needs a compiled function to be
-fast; the caller brings one, and tries it before it is relied upon.
+fast; the caller brings one, and tries it before it is relied upon. `mask_slowly` does without.
 """
 
 from __future__ import annotations
@@ -40,28 +40,59 @@ def head(opcode: int, size: int) -> bytes:
     return _LONG(_FIN | opcode, _MASKED | 127, size)
 
 
+_KEYS: Final = 1024
+"""Keys that one call of the system brings."""
+
+
 class _Keys:
-    """Masking keys, asked of the system by the thousand: that is a system call each time."""
+    """Masking keys from the system's random source, fetched by the thousand since each fetch is a system call.
+
+    All threads share the list. Taking a key is one atomic `pop`: a question before it ("is there one?") could be answered
+    for another thread. A list in each thread would cost a look-up for each frame.
+    """
 
     def __init__(self) -> None:
         self.left: list[bytes] = []
 
     def next(self) -> bytes:
-        """Returns one that nobody has had."""
-        if not self.left:
-            self.left.extend(struct.unpack("4s" * _KEYS, os.urandom(4 * _KEYS)))
-        return self.left.pop()
+        """Returns a fresh key. Keys that another thread takes meanwhile do not matter."""
+        first, *more = struct.unpack("4s" * _KEYS, os.urandom(4 * _KEYS))
+        self.left.extend(more)
+        return first
+
+    def forget(self) -> None:
+        """Drops the keys that are left: a forked child must not use those of its parent."""
+        self.left = []
 
 
-_KEYS: Final = 1024
 _keys: Final = _Keys()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_keys.left.clear)
+    os.register_at_fork(after_in_child=_keys.forget)
+
+
+def take_key() -> bytes:
+    """Returns a key that no frame of this process has had and no peer can predict."""
+    try:
+        return _keys.left.pop()
+    except IndexError:
+        return _keys.next()
+
+
+def random_bits() -> int:
+    """Returns 32 bits for a library that makes its keys of a number."""
+    return int.from_bytes(take_key())
+
+
+def mask_slowly(key: bytes, data: bytearray) -> None:
+    """Masks `data` in place, where no compiled function does."""
+    size = len(data)
+    whole = (key * (size // 4 + 1))[:size]
+    data[:] = (int.from_bytes(data) ^ int.from_bytes(whole)).to_bytes(size)
 
 
 def frame(opcode: int, payload: bytes, mask: Mask) -> bytes:
     """Returns one frame."""
-    key = _keys.next()
+    key = take_key()
     masked = bytearray(payload)
     mask(key, masked)
     return b"".join((head(opcode, len(masked)), key, masked))
@@ -73,7 +104,10 @@ def message_frame(message: Message, mask: Mask) -> bytes:
         opcode, heads, masked = TEXT, _TEXT_HEADS, bytearray(message.encode())
     else:
         opcode, heads, masked = BINARY, _BINARY_HEADS, bytearray(message)
-    key = _keys.left.pop() if _keys.left else _keys.next()
+    try:
+        key = _keys.left.pop()  # as `take_key`, without the call
+    except IndexError:
+        key = _keys.next()
     mask(key, masked)
     size = len(masked)
     return b"".join((heads[size] if size < _SHORT else head(opcode, size), key, masked))

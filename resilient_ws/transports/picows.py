@@ -24,7 +24,7 @@ from resilient_ws.endpoints import Endpoint
 from resilient_ws.errors import ConnectError
 from resilient_ws.transports import aiohttp_outlet, words
 from resilient_ws.transports.base import Link, Receiver
-from resilient_ws.transports.frames import Mask, is_mask
+from resilient_ws.transports.frames import Mask, is_mask, mask_slowly
 from resilient_ws.transports.handshake import AGENT, authorization, host_without_zone
 from resilient_ws.transports.options import TransportOptions
 from resilient_ws.transports.picows_errors import translate
@@ -206,10 +206,10 @@ async def _connect_fast(
 
 
 @functools.cache
-def _find_mask() -> Mask | None:
-    """Returns a compiled masking function; without one, messages are written one by one."""
+def _find_mask() -> Mask:
+    """Returns a masking function, a compiled one if possible."""
     mask = cast("Mask | None", aiohttp_outlet.mask)
-    return mask if mask is not None and is_mask(mask) else None
+    return mask if mask is not None and is_mask(mask) else mask_slowly
 
 
 def _sent(endpoint: Endpoint, headers: CIMultiDict[str]) -> CIMultiDict[str]:

@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any
 
-from picows import WSMsgType, WSTransport
+from picows import WSTransport
 
 from resilient_ws.closing import CloseCode
 from resilient_ws.endpoints import Endpoint
@@ -22,7 +22,7 @@ from resilient_ws.events import Message
 from resilient_ws.transports import frames
 from resilient_ws.transports.base import End, Receiver
 from resilient_ws.transports.frames import CLOSE, PING, PONG, Mask, frame, message_frame, message_frames
-from resilient_ws.transports.picows_listener import BINARY, TEXT, PicowsListener
+from resilient_ws.transports.picows_listener import PicowsListener
 from resilient_ws.transports.socket_link import LAST_ANSWERS, SocketLink
 
 
@@ -30,19 +30,18 @@ class PicowsLink(SocketLink):
     """A `Link` that needs no reader task.
 
     Args:
-        connection: What picows opened; it writes to the socket.
+        connection: What picows opened.
         listener: Whom it tells.
         receiver: Whom we tell.
         endpoint: Where it leads.
         subprotocol: What the server chose, or `None`.
         headers: Of the server's answer to the handshake.
         max_message_size: Bytes, inclusive.
-        mask: Masks payloads where several messages are written at once; `None` = they are written one by one.
+        mask: Masks payloads.
     """
 
     # As in the base class: with more than 30 attributes an object would have a dictionary of 1.6 kB.
     __slots__ = (
-        "_connection",
         "_finishing",
         "_fragments",
         "_full",
@@ -65,7 +64,7 @@ class PicowsLink(SocketLink):
         subprotocol: str | None,
         headers: Mapping[str, str],
         max_message_size: int,
-        mask: Mask | None,
+        mask: Mask,
     ) -> None:
         super().__init__(
             connection.underlying_transport,
@@ -76,7 +75,6 @@ class PicowsLink(SocketLink):
             max_message_size=max_message_size,
         )
         # It holds request and answer, four kilobytes, and has no way to let go of them.
-        self._connection = connection if mask is None else None
         listener.connection = None
         self._listener = listener
         self._mask = mask
@@ -97,36 +95,24 @@ class PicowsLink(SocketLink):
     def write(self, message: Message, /) -> Awaitable[None] | None:
         """Hands one message to the socket."""
         self._check_writable()
-        if self._mask is None:
-            assert self._connection is not None
-            self._connection.send(TEXT if isinstance(message, str) else BINARY, message)
-            self._written += len(message) + 6
-        else:  # picows draws its masking keys from rand(), which can be predicted (RFC 6455 10.3)
-            data = message_frame(message, self._mask)
-            self._transport.write(data)
-            self._written += len(data)
+        # picows draws its masking keys from rand(), which can be predicted (RFC 6455 10.3).
+        data = message_frame(message, self._mask)
+        self._transport.write(data)
+        self._written += len(data)
         return self._wait()
 
     def write_all(self, messages: Sequence[Message], /) -> Awaitable[None] | None:
         """Hands several messages to the socket at once."""
         self._check_writable()
-        if self._mask is None:
-            for message in messages:
-                self.write(message)
-        else:
-            data = message_frames(messages, self._mask)
-            self._transport.write(data)
-            self._written += len(data)
+        data = message_frames(messages, self._mask)
+        self._transport.write(data)
+        self._written += len(data)
         return self._wait()
 
     def _control(self, payload: bytes, opcode: int) -> None:
         if self._transport.is_closing():
             return
-        if self._mask is None:
-            assert self._connection is not None
-            self._connection.send(WSMsgType(opcode), payload)
-        else:
-            self._transport.write(frame(opcode, payload, self._mask))
+        self._transport.write(frame(opcode, payload, self._mask))
         self._written += len(payload) + 6
 
     def _check_writable(self) -> None:

@@ -1,6 +1,9 @@
 """The frames of a client, read by the parser that the servers of this suite use for what they receive."""
 
+import os
 import struct
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from aiohttp._websocket.helpers import _websocket_mask_python, websocket_mask
@@ -52,6 +55,60 @@ def test_each_frame_has_a_key_of_its_own():
     assert len(keys) > 95  # of 2**32
 
 
+class Raced(list):
+    """Keys of which another thread takes the last ones between any two steps of ours."""
+
+    def __len__(self):
+        size = super().__len__()
+        self.clear()
+        return size
+
+    def __bool__(self):
+        return len(self) > 0
+
+
+@pytest.mark.parametrize("make", [frames.message_frame, lambda message, mask: frames.frame(1, message.encode(), mask)])
+def test_another_thread_may_take_the_last_key_at_any_time(monkeypatch, make):
+    monkeypatch.setattr(frames._keys, "left", Raced([b"abcd"]))
+    assert [found[:2] for found in unmask(make("x", websocket_mask))] == [(1, b"x")]
+
+
+def test_threads_never_get_the_same_key_and_none_fails(monkeypatch):
+    monkeypatch.setattr(frames, "_KEYS", 3)
+    frames._keys.forget()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            made = list(threads.map(lambda _: [frames.take_key() for _ in range(5000)], range(4)))
+    finally:
+        sys.setswitchinterval(interval)
+        frames._keys.forget()
+    keys = [key for some in made for key in some]
+    assert len(set(keys)) > len(keys) - 10  # of 2**32
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("after_use", [False, True])
+def test_a_forked_child_draws_keys_of_its_own(after_use):
+    """One that is forked later, too: the list is another one then."""
+    if after_use:
+        frames._keys.forget()
+    frames.take_key()
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(writer, b"".join(frames.take_key() for _ in range(100)))
+        os._exit(0)
+    os.waitpid(child, 0)
+    theirs = os.read(reader, 400)
+    os.close(reader)
+    os.close(writer)
+    assert len(theirs) == 400
+    ours = b"".join(frames.take_key() for _ in range(100))
+    assert not {ours[n : n + 4] for n in range(0, 400, 4)} & {theirs[n : n + 4] for n in range(0, 400, 4)}
+
+
 def test_text_that_utf8_cannot_encode_is_refused():
     with pytest.raises(UnicodeEncodeError):
         frames.message_frames(["\ud800"], websocket_mask)
@@ -67,6 +124,9 @@ class TestTrial:
     def test_it_accepts_both_of_aiohttps(self):
         assert frames.is_mask(websocket_mask)
         assert frames.is_mask(_websocket_mask_python)
+
+    def test_it_accepts_ours(self):
+        assert frames.is_mask(frames.mask_slowly)
 
     @pytest.mark.parametrize(
         "broken",
