@@ -25,6 +25,8 @@ _SIZE: Final = 256
 _OLD: Final = struct.Struct("=52xI64xQQ")
 # The same, tcpi_notsent_bytes (Linux 4.6), tcpi_snd_wnd (Linux 5.4)
 _WHOLE: Final = struct.Struct("=52xI64xQQ8xI80xI")
+_SO_NWRITE: Final = 0x1024
+"""Of sys/socket.h on macOS: bytes that are not acknowledged."""
 _INT: Final = struct.Struct("=i")
 _ZERO: Final = bytes(_INT.size)
 # `struct linger`: on, for 0 seconds.
@@ -85,6 +87,23 @@ def forgets_unsent(sock: Socket) -> bool:
         return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, len(_RESET)) == _RESET)
     except OSError:
         return False
+
+
+def unacknowledged(sock: Socket | None) -> int | None:
+    """Returns how many bytes of ours the peer's kernel has not acknowledged; `None` where the system does not tell.
+
+    Not to be called after the transport of the socket was closed. For a Unix socket these are what its reader has not taken.
+    """
+    if sock is None:
+        return None
+    try:
+        if sys.platform == "linux":
+            return int(_INT.unpack(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, _ZERO))[0])
+        if sys.platform == "darwin":
+            return int(_INT.unpack(sock.getsockopt(socket.SOL_SOCKET, _SO_NWRITE, _INT.size))[0])
+    except (OSError, ValueError):
+        return None
+    return None
 
 
 def read(sock: Socket | None) -> SocketFacts | None:

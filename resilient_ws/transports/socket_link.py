@@ -10,7 +10,7 @@ import math
 import struct
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
@@ -26,6 +26,12 @@ _NEVER_ON_THE_WIRE: Final = frozenset({1004, 1005, 1006, 1015})
 
 FAREWELL: Final = 1.0
 """Seconds that our CLOSE, in answer to the peer's or to a breach, may take to leave before the end is told anyway."""
+
+ACKNOWLEDGED: Final = 0.2
+"""Seconds that the peer may take to acknowledge what stands before our CLOSE, in answer to its own, before the end is told."""
+
+CLOSE_HEAD: Final = 6
+"""Bytes of our CLOSE besides its payload: head and key (RFC 6455 5.2)."""
 
 LAST_ANSWERS: Final = 0.01
 """Seconds between the moment the peer breaks the protocol and our CLOSE: the program may answer what came before."""
@@ -51,6 +57,7 @@ class SocketLink:
 
     # With more than 30 attributes, those of a subclass among them, an object has a dictionary of 1.6 kB.
     __slots__ = (
+        "_farewell",
         "_frames",
         "_leaving",
         "_loop",
@@ -93,6 +100,7 @@ class SocketLink:
         self._sock = transport.get_extra_info("socket")
         self._over = False
         self._sent_code: int | None = None
+        self._farewell = 0  # bytes of our CLOSE
         self._resumed_at = -math.inf
         self._frames: int = 0
         self._messages: int = 0
@@ -123,17 +131,29 @@ class SocketLink:
         """Writes a CLOSE, once."""
         if self._sent_code is None:
             self._sent_code = code
-            self._control(struct.pack("!H", code) + reason.encode(), CLOSE)
+            payload = struct.pack("!H", code) + reason.encode()
+            self._farewell = CLOSE_HEAD + len(payload)
+            self._control(payload, CLOSE)
 
     def abort(self) -> None:
-        """Frees the socket now."""
+        """Frees the socket now; nothing but our CLOSE may arrive later."""
         self._over = True
         for timer in (self._owing, self._leaving):
             if timer is not None:
                 timer.cancel()
-        if self._sent_code is None and not self._transport.is_closing():
-            kernel.forget_unsent(self._sock)  # a CLOSE that was sent is to arrive; nothing else is
+        if not self._transport.is_closing() and not self._only_close_is_left():
+            kernel.forget_unsent(self._sock)
         self._transport.abort()
+
+    def _only_close_is_left(self) -> bool:
+        """Whether the peer's kernel has acknowledged all that was written before our CLOSE, which was sent."""
+        if self._sent_code is None:
+            return False
+        left, buffered = kernel.unacknowledged(self._sock), self._transport.get_write_buffer_size()
+        if left is None:  # the system does not tell; all that was written has at least left our buffer
+            return not buffered
+        tls = self._transport.get_extra_info("ssl_object")
+        return left + buffered <= self._farewell + (0 if tls is None else _record_overhead(tls))
 
     # --- in ---
 
@@ -208,17 +228,22 @@ class SocketLink:
     def _end(self, end: End, *, wakes: bool = True) -> None:
         """Tells the end, once our CLOSE has left our buffer: what is aborted before does not reach the peer."""
         if self._leaving is None:
-            self._leave(end, self._loop.time() + FAREWELL, wakes=wakes)
+            now = self._loop.time()
+            self._leave(end, now + FAREWELL, now + ACKNOWLEDGED, wakes=wakes)
 
-    def _leave(self, end: End, until: float, *, wakes: bool = True) -> None:
+    def _leave(self, end: End, until: float, patient_until: float, *, wakes: bool = True) -> None:
         if self._over:
             return
-        if end.sent_code is not None and self._unsent():
-            if self._loop.time() < until:
-                self._leaving = self._loop.call_later(_LOOK_AGAIN, self._leave, end, until)
+        if end.sent_code is not None and not self._transport.is_closing():
+            now, unsent = self._loop.time(), self._unsent()
+            # Messages on their way behind which our CLOSE stands: a reset would take it along.
+            is_waiting = now < patient_until and not self._only_close_is_left()
+            if (unsent and now < until) or is_waiting:
+                self._leaving = self._loop.call_later(_LOOK_AGAIN, self._leave, end, until, patient_until)
                 return
-            self._sent_code = None
-            end = attrs.evolve(end, sent_code=None)
+            if unsent:
+                self._sent_code = None
+                end = attrs.evolve(end, sent_code=None)
         self._over = True
         self._receiver.ended(end, wakes=wakes)
 
@@ -263,3 +288,11 @@ class SocketLink:
         if error is not None:
             why = str(error.args[-1]) if error.args else type(error).__name__
         return self._lost(f"the connection was lost: {why}")
+
+
+def _record_overhead(tls: Any) -> int:
+    """Returns how many bytes TLS adds to a record, at least: those of AEAD ciphers (RFC 8446 5.2, RFC 5288, RFC 7905)."""
+    if tls.version() == "TLSv1.3":
+        return 22
+    cipher = tls.cipher()
+    return 29 if cipher is not None and "GCM" in cipher[0] else 21
