@@ -74,7 +74,7 @@ class AiohttpLink(SocketLink):
         )
         # aiohttp makes masking keys of a Mersenne Twister, which a peer can predict and a forked child has in common with its
         # parent (RFC 6455 10.3). The writer has no public name.
-        writer = getattr(socket, "_writer", None)
+        writer: Any = getattr(socket, "_writer", None)
         if hasattr(writer, "get_random_bits"):
             writer.get_random_bits = random_bits
         self._socket = socket

@@ -56,6 +56,7 @@ class _Keys:
 
     def next(self) -> bytes:
         """Returns a fresh key. Keys that another thread takes meanwhile do not matter."""
+        first: bytes
         first, *more = struct.unpack("4s" * _KEYS, os.urandom(4 * _KEYS))
         self.left.extend(more)
         return first

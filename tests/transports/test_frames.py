@@ -67,7 +67,9 @@ class Raced(list):
         return len(self) > 0
 
 
-@pytest.mark.parametrize("make", [frames.message_frame, lambda message, mask: frames.frame(1, message.encode(), mask)])
+@pytest.mark.parametrize(
+    "make", [frames.message_frame, lambda message, mask: frames.frame(1, message.encode(), mask)]
+)
 def test_another_thread_may_take_the_last_key_at_any_time(monkeypatch, make):
     monkeypatch.setattr(frames._keys, "left", Raced([b"abcd"]))
     assert [found[:2] for found in unmask(make("x", websocket_mask))] == [(1, b"x")]
