@@ -62,8 +62,9 @@ class Server:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.append(writer)
         peer = Peer(reader, writer)
-        await peer.shake_hands()
-        self.peers.put_nowait(peer)
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):  # the client may close before
+            await peer.shake_hands()
+            self.peers.put_nowait(peer)
 
     @contextlib.asynccontextmanager
     async def listening(self, context: ssl.SSLContext | None) -> AsyncIterator["Server"]:
