@@ -33,7 +33,7 @@ TURN_BYTES: Final = 64 * 1024
 """Bytes of plain messages that are held back for one system call; more are handed over before the turn ends."""
 
 INLINE_COMPRESSION: Final = 16 * 1024
-"""Bytes up to which a compressed message is handed over whole at once (aiohttp compresses larger ones in a thread)."""
+"""Bytes up to which a compressed message is handed over whole at once; larger ones may take several turns of the loop."""
 
 
 class Outflow:

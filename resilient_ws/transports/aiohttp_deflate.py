@@ -1,47 +1,50 @@
-"""Compressed messages (RFC 7692), unpacked in the loop that cuts them out of what a socket gave.
+"""Compressed messages (RFC 7692), unpacked in the loop that cuts them out of what a socket gave, and packed to be written.
 
-Each message may refer to those before it, so there can be only one who unpacks, and it is not aiohttp's parser. That gets
-a compressed message that comes in fragments, or is not whole in one read, as a plain one of bytes, and what it has
-gathered is unpacked behind it. So the order of frames and their sizes are still for the parser to judge, and what is wrong
-with a message ends the connection as its own errors do. The zlib in use is the one that aiohttp was given.
+Each message may refer to those before it, in either direction. The zlib in use is the one that aiohttp was given.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from aiohttp import WebSocketError, WSCloseCode, WSMsgType
-
-from resilient_ws.transports.aiohttp_queue import DirectQueue
-from resilient_ws.transports.whole_frames import Cutter, read_head
+from resilient_ws.closing import CloseCode
+from resilient_ws.events import Message
+from resilient_ws.transports.frames import BINARY, TEXT, Mask, frame
+from resilient_ws.transports.whole_frames import BATCH, Cutter, Taker, read_head
 
 if TYPE_CHECKING:
-    from aiohttp.compression_utils import ZLibDecompressor
+    from aiohttp.compression_utils import ZLibBackend, ZLibCompressor, ZLibDecompressor
 else:
     try:
-        from aiohttp.compression_utils import ZLibDecompressor
+        from aiohttp.compression_utils import ZLibBackend, ZLibCompressor, ZLibDecompressor
     except ImportError:  # an aiohttp that is laid out differently: `is_supported` says no
-        ZLibDecompressor = None
+        ZLibBackend = ZLibCompressor = ZLibDecompressor = None
 
-_TEXT: Final = 0x1
-_BINARY: Final = 0x2
 _OPCODE: Final = 0x0F
-_FIN: Final = 0x80
+_CONTROL: Final = 0x08
+_RSV1: Final = 0x40
+_RSV2_OR_3: Final = 0x30
 _TWO_BYTES: Final = 126
 _EIGHT_BYTES: Final = 127
 _WHOLE_TEXT: Final = 0x81
 _WHOLE_BINARY: Final = 0x82
 _PACKED_TEXT: Final = 0xC1
 _PACKED_BINARY: Final = 0xC2
-_PACKED: Final = frozenset((_PACKED_TEXT, _PACKED_BINARY, 0x41, 0x42))
 """First bytes of a compressed message: RSV1 is set (RFC 7692 section 6)."""
 
 _TAIL: Final = b"\x00\x00\xff\xff"
 """What RFC 7692 section 7.2.2 has to be added to a message before it is unpacked."""
 
-BATCH: Final = 256 * 1024
-"""Bytes of messages from which on they are told before more is unpacked: a few bytes may hold a thousand times as many."""
+UNPACK_STEP: Final = 4096
+"""Bytes that are unpacked in one go, at least: at most 2 ms of empty messages."""
+
+PACK_STEP: Final = 64 * 1024
+"""Bytes that are packed in one turn of the event loop: 1 to 2 ms."""
+
+
+class TooLarge(Exception):  # noqa: N818 - ends a connection, is told in other words
+    """A message is larger than it may be; the text says how."""
 
 
 class Inflater:
@@ -72,86 +75,41 @@ class Inflater:
             try:
                 data = self._zlib._decompress_members(data, self._most)  # noqa: SLF001
             except ValueError as error:
-                raise WebSocketError(WSCloseCode.MESSAGE_TOO_BIG, str(error)) from error
+                raise TooLarge(f"a compressed message has too many members ({error})") from error
             self.stream = self._zlib._decompressor  # noqa: SLF001
         if len(data) >= self._most:
-            raise WebSocketError(
-                WSCloseCode.MESSAGE_TOO_BIG, f"Decompressed message exceeds size limit {self._most - 1}"
+            raise TooLarge(
+                f"a message of at least {self._most} bytes when decompressed is larger than "
+                f"max_message_size={self._most - 1}"
             )
         return data
-
-
-class DeflateQueue(DirectQueue):
-    """The queue of a connection whose messages may be compressed.
-
-    Attributes:
-        inflater: Of this connection.
-        packed: Of a compressed message that the parser takes for a plain one of bytes: its opcode; 0 = there is none.
-    """
-
-    __slots__ = ("inflater", "packed")
-
-    def __init__(self, protocol: Any, max_message_size: int) -> None:
-        super().__init__(protocol)
-        self.inflater = Inflater(max_message_size)
-        self.packed = 0
-
-    def feed_data(self, data: Any, size: int) -> None:
-        """Called by the parser for each message; what is raised here ends the connection as its own errors do."""
-        if self.packed and data[0] is WSMsgType.BINARY:
-            opcode, self.packed = self.packed, 0
-            message = self.inflater.message(data[1])
-            size = len(message)
-            data = (
-                (WSMsgType.TEXT, message.decode(), "") if opcode == _TEXT else (WSMsgType.BINARY, message, "")
-            )
-        super().feed_data(data, size)
-
-    def set_exception(self, exc: BaseException, exc_cause: BaseException | None = None) -> None:
-        """Called when an error was found."""
-        if isinstance(exc, UnicodeDecodeError):
-            exc = WebSocketError(WSCloseCode.INVALID_TEXT, "Invalid UTF-8 text message")
-        super().set_exception(exc, exc_cause)
 
 
 class Unpacker(Cutter):
     """A `Cutter` for a connection whose messages may be compressed.
 
-    While the queue takes nothing, what was read waits here as it is: unpacked it may be a thousand times as large.
+    Attributes:
+        inflater: Of this connection.
     """
 
-    __slots__ = ("_queue",)
+    __slots__ = ("inflater",)
     gathers = False
 
-    def __init__(self, queue: DeflateQueue, feed: Callable[[bytes], bool], limit: int) -> None:
-        super().__init__(queue, feed, limit)
-        self._queue = queue
-        self.given_up = False  # here the size of each message is looked at
+    def __init__(self, taker: Taker, limit: int) -> None:
+        super().__init__(taker, limit)
+        self._is_small = False  # here the size of each message is looked at
+        self._step = UNPACK_STEP
+        self.inflater = Inflater(limit)
 
-    def feed(self, data: bytes) -> None:
-        """Takes what one read of the socket gave, or goes on with what waits; as much as makes one batch."""
-        queue = self._queue
-        if self._rest:
-            data, self._rest = self._rest + data, b""
-        queue.stalled = False
-        position, length = 0, len(data)
-        while position < length:
-            if not queue.direct or queue.bytes >= BATCH:
-                self._rest = data[position:]
-                queue.stalled = True
-                return
-            if not (self.owed or self._in_message or self.given_up):
-                position = self._cut(data, position, length)
-                if position == length or queue.bytes >= BATCH:
-                    continue
-            position = self._pass_on(data, position, length)
+    def _cut_some(self, data: bytes, position: int, length: int) -> int:
+        return self._cut(data, position, length, position + UNPACK_STEP)
 
-    def _cut(self, data: bytes, position: int, length: int) -> int:
+    def _cut(self, data: bytes, position: int, length: int, until: int) -> int:
         """Takes out messages up to the first thing that is none, or until they make a batch; returns where that is."""
-        queue, limit, inflater = self._queue, self._limit, self._queue.inflater
-        append, stream = queue.append, inflater.stream
+        taker, limit, inflater = self._taker, self._limit, self.inflater
+        append, stream = taker.append, inflater.stream
         inflate = stream.decompress
-        last, most, total = length - 1, limit + 1, queue.bytes
+        last, most, total = min(length - 1, until), limit + 1, taker.bytes
         message: bytes
         try:
             while position < last and total < BATCH:
@@ -178,32 +136,81 @@ class Unpacker(Cutter):
                     message = data[start:stop]
                 else:
                     break
-                append(message.decode() if kind & _TEXT else message)
+                append(message.decode() if kind & TEXT else message)
                 total += size
                 position = stop
         except Exception as error:  # noqa: BLE001 - each zlib has its own
-            self.given_up, self._feed = True, _nobody
-            queue.set_exception(error)
-        queue.bytes = total
+            taker.bytes = total
+            return self._break(*_said_of(error), length)
+        taker.bytes = total
         return position
 
-    def _pass_on(self, data: bytes, position: int, length: int) -> int:
-        """As that of a `Cutter`, and a message that is compressed goes as one of plain bytes."""
-        if self.owed or self.given_up or self._in_message or data[position] not in _PACKED:
-            return super()._pass_on(data, position, length)
-        head = read_head(data, position, length)
-        if head is None:
-            self._rest = data[position:]
-            return length
-        kind, size, start = head
-        self._queue.packed = kind & _OPCODE
-        frame = bytes((kind & _FIN | _BINARY,)) + data[position + 1 : start + size]
-        taken = super()._pass_on(frame, 0, len(frame))
-        if self._rest:  # it waits, as it is
-            self._rest, self._queue.packed = data[position:], 0
-        return position + taken
+    def _has_reserved_bits(self, kind: int) -> bool:
+        first = not (kind & _CONTROL or kind & _OPCODE == 0)
+        return kind & (_RSV2_OR_3 if first else _RSV2_OR_3 | _RSV1) != 0
+
+    def _bound(self, kind: int) -> int:
+        if not (self._kind if self._in_message else kind) & _RSV1:
+            return self._limit
+        # What cannot be made smaller grows by five bytes for each block (RFC 1951 3.2.4).
+        return self._limit + (self._limit >> 8) + 64
+
+    def _emit(self, kind: int, payload: bytes) -> None:
+        if kind & _RSV1:
+            try:
+                payload = self.inflater.message(payload)
+            except Exception as error:  # noqa: BLE001 - as above
+                self._break(*_said_of(error), 0)
+                return
+        super()._emit(kind, payload)
 
 
-def _nobody(_: bytes) -> bool:
-    """Takes the place of the parser after an error."""
-    return True
+def _said_of(error: Exception) -> tuple[int, str]:
+    """Returns code and text for what was raised by a message."""
+    if isinstance(error, TooLarge):
+        return CloseCode.MESSAGE_TOO_BIG, str(error)
+    if isinstance(error, UnicodeDecodeError):
+        return CloseCode.INVALID_DATA, "a text message is not UTF-8 (RFC 6455 8.1)"
+    return CloseCode.INVALID_DATA, f"compressed data that cannot be unpacked ({error})"
+
+
+class Packer:
+    """Packs the messages of one connection, one after the other, a step in each turn of the event loop.
+
+    Args:
+        window_bits: Of the window that the server takes.
+        forgets: Whether no message may refer to those before it.
+    """
+
+    __slots__ = ("_flush", "_mode", "_pack")
+
+    def __init__(self, window_bits: int, *, forgets: bool) -> None:
+        zlib: Any = ZLibBackend
+        compressor = ZLibCompressor(level=zlib.Z_BEST_SPEED, wbits=-window_bits)
+        self._pack = compressor.compress_sync
+        self._flush = compressor.flush
+        self._mode = zlib.Z_FULL_FLUSH if forgets else zlib.Z_SYNC_FLUSH
+
+    def steps(self, messages: Sequence[Message], mask: Mask, put: Callable[[bytes], None]) -> Generator[None]:
+        """Gives the frames of `messages` to `put`, in order; stops where the event loop is to have its turn."""
+        frames: list[bytes] = []
+        left = PACK_STEP
+        for message in messages:
+            data = memoryview(message.encode() if isinstance(message, str) else message)
+            packed: list[bytes] = []
+            for begin in range(0, len(data), PACK_STEP):
+                step = data[begin : begin + PACK_STEP]
+                if left <= 0:
+                    if frames:
+                        put(b"".join(frames))
+                        frames.clear()
+                    yield
+                    left = PACK_STEP
+                packed.append(self._pack(step))
+                left -= len(step)
+            packed.append(self._flush(self._mode))
+            opcode = TEXT if isinstance(message, str) else BINARY
+            whole = b"".join(packed).removesuffix(_TAIL) or b"\x00"  # RFC 7692 7.2.3.6
+            frames.append(frame(_RSV1 | opcode, whole, mask))
+        if frames:
+            put(b"".join(frames))

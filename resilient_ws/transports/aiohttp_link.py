@@ -167,7 +167,7 @@ class AiohttpLink(SocketLink):
             if kind is _TEXT or kind is _BINARY:
                 size = size_of(data)
                 if size > self._max_message_size:
-                    return self._too_big()
+                    return self._too_big(size)
                 self._messages += 1
                 self._message_at = self._received_at
                 receiver.message(data, size)

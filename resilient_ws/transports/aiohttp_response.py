@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 from aiohttp import ClientResponse, ClientWebSocketResponse
-from aiohttp.http_websocket import WebSocketReader, WebSocketWriter
+from aiohttp.http_websocket import WebSocketWriter
 
-from resilient_ws.transports.aiohttp_deflate import DeflateQueue, Unpacker
-from resilient_ws.transports.aiohttp_queue import DirectQueue
+from resilient_ws.transports.aiohttp_deflate import Packer, Unpacker
+from resilient_ws.transports.stream_link import Intake
 from resilient_ws.transports.whole_frames import Cutter
 
 
@@ -21,75 +21,68 @@ class Front:
 
     Attributes:
         cutter: Takes what is read from the socket.
+        intake: Takes what the cutter finds.
+        ended: Whether the connection was lost.
     """
 
-    __slots__ = ("_limit", "_parser", "_queue", "cutter")
+    __slots__ = ("cutter", "ended", "intake")
 
-    def __init__(self, queue: DirectQueue, max_message_size: int) -> None:
-        self._queue = queue
-        self._limit = max_message_size
-        self._parser: WebSocketReader | None = None  # until something comes that needs it
-        if isinstance(queue, DeflateQueue):
-            self.cutter: Cutter = Unpacker(queue, self.parse, max_message_size)
-        else:
-            self.cutter = Cutter(queue, self.parse, max_message_size)
-
-    def parse(self, data: bytes) -> bool:
-        """Gives the parser what is not cut out; returns whether it has found an error."""
-        if self._parser is None:
-            self._queue.get_ready()
-            # aiohttp refuses a message of exactly its limit; ours is inclusive. Nothing compressed gets so far.
-            self._parser = WebSocketReader(self._queue, self._limit + 1, compress=False, decode_text=True)
-        return self._parser.feed_data(data)[0]
+    def __init__(self, max_message_size: int, *, compresses: bool) -> None:
+        self.intake = Intake()
+        make = Unpacker if compresses else Cutter
+        self.cutter: Cutter = make(self.intake, max_message_size)
+        self.ended = False
 
     def feed_data(self, data: bytes) -> tuple[bool, bytes]:
         """Called by aiohttp, until there is a link that reads."""
-        self.cutter.feed(data)
+        self.cutter.feed(bytes(data))
         return False, b""
 
     def feed_eof(self) -> None:
         """Called by aiohttp when the connection is lost."""
-        self._queue.feed_eof()
+        self.ended = True
+
+    def set_exception(self, exc: BaseException, exc_cause: BaseException | None = None) -> None:
+        """Called by aiohttp when the connection is lost, too."""
 
 
-def forget_handshake(http: Any, front: Front, queue: DirectQueue) -> None:
+def forget_handshake(http: Any, front: Front) -> None:
     """Lets aiohttp's protocol go of its queues and of its HTTP parser: three kilobytes that nothing asks any more."""
-    http.set_parser(front, queue)
+    http.set_parser(front, front)
     # They have no public names. The parser would go with the connection; the buffer is one of HTTP answers.
     http._parser = None  # noqa: SLF001
     http._buffer = ()  # noqa: SLF001
 
 
 class DirectResponse(ClientWebSocketResponse):
-    """A response whose parser has a `DirectQueue`; aiohttp asks for the parser before the first frame is parsed.
+    """A response whose parser is a `Front`; aiohttp asks for the parser before the first frame is parsed.
 
     Attributes:
-        cutter: Takes what is read from the socket.
+        front: Takes what is read from the socket.
+        http: aiohttp's protocol.
+        packer: Packs messages; `None` = they are not compressed.
     """
 
     def __init__(self, max_message_size: int, *args: Any, **kwargs: Any) -> None:
-        self._front: Front | None = None
+        self.front: Front | None = None
         super().__init__(*args, **kwargs)
         response: ClientResponse = args[3]
         assert response.connection is not None
         self.http: Any = response.connection.protocol
-        self.frame_writer: WebSocketWriter = args[1]
-        if self.compress:
-            self.queue: DirectQueue = DeflateQueue(self.http, max_message_size)
-        else:
-            self.queue = DirectQueue(self.http)
-        self._front = Front(self.queue, max_message_size)
-        self.cutter = self._front.cutter
+        writer: WebSocketWriter = args[1]
+        bits = self.compress
+        self.packer = Packer(bits, forgets=writer.notakeover) if bits else None
+        self.front = Front(max_message_size, compresses=bool(bits))
 
     def forget_handshake(self) -> None:
         """Lets go of what only the handshake needed."""
-        assert self._front is not None
-        forget_handshake(self.http, self._front, self.queue)
+        assert self.front is not None
+        forget_handshake(self.http, self.front)
 
     # That aiohttp's attribute is overridden is the point.
     @property
     def _parser(self) -> Any:
-        return self._front
+        return self.front
 
     @_parser.setter
     def _parser(self, parser: Any) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]

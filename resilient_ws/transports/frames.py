@@ -16,6 +16,7 @@ from resilient_ws.events import Message
 Mask = Callable[[bytes, bytearray], object]
 """Masks the second argument in place with the four bytes of the first one."""
 
+CONTINUATION: Final = 0x0
 TEXT: Final = 0x1
 BINARY: Final = 0x2
 CLOSE: Final = 0x8
@@ -38,6 +39,15 @@ def head(opcode: int, size: int) -> bytes:
     if size < 65536:
         return _MEDIUM(_FIN | opcode, _MASKED | 126, size)
     return _LONG(_FIN | opcode, _MASKED | 127, size)
+
+
+def server_head(first: int, size: int) -> bytes:
+    """Returns the header of a frame of a server, which is not masked, with the first byte given."""
+    if size < _SHORT:
+        return bytes([first, size])
+    if size < 65536:
+        return _MEDIUM(first, 126, size)
+    return _LONG(first, 127, size)
 
 
 _KEYS: Final = 1024

@@ -1,7 +1,7 @@
 """What picows tells, and what it is kept from doing by itself.
 
-Messages, PINGs and PONGs do not get that far: once it is known where a frame begins they are cut out of each read, in a third
-of the time (`resilient_ws.transports.whole_frames`), and picows is given the rest.
+picows shakes hands. Some of what follows may come in the same read, and is parsed by picows; as soon as it is known where a
+frame begins, the frames are ours (`resilient_ws.transports.whole_frames`), in a third of the time.
 
 Where a peer breaks the protocol, picows writes a CLOSE in the moment in which it parses, before the program has seen what
 came before. From the end of the handshake on it is therefore given a `Stub` for the transport of the socket: we read from
@@ -14,38 +14,44 @@ there that it has closed, and write the CLOSE ourselves.
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from picows import WSFrame, WSListener, WSMsgType, WSTransport
+from picows import WSFrame, WSListener, WSTransport
 
-from resilient_ws.events import Message
+from resilient_ws.closing import CloseCode
+from resilient_ws.transports.frames import server_head
 from resilient_ws.transports.scratch import READ, scratch
-from resilient_ws.transports.whole_frames import Cutter
+from resilient_ws.transports.stream_link import Intake
+from resilient_ws.transports.whole_frames import Cutter, too_big
 
 if TYPE_CHECKING:
     from resilient_ws.transports.picows_link import PicowsLink
 
-TEXT: Final = WSMsgType.TEXT
-BINARY: Final = WSMsgType.BINARY
+PIECE: Final = 2048
+"""Bytes that picows parses at once, until we can take over: sooner or later a frame ends."""
 
 
 class PicowsListener(WSListener):
-    """What picows tells: whole messages are gathered for the read of the moment, the rest is passed on."""
+    """What picows tells of the first frames: they are put together again, for the one who judges them all.
+
+    Attributes:
+        cutter: Takes what is read from the socket.
+        intake: Takes what the cutter finds.
+    """
 
     def __init__(self, max_message_size: int) -> None:
         super().__init__()
+        self.intake = Intake()
+        self.cutter = Cutter(self.intake, max_message_size)
         self.max_message_size = max_message_size
         self.connection: WSTransport | None = None  # writes to the socket, until there is a link
         self.parser: WSTransport | None = None  # writes to the stub
         self.is_gone = False  # the socket
         self.gone_with: Exception | None = None
         self.link: PicowsLink | None = None
-        self.batch: list[Message] = []  # of the read of the moment
-        self.append = self.batch.append
-        self.bytes = 0  # of the messages in it
-        self.tail = -1  # bytes behind the last frame of the read; -1 = there was none
-        self.early: list[tuple[int, bytes, bool, bool]] = []
-        self.direct = False  # until there is a link that reads, and while a message is not whole
+        self.tail = -1  # bytes behind the last frame that picows has parsed; -1 = there was none
+        self.early: list[bytes] = []  # frames
 
     def on_ws_connected(self, transport: WSTransport) -> None:
         """The handshake is done; what came with it has not been parsed."""
@@ -64,53 +70,31 @@ class PicowsListener(WSListener):
     def on_ws_frame(self, _: WSTransport, frame: WSFrame) -> None:
         """A frame has come."""
         self.tail = frame.tail_size
-        if self.direct and frame.fin and not (frame.rsv1 or frame.rsv2 or frame.rsv3):
-            kind = frame.msg_type
-            if kind is TEXT:
-                try:
-                    self.append(frame.get_payload_as_utf8_text())
-                except UnicodeDecodeError:
-                    pass  # the slow way says what is wrong
-                else:
-                    self.bytes += frame.payload_size
-                    return
-            elif kind is BINARY:
-                self.append(frame.get_payload_as_bytes())
-                self.bytes += frame.payload_size
-                return
-        if self.link is not None:
-            self.link.take(*copy_of(frame))
-        else:
-            self.early.append(copy_of(frame))
+        self.early.append(copy_of(frame))
 
-    def control(self, opcode: int, payload: bytes) -> bool:
-        """Takes a PING or a PONG; there is a link, since nothing is cut out before."""
-        link = self.link
-        assert link is not None
-        link.take(opcode, payload, fin=True, reserved=False)
-        return True
-
-    def pause_writing(self) -> None:
-        """The send buffer is fuller than it should be."""
-        if self.link is not None:
-            self.link.fill()
-
-    def resume_writing(self) -> None:
-        """It has room again."""
-        if self.link is not None:
-            self.link.drain()
+    def take_early(self) -> None:
+        """Hands over what picows has parsed, and what it has found wrong behind that."""
+        early, self.early = b"".join(self.early), []
+        cutter, parser = self.cutter, self.parser
+        if parser is not None and parser.is_close_frame_sent and cutter.fault is None:
+            handshake: Any = parser.close_handshake
+            code, why = int(handshake.sent.code), str(handshake.sent.reason or "it says no more")
+            if code == CloseCode.MESSAGE_TOO_BIG:
+                sizes = [int(number) for number in re.findall(r"\d+", why)]
+                why = too_big(max([self.max_message_size + 1, *sizes]), self.max_message_size)
+            cutter.fault = code, why
+        cutter.feed(early)
 
 
 class Wire(asyncio.BufferedProtocol):
     """Stands between the socket and picows, to know where a read begins and ends, and how it all ends."""
 
-    __slots__ = ("_buffer", "_cuts", "_cutter", "_inner", "_listener", "_parser", "_scratch")
+    __slots__ = ("_buffer", "_cuts", "_cutter", "_inner", "_listener", "_scratch")
 
     def __init__(self, listener: PicowsListener, inner: Any) -> None:
         self._listener = listener
         self._inner = inner
-        self._parser: WSTransport = inner.transport
-        self._cutter = Cutter(listener, self._parse, listener.max_message_size)
+        self._cutter = listener.cutter
         self._cuts = False  # picows has given all that came with the handshake
         self._buffer = self._scratch = scratch(READ)
 
@@ -120,47 +104,59 @@ class Wire(asyncio.BufferedProtocol):
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Bytes have come; where the peer has broken the protocol, nothing that follows means anything."""
-        listener = self._listener
-        link = listener.link
+        """Bytes have come."""
+        link = self._listener.link
         buffer, self._buffer = self._buffer, self._scratch  # an idle connection is to hold little
-        if link is None:
-            if not self._parser.is_close_frame_sent:
-                self._parse(bytes(buffer[:nbytes]))
-            return
-        link.read_begins()
-        if link.broken:
-            return
-        cutter = self._cutter
+        if link is not None:
+            link.read_begins()
         if self._cuts:
-            cutter.read(buffer, nbytes)
+            self._cutter.read(buffer, nbytes)
         else:
-            data = bytes(buffer[:nbytes])
-            self._parse(data)
-            if listener.direct and 0 <= listener.tail <= len(data):
-                self._cuts = cutter.take_over(data[len(data) - listener.tail :])
-        link.read_ends()
+            self._parse(bytes(buffer[:nbytes]))
+        if link is not None:
+            link.read_ends()
 
-    def _parse(self, data: bytes) -> bool:
-        """Gives picows what it has not read itself; returns whether it found an error, or we did."""
-        rest = memoryview(data)  # its buffer is small at first: a copy of the rest for each part would add up
+    def _parse(self, data: bytes) -> None:
+        """Gives picows what comes first, until it is known where a frame begins."""
+        listener, cutter = self._listener, self._cutter
+        position = 0
+        while position < len(data) and cutter.fault is None and not cutter.over:
+            if not self._cuts and listener.tail == 0:
+                self._cuts = True
+            if self._cuts:
+                cutter.feed(data[position:])
+                return
+            piece = data[position : position + PIECE]
+            position += len(piece)
+            self._give(piece)
+            listener.take_early()
+            if 0 < listener.tail <= len(piece):  # the beginning of a frame, which picows holds
+                self._cuts = True
+                cutter.feed(piece[len(piece) - listener.tail :] + data[position:])
+                return
+
+    def _give(self, data: bytes) -> None:
+        rest = memoryview(data)
+        self._listener.tail = -1
         while rest:
             buffer = self._inner.get_buffer(-1)
             size = min(len(buffer), len(rest))
             buffer[:size] = rest[:size]
-            self._listener.tail = -1
+            before, self._listener.tail = self._listener.tail, -1
             self._inner.buffer_updated(size)
             rest = rest[size:]
-        link = self._listener.link
-        return self._parser.is_close_frame_sent or link is None or link.broken
+            if self._listener.tail < 0 <= before:
+                self._listener.tail = before + size  # no frame has ended since
 
     def pause_writing(self) -> None:
         """The send buffer is fuller than it should be."""
-        self._inner.pause_writing()
+        if self._listener.link is not None:
+            self._listener.link.fill()
 
     def resume_writing(self) -> None:
         """It has room again."""
-        self._inner.resume_writing()
+        if self._listener.link is not None:
+            self._listener.link.drain()
 
     def eof_received(self) -> bool | None:
         """The peer sends no more; asyncio would first wait for our send buffer, which nobody may ever empty."""
@@ -175,6 +171,7 @@ class Wire(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is gone, perhaps before there is a link that reads."""
         listener = self._listener
+        listener.is_gone = True
         listener.gone_with = exc
         self._inner.connection_lost(exc)
         if listener.link is not None:
@@ -200,7 +197,9 @@ class Stub(asyncio.Transport):
         """Closes nothing."""
 
 
-def copy_of(frame: WSFrame) -> tuple[int, bytes, bool, bool]:
-    """Returns what outlives a frame: its kind, its payload, whether it is final, whether it has reserved bits."""
-    reserved = bool(frame.rsv1 or frame.rsv2 or frame.rsv3)
-    return int(cast("int", frame.msg_type)), frame.get_payload_as_bytes(), bool(frame.fin), reserved
+def copy_of(frame: WSFrame) -> bytes:
+    """Returns a frame as it was read."""
+    reserved = (frame.rsv1 << 6) | (frame.rsv2 << 5) | (frame.rsv3 << 4)
+    payload = frame.get_payload_as_bytes()
+    first = (0x80 if frame.fin else 0) | reserved | int(cast("int", frame.msg_type))
+    return server_head(first, len(payload)) + payload

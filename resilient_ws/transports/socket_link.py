@@ -21,6 +21,7 @@ from resilient_ws.heartbeat import Reading
 from resilient_ws.transports import kernel
 from resilient_ws.transports.base import End, Receiver
 from resilient_ws.transports.frames import CLOSE, PING, PONG
+from resilient_ws.transports.whole_frames import too_big
 
 _NEVER_ON_THE_WIRE: Final = frozenset({1004, 1005, 1006, 1015})
 
@@ -251,10 +252,8 @@ class SocketLink:
         """Whoever waits for what was told goes on; called last in what the socket has called."""
         self._receiver.wake()
 
-    def _too_big(self) -> End:
-        return self._refuse(
-            CloseCode.MESSAGE_TOO_BIG, f"a message is larger than {self._max_message_size} bytes"
-        )
+    def _too_big(self, size: int) -> End:
+        return self._refuse(CloseCode.MESSAGE_TOO_BIG, too_big(size, self._max_message_size))
 
     def _closed(self, code: int, reason: str) -> End:
         if code in _NEVER_ON_THE_WIRE:

@@ -188,7 +188,7 @@ def check_stream(
 ) -> Outcome:
     """A client makes of the stream what the reference makes of it."""
     deflate = options.get("compression") == "deflate"
-    outcome = read_stream(stream, deflate=deflate, max_size=MAX_SIZE, whole=way == "picows")
+    outcome = read_stream(stream, deflate=deflate, max_size=MAX_SIZE, public=way == "public")
 
     def script(key: str) -> Iterator[bytes]:
         answer = ANSWER.format(accept=accept_for(key), more=DEFLATE if deflate else "").encode()

@@ -78,14 +78,14 @@ async def test_a_slow_program_gets_all_in_order_and_then_the_end(room, end):
         assert client.stats.received == len(NUMBERS)
 
 
-async def test_pings_between_messages_that_wait_are_answered_when_their_turn_comes():
+async def test_of_pings_between_messages_that_wait_the_last_one_is_answered_when_its_turn_comes():
     pings = b"".join(compressed(text) + encode_frame(Opcode.PING, text.encode()) for text in NUMBERS[:50])
     async with serving(lambda peer: peer.raw(pings)) as server:
         async with WebSocketClient(server.url, compression="deflate", inbox=Inbox(max_messages=5)) as client:
             assert [await client.recv() for _ in range(50)] == NUMBERS[:50]
             peer = await server.connection()
-            await server.until(lambda: len(peer.pongs) == 50)
-            assert [pong.payload.decode() for pong in peer.pongs] == NUMBERS[:50]
+            await server.until(lambda: bool(peer.pongs) and peer.pongs[-1].payload == NUMBERS[49].encode())
+            assert len(peer.pongs) <= 50
         assert server.violations == []
 
 
