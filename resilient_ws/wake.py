@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextvars import copy_context
+from contextvars import Context, copy_context
+from typing import Any
 
 
 def resume(waiter: asyncio.Future[None]) -> None:
@@ -34,6 +35,38 @@ def resume(waiter: asyncio.Future[None]) -> None:
         waiter.get_loop().call_soon(call, waiter, context=context)
     except BaseException as error:  # noqa: BLE001 - it ends the process
         _let_out(error)
+
+
+class _Reentrant:
+    """Takes the place of the context in which a loop calls a reader: it can be entered again within such a call."""
+
+    __slots__ = ("_context",)
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def run(self, call: Callable[..., object], *args: object) -> object:
+        """Calls `call` in a copy of the context."""
+        return self._context.copy().run(call, *args)
+
+
+def let_nested_loop_read(loop: asyncio.AbstractEventLoop, descriptor: int) -> None:
+    """Lets a loop that runs within a step taken by `resume` read the same socket.
+
+    Notebooks and debuggers run the loop within a handler (`nest_asyncio`). The handler may have been resumed in the call that
+    the loop makes to read a socket, in a context that cannot be entered twice: every further read would fail, over and over.
+    asyncio makes that call through a handle, which has no public name; on other loops nothing can be nested. To be called
+    whenever reading begins anew.
+    """
+    selector = getattr(loop, "_selector", None)
+    if selector is None:
+        return
+    try:
+        reader: Any = selector.get_key(descriptor).data[0]
+        if isinstance(reader._context, Context):  # noqa: SLF001
+            reader._context = _Reentrant(reader._context)  # noqa: SLF001
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError):
+        return
 
 
 def at_once(call: Callable[[], None]) -> None:

@@ -20,6 +20,7 @@ from resilient_ws.transports.base import End, Receiver
 from resilient_ws.transports.frames import PING
 from resilient_ws.transports.socket_link import LAST_ANSWERS, SocketLink
 from resilient_ws.transports.whole_frames import Cutter
+from resilient_ws.wake import let_nested_loop_read
 
 TURN: Final = 0.002
 """Seconds of one turn of the event loop for what one connection has sent, or one portion of it."""
@@ -103,6 +104,7 @@ class StreamLink(SocketLink):
     __slots__ = (
         "_cutter",
         "_intake",
+        "_is_tls",
         "_last_ping",
         "_next",
         "_outlet",
@@ -140,6 +142,7 @@ class StreamLink(SocketLink):
         self._intake = intake
         self._outlet = outlet
         self._packer = packer
+        self._is_tls = self.is_tls
         self._paused = False  # by the receiver
         self._stopped = False  # the transport does not read
         self._working = False  # on what was read
@@ -225,6 +228,8 @@ class StreamLink(SocketLink):
         if self._last_ping is not None:
             self._answer_last_ping()
         self._working = False
+        if self._is_tls:  # which begins to read anew by itself
+            let_nested_loop_read(self._loop, self._sock.fileno())
         self._receiver.wake()
 
     def _work(self, until: float) -> None:
@@ -268,6 +273,7 @@ class StreamLink(SocketLink):
         if self._stopped and not self._transport.is_closing():
             self._stopped = False
             self._transport.resume_reading()
+            let_nested_loop_read(self._loop, self._sock.fileno())
 
     def _tell_batch(self, *, wakes: bool = True) -> None:
         """Tells all messages that were cut out since the last call."""
