@@ -433,6 +433,15 @@ def test_a_portion_ends_where_messages_have_many_bytes():
     assert len(peer.read(b"").messages) == 10
 
 
+def answered(heard):
+    """What was heard; of several PINGs in a row the last one."""
+    return [
+        item
+        for item, following in zip(heard, [*heard[1:], ()], strict=True)
+        if not all(isinstance(one, tuple) and one[:1] == (Opcode.PING,) for one in (item, following))
+    ]
+
+
 @given(
     frames=st.lists(good_frames(), max_size=6), more=st.one_of(st.just(b""), bad_frames()), sizes=segments()
 )
@@ -446,9 +455,8 @@ def test_how_a_stream_is_cut_into_reads_changes_nothing(frames, more, sizes):
         cut.read(stream[begin : begin + size])
         received.receive(stream[begin : begin + size])
         begin += size
-    assert (
-        (whole.heard, whole.taker.end) == (cut.heard, cut.taker.end) == (received.heard, received.taker.end)
-    )
+    once = [(answered(peer.heard), peer.taker.end) for peer in (whole, cut, received)]
+    assert once[0] == once[1] == once[2]
     size = sum(len(message.encode() if isinstance(message, str) else message) for message in whole.messages)
     assert whole.taker.size == size
     outcome = read_stream(stream, deflate=False, max_size=MAX_SIZE)
