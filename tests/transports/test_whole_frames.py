@@ -437,7 +437,7 @@ def answered(heard):
     """What was heard; of several PINGs in a row the last one."""
     return [
         item
-        for item, following in zip(heard, [*heard[1:], ()], strict=True)
+        for item, following in zip(heard, [*heard, ()][1:], strict=True)
         if not all(isinstance(one, tuple) and one[:1] == (Opcode.PING,) for one in (item, following))
     ]
 
