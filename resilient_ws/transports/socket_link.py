@@ -238,8 +238,10 @@ class SocketLink:
         if end.sent_code is not None and not self._transport.is_closing():
             now, unsent = self._loop.time(), self._unsent()
             # Messages on their way behind which our CLOSE stands: a reset would take it along.
+            if unsent:
+                patient_until = now + ACKNOWLEDGED
             is_waiting = now < patient_until and not self._only_close_is_left()
-            if (unsent and now < until) or is_waiting:
+            if now < until if unsent else is_waiting:
                 self._leaving = self._loop.call_later(_LOOK_AGAIN, self._leave, end, until, patient_until)
                 return
             if unsent:
