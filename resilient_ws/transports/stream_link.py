@@ -310,13 +310,12 @@ class StreamLink(SocketLink):
             self._resumed_at = self._loop.time()
             if self._intake.link is None:
                 return
-            if self._working:  # whoever takes a message may make room for the rest of the same read
-                self._intake.direct = True
-                if self._next is None:
-                    self._next = self._loop.call_soon(self._go_on)
-                return
-            self._let_go()
-            self._loop.call_soon(self.wake)
+            # Whoever takes a message may make room for the next ones again and again without ever giving up the loop.
+            again, self._intake.direct = self._working or self._next is not None, True
+            if self._next is None:
+                self._next = self._loop.call_soon(self._go_on)
+            if not again:
+                self._let_go()
 
     def abort(self) -> None:
         """Frees the socket now. Messages that were read before are told, though nobody reads on."""
