@@ -1,7 +1,5 @@
 """A WebSocket client that stays: reconnects, notices silent deaths, and says what became of every message."""
 
-import logging
-
 from resilient_ws.client import WebSocketClient
 from resilient_ws.closing import CLOSE_CODES, CloseCode, CloseOrigin, CloseRule
 from resilient_ws.connection import Connection
@@ -57,8 +55,6 @@ from resilient_ws.stream import EventsDropped
 from resilient_ws.version import VERSION
 
 __version__ = VERSION
-
-logging.getLogger("resilient_ws").addHandler(logging.NullHandler())
 
 __all__ = [
     "CLOSE_CODES",

@@ -260,11 +260,12 @@ class WebSocketClient(Callbacks, Outgoing):
     async def run(self, *, signals: Sequence[signal.Signals] = (signal.SIGINT, signal.SIGTERM)) -> None:
         """Starts the client and returns when it is closed: the main function of a program made of callbacks.
 
-        A cancelled call closes the client first.
+        A cancelled call closes the client first; cancelled while that is under way, it does not wait for the end of it.
 
         Args:
             signals: Which ones close the client. Only in the main thread, and only where the handler is the default
-                one; restored afterwards.
+                one. The first signal restores the earlier handlers, so a second one acts as it would without this
+                client: Ctrl-C twice ends a program whose `close()` takes too long.
 
         Raises:
             ClientStopped, RetriesExhausted: The client has ended by itself; `__cause__` says why.
@@ -279,7 +280,8 @@ class WebSocketClient(Callbacks, Outgoing):
             try:
                 await asyncio.shield(engine.owner.farewell.finished)
             except asyncio.CancelledError:
-                await self.close()
+                if engine.closing is None:  # else this is the second signal, or somebody else in a hurry
+                    await self.close()
                 raise
         if engine.cause is not None:
             raise engine.ended_error()

@@ -61,6 +61,11 @@ class Addresses:
         return len(self._static) or 1
 
     @property
+    def known(self) -> tuple[Endpoint, ...]:
+        """The addresses that are known beforehand, or, for a provider, one with what every address of it has."""
+        return self._static or (Endpoint("ws://localhost", self._headers, self._subprotocols),)
+
+    @property
     def origins(self) -> list[str]:
         """Scheme, host and port of each; a provider's are not known."""
         return [str(endpoint.url.origin()) for endpoint in self._static] or [""]

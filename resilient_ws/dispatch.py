@@ -60,6 +60,9 @@ class Host(Protocol):
         """Whether the owner task is being cancelled."""
         ...
 
+    def log_raised(self, what: str, error: BaseException, /) -> None:
+        """Logs what user code has raised."""
+
     def spawn(self, name: str, function: Callable[[], Any], /) -> asyncio.Task[None] | None:
         """Starts a lane, a child of the owner task; called when there is something to do and no lane runs."""
 
@@ -491,7 +494,7 @@ class Dispatcher:
         if isinstance(error, ClientClosed):
             log.info("callback %s used the client after its end", name)  # an orderly shutdown, not an error
         else:
-            log.error("callback %s raised %s", name, type(error).__name__, exc_info=error)
+            self._host.log_raised(f"callback {name}", error)
         if name != "on_error":
             self.emit(ErrorEvent(where=name, exception=error, event=argument))
 

@@ -28,6 +28,7 @@ from resilient_ws.outbox import Entry
 from resilient_ws.owner import Owner
 from resilient_ws.program import current_call
 from resilient_ws.retry import RetryState
+from resilient_ws.scrubbing import secrets_of
 from resilient_ws.sender import Sender
 from resilient_ws.stats import Stats
 from resilient_ws.tally import Tally
@@ -76,7 +77,7 @@ class Engine:
         self.subscriptions: dict[Hashable, Subscription] = {}
         self.inbox = Inbox(config.inbox, self)
         self.dispatcher = Dispatcher(self.inbox, self, 2 * config.outbox.max_bytes)
-        self.teller = Teller(config.addresses.shown, self.dispatcher, self.now)
+        self.teller = Teller(config.addresses.shown, self.dispatcher, self.now, self._secrets)
         self._pause_notice = PauseNotice(self.teller, self.inbox)
         self.sender = Sender(
             config.outbox,
@@ -289,6 +290,16 @@ class Engine:
     def _wake(self) -> None:
         if self.owner is not None:
             self.owner.wake()
+
+    def log_raised(self, what: str, error: BaseException, /) -> None:
+        """Logs what user code has raised."""
+        self.teller.log_raised(what, error)
+
+    def _secrets(self) -> set[str]:
+        """What must not be shown of the addresses, headers and subprotocols in use."""
+        last = self.owner.last_endpoint if self.owner is not None else None
+        endpoints = (*self.config.addresses.known, *((last,) if last is not None else ()))
+        return set().union(*(secrets_of(endpoint) for endpoint in endpoints))
 
     # ------------------------------------------------------------------------------------------ what is known
 

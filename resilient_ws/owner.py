@@ -95,6 +95,11 @@ class Owner:
         return self._farewell
 
     @property
+    def last_endpoint(self) -> Endpoint | None:
+        """Where the last attempt led, `None` before the first one."""
+        return self._last_endpoint
+
+    @property
     def is_running_here(self) -> bool:
         """Whether the caller is code that this task awaits."""
         return is_waited_for_by(self._task)
@@ -252,6 +257,8 @@ class Owner:
                 self._last_endpoint = failed.endpoint
             if isinstance(failed.error, SetupFailed) and failed.error.__cause__ is not None:
                 engine.teller.tell_failure("setup", failed.error.__cause__, level=logging.WARNING)
+            elif failed.endpoint is None and failed.error.__cause__ is not None:
+                engine.teller.log_raised("the URL provider", failed.error.__cause__, level=logging.WARNING)
             if engine.first_error is None:
                 engine.first_error = failed.error
             return self._last_failure

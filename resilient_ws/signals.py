@@ -12,10 +12,11 @@ _Handler = Callable[[int, FrameType | None], object] | int | None
 
 
 class ClosingSignals:
-    """While it is entered, signals call a function instead of ending the program.
+    """While it is entered, the first signal calls a function instead of ending the program.
 
-    Only in the main thread, and only where the handler is the default one, of Python or of `asyncio.run`, which comes
-    back when the last one that was entered is left: several may be, and a signal calls the functions of all.
+    Only in the main thread, and only where the handler is the default one, of Python or of `asyncio.run`. Several may be
+    entered, and the signal calls the functions of all. The earlier handlers come back with that signal, so that a
+    second one does what it would do without this, and at the latest when the last one that was entered is left.
 
     Args:
         signals: Which ones.
@@ -47,6 +48,7 @@ class ClosingSignals:
             taken.received.remove(self._received)
             if not taken.received:
                 taken.give_back()
+        self._joined.clear()
 
 
 class _Taken:
@@ -62,14 +64,21 @@ class _Taken:
         self.received: list[Callable[[], None]] = []
         self._number = number
         self._before = before
+        self._is_given_back = False
 
     def call(self) -> None:
-        """The signal has come."""
+        """The signal has come, the first one: every signal is given back, since the next one is to be felt."""
+        for taken in tuple(_taken.values()):
+            if taken.loop is self.loop:
+                taken.give_back()
         for received in tuple(self.received):
             received()
 
     def give_back(self) -> None:
-        """The handler is again what it was before."""
+        """The handler is again what it was before. A second call does nothing."""
+        if self._is_given_back:
+            return
+        self._is_given_back = True
         del _taken[self._number]
         self.loop.remove_signal_handler(self._number)
         signal.signal(self._number, self._before)

@@ -18,6 +18,7 @@ from resilient_ws.events import (
     RetryEvent,
     State,
     StateEvent,
+    UndeliveredEvent,
 )
 from resilient_ws.record import Record
 
@@ -81,8 +82,45 @@ class Stats(Record):
     waiting_for: str = ""
 
 
+class _Line:
+    """One line of the timeline, for one event or for several in a row that say the same.
+
+    Attributes:
+        text: What it says; the fate, where it is about messages.
+        ages: The least and the greatest age of those messages, `None` where it is about something else.
+    """
+
+    __slots__ = ("ages", "began", "count", "ended", "text")
+
+    def __init__(self, when: float, text: str, ages: tuple[float, float] | None) -> None:
+        self.began = self.ended = when
+        self.count = 1
+        self.text = text
+        self.ages = ages
+
+    def join(self, when: float, age: float | None) -> None:
+        """The same has happened once more."""
+        self.ended = when
+        self.count += 1
+        if self.ages is not None and age is not None:
+            self.ages = min(age, self.ages[0]), max(age, self.ages[1])
+
+    def shown(self, clock: Callable[[float], str]) -> str:
+        """Returns it in words; `clock` turns a time of day into text."""
+        began, ended = clock(self.began), clock(self.ended)
+        if self.ages is not None:
+            low, high = (f"{age:.1f}" for age in self.ages)
+            if self.count == 1:
+                return f"{began}  a message of {low} s is {self.text}"
+            return f"{began}  {self.count} messages {self.text}, {low} to {high} s old"
+        if self.count == 1:
+            return f"{began}  {self.text}"
+        until = "" if began == ended else f", until {ended}"
+        return f"{began}  {self.text} ({self.count} times{until})"
+
+
 class Timeline:
-    """The recent events with their times.
+    """The recent events with their times; equal ones in a row are one line with their count.
 
     Args:
         wall: Returns the time of day, as `time.time()`.
@@ -92,23 +130,33 @@ class Timeline:
 
     def __init__(self, wall: Callable[[], float]) -> None:
         self._wall = wall
-        self._past: list[tuple[float, str]] = []
+        self._past: list[_Line] = []
 
     def note(self, event: Event) -> str:
         """Remembers an event; returns it in words."""
         text = told(event)
-        self.say(text)
+        if isinstance(event, UndeliveredEvent):
+            self._add(event.fate.value, event.age)
+        else:
+            self._add(text, None)
         return text
 
     def say(self, text: str) -> None:
         """Remembers what is no event."""
-        self._past.append((self._wall(), text))
-        if len(self._past) > TIMELINE:
-            del self._past[0]
+        self._add(text, None)
+
+    def _add(self, text: str, age: float | None) -> None:
+        now, past = self._wall(), self._past
+        if past and (last := past[-1]).text == text and (last.ages is None) is (age is None):
+            last.join(now, age)
+            return
+        past.append(_Line(now, text, None if age is None else (age, age)))
+        if len(past) > TIMELINE:
+            del past[0]
 
     def lines(self, clock: Callable[[float], str]) -> list[str]:
         """Returns one line for each, the oldest first; `clock` turns a time of day into text."""
-        return [f"{clock(when)}  {text}" for when, text in self._past]
+        return [line.shown(clock) for line in self._past]
 
 
 _VERDICT: Final = re.compile(r"\A.*: ((?:retry \d+|stop)\b.*)\Z", re.DOTALL)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from resilient_ws.closing import CloseOrigin
@@ -27,6 +27,7 @@ from resilient_ws.events import (
 )
 from resilient_ws.inbox import Inbox
 from resilient_ws.outbox import Entry
+from resilient_ws.scrubbing import log_raised
 from resilient_ws.stats import Timeline, changed
 
 PAUSE_NOTICE: Final = 5.0
@@ -45,6 +46,7 @@ class Teller:
         name: Of the client, in the log: where it connects to, without secrets.
         dispatcher: Brings the events to callbacks and subscribers.
         clock: Seconds of the event loop, as entries were stamped with.
+        secrets: Returns what must not be shown.
     """
 
     __slots__ = (
@@ -52,12 +54,20 @@ class Teller:
         "_dispatcher",
         "_name",
         "_noticed_at",
+        "_secrets",
         "_unconfirmed_told",
         "timeline",
         "undelivered",
     )
 
-    def __init__(self, name: str, dispatcher: Dispatcher, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        name: str,
+        dispatcher: Dispatcher,
+        clock: Callable[[], float],
+        secrets: Callable[[], Iterable[str]],
+    ) -> None:
+        self._secrets = secrets
         self.timeline = Timeline(time.time)
         self.undelivered: list[UndeliveredEvent] = []
         self._name = name
@@ -69,10 +79,11 @@ class Teller:
     def tell(self, event: Event, *, logged: bool = True) -> None:
         """Says what happened; one log line for each step of a connection's life."""
         text = self.timeline.note(event)
-        if logged and isinstance(event, OpenEvent | CloseEvent | RetryEvent) and is_read(log):
+        if logged and isinstance(event, OpenEvent | CloseEvent | RetryEvent):
             asked = isinstance(event, CloseEvent) and (event.was_clean or event.origin is CloseOrigin.LOCAL)
             level = logging.INFO if asked or isinstance(event, OpenEvent) else logging.WARNING
-            log.log(level, "%s: %s", self._name, text)
+            if is_read(log, level):
+                log.log(level, "%s: %s", self._name, text)
         self._dispatcher.emit(event)
 
     def tell_state(self, old: State, new: State) -> None:
@@ -94,9 +105,13 @@ class Teller:
             self.undelivered.append(event)
         self.tell(event)
 
+    def log_raised(self, what: str, error: BaseException, *, level: int = logging.ERROR) -> None:
+        """Logs what user code has raised, with its traceback and without secrets."""
+        log_raised(log, level, what, error, self._secrets())
+
     def tell_failure(self, where: str, error: BaseException, *, level: int = logging.ERROR) -> None:
         """Says that code of the program raised, beside any call of its own."""
-        log.log(level, "%s raised %s", where, type(error).__name__, exc_info=error)
+        self.log_raised(where, error, level=level)
         self.tell(ErrorEvent(where=where, exception=error))
 
     def tell_unconfirmed(self) -> None:
@@ -126,17 +141,20 @@ class Teller:
         self.tell(ErrorEvent(where="inbox", exception=error))
 
 
-def is_read(logger: logging.Logger) -> bool:
-    """Whether anybody gets what `logger` logs. A record for nobody took a tenth of the time in which an end is told."""
+def is_read(logger: logging.Logger, level: int = logging.INFO) -> bool:
+    """Whether a record of `logger` reaches a reader. One for nobody took a tenth of the time in which an end is told."""
     if logger.filters:
         return True  # one may look at what passes
+    has_handler = False
     one: logging.Logger | None = logger
     while one is not None:
         for handler in one.handlers:  # a generator for `any` took longer than all else here
             if type(handler) is not logging.NullHandler:
                 return True
+            has_handler = True
         one = one.parent if one.propagate else None
-    return False
+    last = logging.lastResort  # writes to stderr in a program that has set up no logging
+    return not has_handler and last is not None and level >= last.level
 
 
 class PauseNotice:

@@ -79,6 +79,14 @@ def test_a_handler_above_a_logger_that_does_not_propagate_reads_nothing(logger):
     assert not is_read(logger)
 
 
+def test_where_no_logging_is_set_up_warnings_are_read(logger, monkeypatch):
+    logger.handlers.clear()
+    assert is_read(logger, logging.WARNING)
+    assert not is_read(logger, logging.INFO)
+    monkeypatch.setattr(logging, "lastResort", None)
+    assert not is_read(logger, logging.ERROR)
+
+
 def test_a_filter_may_look_at_what_passes(logger):
     logger.addFilter(lambda _: True)
     assert is_read(logger)

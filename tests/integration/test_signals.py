@@ -66,3 +66,55 @@ async def test_a_handler_of_the_program_is_left_alone():
     code, output = await interrupted(signal.SIGINT, "own")
     assert code != 0  # its handler has cancelled the program, as it wanted to
     assert "the program's own handler" in output
+
+
+HURRIED = """
+import asyncio, signal, sys, threading
+from resilient_ws import WebSocketClient
+
+async def main():
+    client = WebSocketClient(sys.argv[1], close_timeout=60, on_state=lambda event: print(event.new, flush=True))
+    before = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+
+    def restored(event):
+        if event.new == "closing":
+            assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == before
+            print("restored", flush=True)
+
+    client.on_state(restored)
+    await client.run()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.promise("P7")
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+async def test_a_second_signal_does_what_it_would_do_without_us(first, second):
+    """The server never answers our CLOSE, so that closing takes a minute."""
+    async with FaultServer(default=Accept(echo=False, answer_close=False)) as server:
+        program = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", HURRIED, server.url, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        assert program.stdout is not None
+        try:
+            async with asyncio.timeout(30):
+                while await program.stdout.readline() != b"open\n":
+                    pass
+                program.send_signal(first)
+                while await program.stdout.readline() != b"restored\n":
+                    pass
+            await asyncio.sleep(0.2)
+            assert program.returncode is None, "it waits for the server"
+            program.send_signal(second)
+            _, log = await asyncio.wait_for(program.communicate(), 10)
+        finally:
+            if program.returncode is None:
+                program.kill()
+                await program.wait()
+    if second is signal.SIGTERM:
+        assert program.returncode == -signal.SIGTERM
+    else:
+        assert program.returncode in {130, -signal.SIGINT, 1}
+        assert b"KeyboardInterrupt" in log
