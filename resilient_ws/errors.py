@@ -9,7 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from resilient_ws.record import deep, portable
 
 if TYPE_CHECKING:
     from resilient_ws.events import CloseEvent, UndeliveredEvent
@@ -19,7 +21,7 @@ _WORD: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
 class ResilientWSError(Exception):
-    """The base of every exception of this package.
+    """The base of every exception of this package. It can be copied and pickled, with its attributes and its cause.
 
     Attributes:
         id: The stable short name of the class, such as `open-timeout`, for alerts and metrics; each class has its own.
@@ -31,6 +33,33 @@ class ResilientWSError(Exception):
         super().__init_subclass__(**options)
         if "id" not in cls.__dict__:
             cls.id = _WORD.sub("-", cls.__name__).lower()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        state = {name: portable(value) for name, value in vars(self).items()}
+        return _error, (type(self), self.args, state, portable(self.__cause__), self.__suppress_context__)
+
+    def __copy__(self) -> ResilientWSError:
+        return _error(type(self), self.args, vars(self), self.__cause__, self.__suppress_context__)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ResilientWSError:
+        state = {name: deep(value, memo) for name, value in vars(self).items()}
+        return _error(type(self), self.args, state, self.__cause__, self.__suppress_context__)
+
+
+def _error(
+    kind: type[ResilientWSError],
+    args: tuple[Any, ...],
+    state: Mapping[str, Any],
+    cause: BaseException | None,
+    suppressed: bool,
+) -> ResilientWSError:
+    """Makes a copy of an exception, without a call of its own `__init__`."""
+    made = kind.__new__(kind, *args)
+    made.args = args
+    made.__dict__.update(state)
+    made.__cause__ = cause
+    made.__suppress_context__ = suppressed
+    return made
 
 
 class ConnectError(ResilientWSError):

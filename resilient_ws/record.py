@@ -6,10 +6,13 @@ that would make the import half as long again.
 
 from __future__ import annotations
 
+import copy
 import reprlib
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import attrs
+from multidict import CIMultiDict
 
 
 class Record:
@@ -29,6 +32,17 @@ class Record:
     def __hash__(self) -> int:
         return hash((self.__class__, *(getattr(self, field.name) for field in self.__attrs_attrs__)))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        fields = {field.name: portable(getattr(self, field.name)) for field in self.__attrs_attrs__}
+        return _record, (self.__class__, fields)
+
+    def __copy__(self) -> Record:
+        return self  # it is frozen
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Record:
+        fields = {field.name: deep(getattr(self, field.name), memo) for field in self.__attrs_attrs__}
+        return _record(self.__class__, fields)
+
     @reprlib.recursive_repr("...")
     def __repr__(self) -> str:
         shown = [
@@ -37,3 +51,37 @@ class Record:
             if field.repr
         ]
         return f"{self.__class__.__qualname__.rpartition('>.')[2]}({', '.join(shown)})"
+
+
+def _record(kind: type[Record], fields: Mapping[str, Any]) -> Record:
+    """Makes a record of values that were checked when the first one was made."""
+    made = kind.__new__(kind)
+    for name, value in fields.items():
+        object.__setattr__(made, name, value)
+    return made
+
+
+def portable(value: Any) -> Any:
+    """Returns `value` so that it can be pickled, as far as that depends on exceptions and mappings.
+
+    Some exceptions of other packages cannot be pickled, or cannot be read back: an exception with their type and text
+    takes their place. Views of a mapping become a mapping of their own.
+    """
+    if isinstance(value, BaseException):
+        import pickle  # only here: most programs copy none of ours
+
+        try:
+            same = type(pickle.loads(pickle.dumps(value))) is type(value)  # noqa: S301 - what was just written
+        except Exception:  # noqa: BLE001 - pickling runs foreign code, which may raise anything
+            same = False
+        return value if same else RuntimeError(f"{type(value).__qualname__}: {value}")
+    if isinstance(value, Mapping) and not isinstance(value, dict | CIMultiDict):
+        return CIMultiDict(value) if value and all(isinstance(key, str) for key in value) else dict(value)
+    return value
+
+
+def deep(value: Any, memo: dict[int, Any]) -> Any:
+    """Returns a deep copy of `value`; exceptions are shared, since many cannot be copied."""
+    if isinstance(value, BaseException):
+        return value
+    return copy.deepcopy(portable(value), memo)
