@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from os import PathLike
+from threading import get_ident
 from types import TracebackType
 from typing import Any, Literal, Self, overload
 
@@ -204,6 +205,7 @@ class WebSocketClient(Callbacks, Outgoing):
             self._check_loop()
             return
         engine.start()
+        self._thread = get_ident()
 
     async def ready(self, timeout: Duration | None = None) -> None:
         """Waits until the state is `OPEN`. Cancel-safe.
@@ -322,6 +324,7 @@ class WebSocketClient(Callbacks, Outgoing):
         return await self._consumer.recv()
 
     def __aiter__(self) -> Self:
+        self._check_loop()
         return self
 
     async def __anext__(self) -> Message:
@@ -347,6 +350,7 @@ class WebSocketClient(Callbacks, Outgoing):
         Cheaper than message by message where many come at once. It ends as `async for message in client` does.
         Cancel-safe: a step that was cancelled has taken nothing, and the next one goes on.
         """
+        self._check_loop()
         return Batches(self, self._inbox)
 
     @overload
@@ -372,6 +376,7 @@ class WebSocketClient(Callbacks, Outgoing):
         """
         if not isinstance(lost, bool):
             raise TypeError(f"lost must be True or False, got {type(lost).__name__}")
+        self._check_loop()
         return WithGaps(self._consumer, self._inbox, lost=lost)
 
     def events(self) -> AsyncIterator[Event]:

@@ -143,8 +143,7 @@ class Dispatcher:
         """Adds a callback; it sees what happens from now on."""
         if not callable(function):
             raise TypeError(f"{name} must be callable, got {type(function).__name__}")
-        if name == "on_message":
-            self._check_loop()
+        self._check_loop()
         if name == "on_message" and not self.consumes_messages and self._inbox.is_awaited:
             raise ConcurrencyError(
                 "a recv() or iteration is waiting for a message, so on_message cannot take over"
@@ -160,8 +159,7 @@ class Dispatcher:
         handles = self._callbacks.get(name, [])
         if handle not in handles:
             return
-        if name == "on_message":
-            self._check_loop()
+        self._check_loop()
         handles.remove(handle)
         if name != "on_message" or handles:
             return
@@ -169,12 +167,9 @@ class Dispatcher:
         self._inbox.dismiss()  # the lane, if it waits; a callback that runs is not disturbed
 
     def _check_loop(self) -> None:
-        """Raises in another loop, or in another thread than the loop's: what follows sets a task of the client going."""
-        home, here = self._loop, _running_loop()
-        if home is None or home is here or self._over:
-            return
-        if here is not None or home.is_running():
-            raise ConcurrencyError.other_loop()
+        """Raises where a callback cannot be added or removed now; after the end it can be anywhere."""
+        if not self._over:
+            check_loop(self._loop)
 
     @property
     def consumes_messages(self) -> bool:
@@ -183,6 +178,7 @@ class Dispatcher:
 
     def subscribe(self) -> Subscription:
         """Returns an iterator over the events from now on."""
+        self._check_loop()
         subscription = Subscription(self._over, lambda: self._loop, self._max_bytes)
         if not self._over:
             if self._subscriptions is None:
@@ -501,6 +497,19 @@ class Dispatcher:
 
 def _is_running(lane: asyncio.Task[None] | None) -> bool:
     return lane is not None and not lane.done()
+
+
+def check_loop(home: asyncio.AbstractEventLoop | None) -> None:
+    """Checks that a client of the loop `home` may be used here; `None` = it may be anywhere.
+
+    Raises:
+        ConcurrencyError: In another loop, or in another thread while that loop runs; the text names the way out.
+    """
+    if home is None:
+        return
+    here = _running_loop()
+    if home is not here and (here is not None or home.is_running()):
+        raise ConcurrencyError.other_loop()
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Hashable
+from threading import get_ident
 from typing import Any
 
 from resilient_ws.connection import checked
+from resilient_ws.dispatch import check_loop
 from resilient_ws.engine import Engine
-from resilient_ws.errors import ConcurrencyError
 from resilient_ws.events import Message
 from resilient_ws.opening import Subscription
 from resilient_ws.options import RESEND_UNCONFIRMED, Duration, OnUncertain, function, one_of, seconds
@@ -24,6 +25,7 @@ class Outgoing:
         self._engine = engine
         self._sender = engine.sender
         self._max_bytes = engine.config.outbox.max_bytes
+        self._thread: int | None = None  # in which the client was started
 
     async def send(
         self,
@@ -63,21 +65,22 @@ class Outgoing:
             InboxFull: With `confirm`, the confirmation stands behind received messages that nobody takes.
             TypeError, ValueError: The message or an option has the wrong type or value.
         """
-        is_plain = (
+        # What `send_now` does, without a call for each message, while the lane is open. The thread is compared, not the
+        # loop: to ask for the running loop takes half as long as all of this.
+        if (
             ttl is None
             and on_uncertain is None
             and key is None
             and queue is True
             and not priority
             and not confirm
-        )
-        lane = self._sender.lane
-        # What `send_now` does, without a call for each message, while the lane is open.
-        if is_plain and ((type(message) is str and message.isascii()) or type(message) is bytes):
+            and ((type(message) is str and message.isascii()) or type(message) is bytes)
+        ):
+            lane = self._sender.lane
             counted = lane.counted
             size = len(message)
             total = counted.size + size
-            if total <= lane.limit and lane.left:
+            if total <= lane.limit and lane.left and get_ident() == self._thread:
                 counted.size = total
                 counted.items.append(message)
                 lane.held.append(message)
@@ -88,7 +91,8 @@ class Outgoing:
                 return
         self._check_loop()
         plain, size = checked(message, self._max_bytes)
-        if is_plain and self._sender.send_now(plain, size):
+        is_plain = ttl is None and on_uncertain is None and key is None and queue is True
+        if is_plain and not priority and not confirm and self._sender.send_now(plain, size):
             return
         engine = self._engine
         _check_options(confirm, queue, key, priority)
@@ -265,9 +269,7 @@ class Outgoing:
             raise self._engine.ended_error()
 
     def _check_loop(self) -> None:
-        loop = self._engine.loop
-        if loop is not None and loop is not asyncio.get_running_loop():
-            raise ConcurrencyError.other_loop()
+        check_loop(self._engine.loop)
 
 
 def _check_options(confirm: object, queue: object, key: object, priority: object) -> None:
