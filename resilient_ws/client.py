@@ -350,8 +350,7 @@ class WebSocketClient(Callbacks, Outgoing):
         Cheaper than message by message where many come at once. It ends as `async for message in client` does.
         Cancel-safe: a step that was cancelled has taken nothing, and the next one goes on.
         """
-        self._check_loop()
-        return Batches(self, self._inbox)
+        return Batches(self, self._consumer, self._inbox)
 
     @overload
     def with_gaps(self, *, lost: Literal[False] = ...) -> WithGaps[Message | Gap]: ...
@@ -376,7 +375,8 @@ class WebSocketClient(Callbacks, Outgoing):
         """
         if not isinstance(lost, bool):
             raise TypeError(f"lost must be True or False, got {type(lost).__name__}")
-        self._check_loop()
+        if lost:
+            self._check_loop()
         return WithGaps(self._consumer, self._inbox, lost=lost)
 
     def events(self) -> AsyncIterator[Event]:

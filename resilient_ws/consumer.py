@@ -104,14 +104,16 @@ class WithGaps(Generic[Item]):
 class Batches:
     """The iterator of `WebSocketClient.batches`; a generator would be over once a step of it was cancelled."""
 
-    __slots__ = ("_inbox", "_messages")
+    __slots__ = ("_consumer", "_inbox", "_messages")
 
-    def __init__(self, messages: AsyncIterator[Message], inbox: Inbox) -> None:
+    def __init__(self, messages: AsyncIterator[Message], consumer: Consumer, inbox: Inbox) -> None:
         self._messages = messages
+        self._consumer = consumer
         self._inbox = inbox
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> list[Message]:
+        self._consumer.check()
         return [await self._messages.__anext__(), *self._inbox.take_messages()]
