@@ -14,7 +14,7 @@ from resilient_ws.events import (
     StateEvent,
     UndeliveredEvent,
 )
-from resilient_ws.handle import Callback, Handle
+from resilient_ws.handle import Callback, Handle, MessageCallback
 
 
 class Callbacks:
@@ -43,7 +43,7 @@ class Callbacks:
         """Calls `function` when another attempt is scheduled."""
         return self._dispatcher.register("on_retry", function)
 
-    def on_message(self, function: Callback[Any]) -> Handle[Any]:
+    def on_message(self, function: MessageCallback) -> Handle[Any]:
         """Calls `function` for each message, one at a time; while registered, callbacks are the consumer.
 
         Raises:

@@ -36,7 +36,7 @@ from resilient_ws.events import (
     UndeliveredEvent,
 )
 from resilient_ws.governor import SHARED, Governor
-from resilient_ws.handle import CALLBACKS, Callback
+from resilient_ws.handle import CALLBACKS, Callback, MessageCallback
 from resilient_ws.opening import Setup
 from resilient_ws.options import (
     Duration,
@@ -66,7 +66,8 @@ class WebSocketClient(Callbacks, Outgoing):
     Args:
         url: A `ws` or `wss` address, `str` or `yarl.URL`; a sequence of them, tried in turn; or an async function
             that is called with an `Attempt` before each attempt and returns one (a fresh token, a fail-over).
-        setup: `async (Connection) -> None`, run on each new connection before anything that waits is sent.
+        setup: `async (Connection) -> None`, run on each new connection before anything that waits is sent; any callable
+            that returns an awaitable will do.
         headers: Sent with the handshake; never shown in a `repr` or a log.
         subprotocols: Offered with the handshake, the preferred one first.
         heartbeat: A `Heartbeat`, or its interval in seconds; `None` = off.
@@ -129,7 +130,7 @@ class WebSocketClient(Callbacks, Outgoing):
         on_close: Callback[CloseEvent] | None = None,
         on_reconnect: Callback[ReconnectEvent] | None = None,
         on_retry: Callback[RetryEvent] | None = None,
-        on_message: Callback[Any] | None = None,
+        on_message: MessageCallback | None = None,
         on_undelivered: Callback[UndeliveredEvent] | None = None,
         on_error: Callback[ErrorEvent] | None = None,
         on_state: Callback[StateEvent] | None = None,

@@ -12,11 +12,22 @@ from yarl import URL
 from resilient_ws.endpoints import NO_HEADERS, Endpoint
 from resilient_ws.errors import ConnectError
 from resilient_ws.events import Attempt, Stop
+from resilient_ws.options import function, named
 from resilient_ws.program import called_apart, must_pass
 
 Provider = Callable[[Attempt], Any]
 
 MAX_ADDRESSES: Final = 1_000
+
+
+class NotAwaitable(TypeError):  # noqa: N818 - says what is wrong with what was returned
+    """User code that is to be awaited has returned something that cannot be: no further attempt could mend that."""
+
+    def __init__(self, what: str, function: object, returned: object) -> None:
+        super().__init__(
+            f"{what} must return an awaitable, as an async function does, but {named(function)} returned "
+            f"{'None' if returned is None else f'a value of type {type(returned).__name__}'}"
+        )
 
 
 class Addresses:
@@ -44,6 +55,7 @@ class Addresses:
         if isinstance(url, str | URL | Endpoint):
             self._static = (self._complete(url),)
         elif callable(url):
+            function("url", url)
             self._provider = cast("Provider", url)
         elif isinstance(url, Sequence) and not isinstance(url, bytes | bytearray | memoryview):
             several = cast("Sequence[object]", url)
@@ -98,18 +110,22 @@ class Addresses:
 
         Raises:
             Stop: The provider raised or returned it.
-            ConnectError: The provider raised something else, or returned something that is not an address.
+            ConnectError: The provider raised something else, or what it returned gave something that is not an address.
+            NotAwaitable: It returned something that cannot be awaited.
         """
         if self._provider is None:
             return self._static[index]
         try:
             given: object = self._provider(attempt)
-            if isinstance(given, Awaitable):
-                given = await called_apart(cast("Awaitable[object]", given))
+            if isinstance(given, Stop):
+                raise given
+            if not isinstance(given, Awaitable):
+                raise NotAwaitable("the URL provider", self._provider, given)
+            given = await called_apart(cast("Awaitable[object]", given))
             if isinstance(given, Stop):
                 raise given
             return self._complete(given)
-        except (Stop, ConnectError):
+        except (Stop, ConnectError, NotAwaitable):
             raise
         except BaseException as error:
             if must_pass(error):

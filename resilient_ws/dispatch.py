@@ -26,6 +26,7 @@ from resilient_ws.event_queue import EventQueue, weight
 from resilient_ws.events import CloseEvent, ErrorEvent, Event, Message
 from resilient_ws.handle import CALLBACK_OF, Callback, Handle
 from resilient_ws.inbox import Dismissed, Ended, Inbox
+from resilient_ws.options import function as check_function
 from resilient_ws.program import (
     Call,
     called,
@@ -141,8 +142,7 @@ class Dispatcher:
 
     def register(self, name: str, function: Callback[Any]) -> Handle[Any]:
         """Adds a callback; it sees what happens from now on."""
-        if not callable(function):
-            raise TypeError(f"{name} must be callable, got {type(function).__name__}")
+        check_function(name, function)
         self._check_loop()
         if name == "on_message" and not self.consumes_messages and self._inbox.is_awaited:
             raise ConcurrencyError(

@@ -9,6 +9,7 @@ from typing import Any, Final, Generic, TypeVar
 from resilient_ws.events import (
     CloseEvent,
     ErrorEvent,
+    Message,
     OpenEvent,
     ReconnectEvent,
     RetryEvent,
@@ -30,6 +31,9 @@ CALLBACKS: Final = (*CALLBACK_OF.values(), "on_message")
 
 T = TypeVar("T")
 Callback = Callable[[T], Awaitable[object] | object]
+
+MessageCallback = Callback[Message] | Callback[str] | Callback[bytes]
+"""For messages; one of `str` or of `bytes` alone is for programs that know what their server sends."""
 
 
 class Handle(Generic[T]):

@@ -8,13 +8,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Hashable
-from typing import Final, cast
+from typing import Final
 
 import attrs
 
 from resilient_ws.closing import CloseCode
 from resilient_ws.connection import Connection, checked
-from resilient_ws.dial import Addresses
+from resilient_ws.dial import Addresses, NotAwaitable
 from resilient_ws.ending import told_end
 from resilient_ws.endpoints import Endpoint
 from resilient_ws.errors import ConnectError, OpenTimeout, SetupFailed, SetupTimeout
@@ -31,7 +31,7 @@ from resilient_ws.transports.retry_after import retry_after
 from resilient_ws.turns import Turns, origin_of
 from resilient_ws.writer import Writer
 
-Setup = Callable[[Connection], Awaitable[object] | object]
+Setup = Callable[[Connection], Awaitable[object]]
 
 LAST_WORDS: Final = 1.0
 """Seconds for a `setup` hook to read what a server said before it closed: it may be why."""
@@ -229,7 +229,7 @@ class Opener:
             opened = True
         except Interrupted:
             raise
-        except (ConnectError, Stop) as error:
+        except (ConnectError, Stop, NotAwaitable) as error:
             self._check()
             _read_retry_after(error)
             if endpoint is not None:
@@ -316,11 +316,12 @@ class Opener:
             async with scope:
                 if options.setup is not None:
                     pending = options.setup(connection)
-                    if isinstance(pending, Awaitable):
-                        await called_apart(cast("Awaitable[object]", pending))
+                    if not isinstance(pending, Awaitable):
+                        raise NotAwaitable("setup", options.setup, pending)
+                    await called_apart(pending)
                 step = "a subscription"
                 await self._declare(live)
-        except Stop as error:
+        except (Stop, NotAwaitable) as error:
             failure = error
         except BaseException as error:
             # The program's code fails the attempt, whatever it raises.
@@ -342,7 +343,7 @@ class Opener:
     def _settle(self, live: Live, endpoint: Endpoint, failure: Exception | None) -> None:
         """The set-up is over: raises if that ended the attempt, or something else has."""
         self._check()
-        if isinstance(failure, Stop):
+        if isinstance(failure, Stop | NotAwaitable):
             raise AttemptFailed(failure, endpoint)
         if live.end is not None:
             # The code of the peer's CLOSE decides, not what the hook raised in consequence.

@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 import attrs
@@ -101,12 +102,40 @@ def switch(name: str, value: object) -> None:
         raise TypeError(f"{name} must be True, False or None, got {type(value).__name__}")
 
 
-def function(name: str, value: object, *, sync: bool = False) -> None:
-    """Raises `TypeError` unless `value` can be called, and with `sync` if calling it would have to be awaited."""
+def function(name: str, value: object, *, sync: bool = False, takes: int = 1) -> None:
+    """Checks a function of the program.
+
+    Args:
+        name: The option, for the error text.
+        value: What was given for it.
+        sync: Whether what it returns is used at once, so that it must not be async.
+        takes: How many positional arguments it will be called with.
+
+    Raises:
+        TypeError: It cannot be called, or not with so many arguments; or it is async where that makes no sense.
+    """
     if not callable(value):
         raise TypeError(f"{name} must be callable, got {type(value).__name__}")
     if sync and (inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(type(value).__call__)):
         raise TypeError(f"{name} must not be async: what it returns is used at once")
+    try:
+        # Not that of what it wraps: a decorator may add or take away arguments.
+        signature = inspect.signature(value, follow_wrapped=False)
+    except Exception:  # noqa: BLE001 - some builtins have none, and to look at foreign objects may raise anything
+        return
+    try:
+        signature.bind(*[None] * takes)
+    except TypeError as error:
+        wanted = "one argument" if takes == 1 else "no arguments"
+        raise TypeError(f"{name} must take {wanted}, but {named(value)} does not: {error}") from None
+
+
+def named(value: object) -> str:
+    """Returns what a function is called in the program."""
+    while isinstance(value, partial):
+        value = value.func
+    name = getattr(value, "__qualname__", None)
+    return f"{name}()" if isinstance(name, str) else f"a {type(value).__qualname__}"
 
 
 def _number(value: Duration) -> float:
@@ -235,7 +264,7 @@ def _check_message(value: object) -> None:
         return
     if not callable(value):
         raise TypeError(f"message must be str, bytes-like or callable, got {type(value).__name__}")
-    function("message", value, sync=True)
+    function("message", value, sync=True, takes=0)
 
 
 Strategy = Callable[[RetryCallState], float]

@@ -233,7 +233,7 @@ class Outgoing:
             TypeError, ValueError, MessageTooBig: As for `send`.
         """
         if callable(message):
-            function("message", message, sync=True)
+            function("message", message, sync=True, takes=0)
         else:
             message = checked(message, self._max_bytes)[0]
         farewell = None if unsubscribe is None else checked(unsubscribe, self._max_bytes)[0]

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
 from resilient_ws.clocks import boot_time
+from resilient_ws.dial import NotAwaitable
 from resilient_ws.ending import Ending, close_event, describe_end, failed_attempt
 from resilient_ws.endpoints import Endpoint
 from resilient_ws.errors import ClientStopped, OutboxFileError, SetupFailed
@@ -317,6 +318,9 @@ class Owner:
         engine = self._engine
         if engine.config.fail_fast and not engine.tally.opens and not isinstance(failure.error, Stop):
             return Decision(stop=True, rule=text_of("fail-fast"), rule_id="fail-fast")
+        if isinstance(failure.error, NotAwaitable):
+            rule = text_of("cannot-heal", why=str(failure.error))
+            return Decision(stop=True, rule=rule, rule_id="cannot-heal")
         decide = engine.config.reconnect.decide if engine.config.reconnect is not None else None
         verdict: object = None
         if decide is not None:

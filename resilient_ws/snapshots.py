@@ -134,7 +134,7 @@ class SnapshotThenDeltas(Generic[S, D]):
         retry_delay: Duration = 1.0,
         max_failures: int | None = 10,
     ) -> None:
-        function("fetch_snapshot", fetch_snapshot)
+        function("fetch_snapshot", fetch_snapshot, takes=0)
         function("parse", parse, sync=True)
         function("sequence", sequence, sync=True)
         function("snapshot_sequence", snapshot_sequence, sync=True)

@@ -534,14 +534,14 @@ async def test_whatever_a_provider_does_is_a_failed_attempt_or_a_stop(given, sto
                 assert type(given).__name__ in str(causes[0])
 
 
-async def test_a_sync_provider_and_one_that_raises_a_connect_error():
+async def test_a_provider_that_raises_a_connect_error_before_it_returns_an_awaitable():
     calls = []
 
     def where(attempt):
         calls.append(attempt)
         if len(calls) == 1:
             raise HandshakeRejected("mine", status=503, retry_after=10)
-        return URL
+        return asyncio.sleep(0, URL)
 
     async with stage(url=where) as played:
         assert now() == pytest.approx(11, abs=0.1)

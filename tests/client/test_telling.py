@@ -1,6 +1,7 @@
 """What the client says besides its events: in the log, in `stats`, and about code of the program that fails."""
 
 import asyncio
+import functools
 import logging
 
 import pytest
@@ -113,11 +114,17 @@ async def test_a_mistake_in_setup_is_told_with_what_was_raised():
         assert not played.closes
 
 
-async def test_a_sync_setup_hook_is_a_hook_too():
+async def test_a_setup_hook_may_be_any_callable_that_returns_an_awaitable():
     seen = []
-    async with stage(setup=seen.append) as played:
-        assert seen[0].first
-    assert not played.errors
+
+    async def hook(word, connection):
+        seen.append((word, connection.first))
+
+    for setup in (functools.partial(hook, "x"), lambda connection: hook("x", connection)):
+        async with stage(setup=setup) as played:
+            pass
+        assert not played.errors
+    assert seen == [("x", True)] * 2
 
 
 async def test_a_callback_that_sends_after_the_end_is_no_error_in_the_log(caplog):

@@ -67,6 +67,16 @@ async def program() -> None:
     async def came(message: str | bytes) -> None:
         print(len(message))
 
+    @client.on_message
+    def text(message: str) -> None:
+        print(message)
+
+    client.on_message(lambda message: print(len(message)))
+
+    @client.on_message  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    def number(message: int) -> None:
+        print(message)
+
     closed.remove()
     came.remove()
     async with client as same:

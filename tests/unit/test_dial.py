@@ -1,6 +1,7 @@
 """Where the next attempt goes, and with which headers."""
 
 import enum
+from functools import partial
 
 import pytest
 from multidict import CIMultiDict
@@ -85,8 +86,19 @@ class TestProvider:
         assert addresses.host == "provider"
         assert await addresses.next(0, ATTEMPT) == Endpoint("ws://h/p", CIMultiDict({"A": "1"}), ["x"])
 
-    async def test_it_may_be_sync(self):
-        assert (await endpoint_of(lambda attempt: f"ws://h/{attempt.number}")).url == URL("ws://h/1")
+    async def test_it_may_be_any_callable_that_returns_an_awaitable(self):
+        async def provide(path, attempt):
+            return f"ws://h/{path}{attempt.number}"
+
+        for provider in (partial(provide, "p"), lambda attempt: provide("p", attempt)):
+            assert (await endpoint_of(provider)).url == URL("ws://h/p1")
+
+    @pytest.mark.parametrize("returned", [None, "ws://h/", URL("ws://h/"), 5])
+    async def test_it_must_return_an_awaitable(self, returned):
+        with pytest.raises(
+            TypeError, match=r"the URL provider must return an awaitable.*<lambda>\(\) returned"
+        ):
+            await endpoint_of(lambda attempt: returned)
 
     @pytest.mark.parametrize("raises", [True, False])
     async def test_it_says_stop(self, raises):
