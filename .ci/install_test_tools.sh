@@ -1,6 +1,6 @@
 #!/bin/sh
 # Install what the integration and fault tests need besides Python, where it is absent: nginx, node with the npm
-# package ws, iproute2, iptables. As root on Debian by apt-get, else it says what is missing and the tests that need
+# package ws, iproute2, iptables, four proxies. As root on Debian by apt-get, else it says what is missing and the tests that need
 # it are skipped with their reason. Nothing is done, and no network is used, when everything is there.
 set -eu
 
@@ -18,6 +18,10 @@ want npm npm
 want ip iproute2
 want iptables iptables
 want setpriv util-linux
+want tinyproxy tinyproxy-bin
+want privoxy privoxy
+want squid squid
+want microsocks microsocks
 
 if [ -n "$missing" ]; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import re
 import socket
 from contextvars import ContextVar
 from ssl import SSLContext
@@ -127,7 +128,9 @@ def _joined(headers: CIMultiDictProxy[str]) -> CIMultiDictProxy[str]:
 
 def _plain(extensions: str) -> str:
     """Returns extensions as aiohttp reads them: in lower case, without quotes and blanks (RFC 6455 section 9.1 has both)."""
-    return ";".join(part.strip() for part in extensions.lower().replace('"', "").split(";"))
+    parts = [part.strip() for part in extensions.lower().replace('"', "").split(";")]
+    # Legal (RFC 7692 section 7.1.2.1), and what fits a small window fits ours; aiohttp refuses it.
+    return ";".join(part for part in parts if re.sub(r"\s", "", part) != "server_max_window_bits=8")
 
 
 def _addressed(headers: CIMultiDict[str], url: URL) -> CIMultiDict[str]:

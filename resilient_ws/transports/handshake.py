@@ -23,6 +23,7 @@ GUID: Final = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 """The constant of RFC 6455 section 1.3 that turns a key into its accept value."""
 
 MAX_REDIRECTS: Final = 5
+_EIGHT_BITS: Final = re.compile(r"client_max_window_bits\s*=\s*\"?8\b", re.IGNORECASE)
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
 RETRYABLE: Final = frozenset({408, 425, 429})
@@ -122,6 +123,10 @@ def verify(
     used = [name.partition(";")[0].strip().lower() for name in _listed(headers, "Sec-WebSocket-Extensions")]
     if used not in ([], ["permessage-deflate"] if extensions else []):
         raise wrong("it uses an extension that nobody offered (RFC 6455 4.1)")
+    if _EIGHT_BITS.search(headers.get("Sec-WebSocket-Extensions", "")):
+        raise wrong(
+            "it wants messages compressed with a window of 8 bits, which zlib cannot do; use compression=None"
+        )
     chosen = headers.get("Sec-WebSocket-Protocol")
     if chosen is not None and chosen not in offered:
         raise wrong(f"it chose the subprotocol {chosen[:64]!r}, which nobody offered (RFC 6455 4.1)")

@@ -85,6 +85,7 @@ REFUSED: Final = frozenset(
 
 CONNECTOR: Final = frozenset(
     {
+        "dns_cache_max_size",
         "enable_cleanup_closed",
         "family",
         "fingerprint",

@@ -123,7 +123,7 @@ class PicowsTransport:
         host = url.raw_host or ""
         listener = PicowsListener(self._options.max_message_size)
         inner = _protocol(
-            url.raw_authority.rpartition("@")[2],
+            url.host_port_subcomponent or "",  # as aiohttp writes it: no final dot, no usual port
             url.raw_path_qs,
             listener,
             self._options.max_message_size,

@@ -151,3 +151,46 @@ async def test_time_limits_may_be_timedeltas():
             await played.client.request("x", lambda _: True, timedelta(seconds=1))
         await settle()
         await played.client.close(drain=timedelta(seconds=1))
+
+
+@pytest.mark.parametrize(
+    "options, error, text",
+    [
+        ({"unix_socket": 5}, TypeError, "unix_socket must be a str, a path or None, got int"),
+        ({"unix_socket": b"/s"}, TypeError, "unix_socket must be"),
+        ({"unix_socket": ""}, ValueError, "unix_socket must be a path of 1 to"),
+        ({"unix_socket": "/" + "x" * 200}, ValueError, "unix_socket must be a path of 1 to .* got 201"),
+        ({"unix_socket": "/a\0b"}, ValueError, "unix_socket must not have a NUL"),
+        ({"unix_socket": "/s", "proxy": "http://p"}, ValueError, "unix_socket and proxy exclude each other"),
+        ({"unix_socket": "/s", "proxy": "env"}, ValueError, "unix_socket and proxy exclude each other"),
+        (
+            {"unix_socket": "/s", "local_address": ("127.0.0.1", 0)},
+            ValueError,
+            "unix_socket and local_address exclude each other",
+        ),
+        ({"local_address": "127.0.0.1"}, TypeError, "local_address must be a pair"),
+        ({"local_address": ("127.0.0.1",)}, TypeError, "local_address must be a pair"),
+        ({"local_address": (1, 2)}, TypeError, "local_address must begin with a host as str, got int"),
+        ({"local_address": ("h h", 2)}, ValueError, "local_address must begin with an address"),
+        (
+            {"local_address": ("127.0.0.1", "0")},
+            TypeError,
+            "local_address must end with a port as int, got str",
+        ),
+        ({"local_address": ("127.0.0.1", True)}, TypeError, "local_address must end with a port as int"),
+        ({"local_address": ("127.0.0.1", -1)}, ValueError, "a port from 0 to 65535, got -1"),
+        ({"local_address": ("127.0.0.1", 65536)}, ValueError, "a port from 0 to 65535, got 65536"),
+    ],
+)
+@pytest.mark.parametrize("transport", ["aiohttp", "picows"])
+def test_where_to_dial_and_what_to_bind_to_are_checked(options, error, text, transport):
+    with pytest.raises(error, match=text):
+        WebSocketClient("ws://h", transport=transport, **options)
+
+
+@pytest.mark.parametrize(
+    "url", ["ws://h/a b", "ws://h/a\r\nX: y", "ws://h/\0", "ws://h/é", "ws://h/?a b", "ws://ü/"]
+)
+def test_an_encoded_address_that_cannot_be_sent_is_refused(url):
+    with pytest.raises(InvalidURL):
+        WebSocketClient(URL(url, encoded=True))

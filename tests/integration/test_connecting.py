@@ -403,7 +403,7 @@ class TestInvalidHandshakes:
         assert "it uses an extension that nobody offered" in str(error)
 
     @pytest.mark.parametrize(
-        "parameters", ["; client_max_window_bits=8", "; x=1", "; server_max_window_bits=y"]
+        "parameters", ["; client_max_window_bits=88", "; x=1", "; server_max_window_bits=y"]
     )
     async def test_parameters_that_make_no_sense(self, parameters):
         behaviour = added(("Sec-WebSocket-Extensions", f"permessage-deflate{parameters}"))
@@ -414,6 +414,16 @@ class TestInvalidHandshakes:
             101,
             False,
             "the server's handshake is invalid",
+        )
+
+    async def test_a_window_that_zlib_cannot_compress_with_is_refused_with_what_to_do(self):
+        behaviour = added(("Sec-WebSocket-Extensions", "permessage-deflate; client_max_window_bits=8"))
+        async with FaultServer(default=behaviour) as server:
+            error = await failure_of(server, compression="deflate")
+        assert (error.status, error.retryable) == (101, False)
+        assert str(error) == (
+            "the server's handshake is invalid: it wants messages compressed with a window of 8 bits, which zlib "
+            "cannot do; use compression=None"
         )
 
     @pytest.mark.parametrize(
@@ -490,6 +500,7 @@ class TestValidHandshakes:
             "permessage-deflate ; server_no_context_takeover",
             "permessage-deflate;server_no_context_takeover ;client_no_context_takeover",
             "Permessage-Deflate; Server_No_Context_Takeover",
+            "permessage-deflate; server_max_window_bits=8",
         ],
     )
     async def test_compression_may_be_agreed_in_any_spelling(self, written):
