@@ -238,7 +238,13 @@ class TestNothingShows:
         check(texts, logged)
 
     @pytest.mark.parametrize(
-        "value", ["http://user:{}@127.0.0.1:1", "socks5://user:{}@127.0.0.1:1", "http://[{}"]
+        "value",
+        [
+            "http://user:{}@127.0.0.1:1",
+            "socks5://user:{}@127.0.0.1:1",
+            "socks4://user:{}@127.0.0.1:1",
+            "http://[{}",
+        ],
     )
     async def test_of_the_environment(self, logged, monkeypatch, value):
         monkeypatch.setenv("http_proxy", value.format(TOKEN))
@@ -315,7 +321,7 @@ class TestRefusedAtTheDoor:
                 await client.__aenter__()
             assert server.attempt_count == 0
 
-    @pytest.mark.parametrize("value", [f"socks5://user:{TOKEN}@h", f"http://[{TOKEN}", f"user:{TOKEN}@h:1"])
+    @pytest.mark.parametrize("value", [f"socks4://user:{TOKEN}@h", f"http://[{TOKEN}", f"user:{TOKEN}@h:1"])
     def test_a_bad_proxy_is_not_repeated(self, value):
         with pytest.raises(ValueError, match="^proxy must be") as caught:
             WebSocketClient("ws://h", proxy=value)
