@@ -133,7 +133,7 @@ def _plain(extensions: str) -> str:
     return ";".join(part for part in parts if re.sub(r"\s", "", part) != "server_max_window_bits=8")
 
 
-def _addressed(headers: CIMultiDict[str], url: URL) -> CIMultiDict[str]:
+def _addressed(headers: CIMultiDict[str], url: URL, lent: Lent | None) -> CIMultiDict[str]:
     """Returns the header fields with those that the address stands for, where aiohttp would send something else."""
     headers = headers.copy()
     host, named = host_without_zone(url), authorization(url)
@@ -141,7 +141,8 @@ def _addressed(headers: CIMultiDict[str], url: URL) -> CIMultiDict[str]:
         headers.setdefault(hdrs.HOST, host)
     if named is not None:  # aiohttp would take Latin-1, which has not every character
         headers[hdrs.AUTHORIZATION] = named
-    headers.setdefault(hdrs.USER_AGENT, AGENT)
+    if lent is None or hdrs.USER_AGENT not in lent.session.skip_auto_headers:
+        headers.setdefault(hdrs.USER_AGENT, AGENT)
     return headers
 
 
@@ -389,7 +390,7 @@ class AiohttpTransport:
 
     async def _dial(self, endpoint: Endpoint, headers: CIMultiDict[str], receiver: Receiver) -> Link:
         options, lent, url = self._options, self._lent, endpoint.url
-        headers = _addressed(headers, url)
+        headers = _addressed(headers, url, lent)
         proxy = self._reach.proxy_for(url)
         # Without a proxy it is for the connector of a lent session to dial.
         dials = lent is None or proxy is not None

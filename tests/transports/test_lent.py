@@ -7,7 +7,8 @@ import aiohttp
 import pytest
 from aiohttp import ClientSession
 
-from resilient_ws import WebSocketClient
+from resilient_ws import OpenTimeout, WebSocketClient
+from resilient_ws.testing import FaultServer, NeverAnswer
 from resilient_ws.transports import lent
 
 
@@ -105,3 +106,47 @@ async def test_what_has_no_effect_is_taken():
         json_serialize=json.dumps, auto_decompress=False, raise_for_status=True
     ) as session:
         WebSocketClient("ws://h", session=session)
+
+
+@pytest.mark.parametrize("skipped", [(), ("User-Agent",)])
+async def test_what_it_applies_to_the_handshake(skipped):
+    seen = []
+
+    async def middleware(request, handler):
+        seen.append("middleware")
+        return await handler(request)
+
+    async def traced(*_):
+        seen.append("trace")
+
+    tracing = aiohttp.TraceConfig()
+    tracing.on_request_start.append(traced)
+    options = {"headers": {"X-Key": "v"}, "cookies": {"id": "7"}, "skip_auto_headers": skipped}
+    async with (
+        FaultServer() as server,
+        ClientSession(middlewares=(middleware,), trace_configs=[tracing], **options) as session,
+    ):
+        async with WebSocketClient(f"ws://localhost:{server.port}/", session=session, fail_fast=True):
+            headers = server.attempts[0].headers
+            assert headers["X-Key"] == "v"
+            assert headers["Cookie"] == "id=7"
+            assert ("User-Agent" in headers) is not bool(skipped)
+    assert seen == ["trace", "middleware"]
+
+
+async def test_its_timeout_applies():
+    timeout = aiohttp.ClientTimeout(total=0.2)
+    async with FaultServer(default=NeverAnswer()) as server, ClientSession(timeout=timeout) as session:
+        with pytest.raises(OpenTimeout, match="within the timeout of the lent session"):
+            async with WebSocketClient(server.url, session=session, fail_fast=True):
+                pytest.fail("it must not open")
+
+
+async def test_its_limit_applies():
+    connector = aiohttp.TCPConnector(limit=1)
+    async with FaultServer() as server, ClientSession(connector=connector) as session:
+        async with WebSocketClient(server.url, session=session):
+            with pytest.raises(OpenTimeout, match="waited for the connector of the lent session"):
+                async with WebSocketClient(server.url, session=session, fail_fast=True, open_timeout=0.2):
+                    pytest.fail("it must not open")
+        assert server.attempt_count == 1
