@@ -207,7 +207,9 @@ class AsyncAnswer:
 
 @KINDS
 @pytest.mark.parametrize(
-    "answer", [async_answer, functools.partial(async_answer), AsyncAnswer(), "pong", 7, b""], ids=repr
+    "answer",
+    [async_answer, functools.partial(async_answer), AsyncAnswer(), "pong", 7, b""],
+    ids=["async", "partial", "object", "str", "int", "bytes"],
 )
 def test_what_cannot_answer_is_refused(make, answer):
     with pytest.raises(TypeError, match="answer must"):
