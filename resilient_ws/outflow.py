@@ -211,15 +211,20 @@ class Outflow:
         if self.patience.asks:
             pinger.want()
 
-    def detach(self, *, poison: bool) -> Loss:
-        """That connection has ended; returns what it took with it. The caller tells of the uncertain ones."""
+    def detach(self, *, poison: bool, how: Callable[[], str]) -> Loss:
+        """That connection has ended; returns what it took with it. The caller tells of the uncertain ones.
+
+        Args:
+            poison: Whether the peer said that it cannot take what was sent.
+            how: Returns how the connection ended, in words.
+        """
         self._close_lane()
         self._writer = self._pinger = None
         self.lane = Lane(self.lane.left)
         loss = self.queue.lost(poison=poison)
         fail(
             loss.uncertain,
-            lambda: DeliveryUncertain("the connection ended before the peer confirmed the message"),
+            lambda: DeliveryUncertain(f"the connection ended before the peer confirmed the message: {how()}"),
         )
         self._untold = loss.uncertain
         if self._store is not None:

@@ -15,7 +15,7 @@ from resilient_ws import (
     Stop,
     WebSocketClient,
 )
-from resilient_ws.testing import FakeTransport
+from resilient_ws.testing import FakeTransport, PingAnswers
 from tests.client.kit import settle, stage
 
 
@@ -88,6 +88,18 @@ async def _tick(peer):
     while True:
         await asyncio.sleep(0.5)
         peer.send("data")
+
+
+async def test_a_message_that_was_not_confirmed_is_told_how_the_connection_ended():
+    async with stage() as played:
+        played.peer.answers_pings = PingAnswers.NONE
+        pending = asyncio.create_task(played.client.send("hello", confirm=True))
+        await settle()
+        played.peer.close(1008, "come\nback")
+        with pytest.raises(
+            DeliveryUncertain, match=r"before the peer confirmed the message: .*1008.*come\\nback"
+        ):
+            await pending
 
 
 @pytest.mark.parametrize("code", [1000, 1008, 1011, 4001])

@@ -208,12 +208,25 @@ async def test_a_refusal_for_now_is_retried(status):
 
 async def test_later_a_refusal_is_retried_up_to_the_tenth_in_a_row():
     async with FaultServer(script=[Accept()], default=Refuse(404)) as server:
-        client = WebSocketClient(server.url, reconnect=ReconnectPolicy(**QUICK))
+        client = WebSocketClient(server.url, reconnect=ReconnectPolicy(**QUICK, refused_for=0))
         client.start()
         (await server.connection()).rst()
         error = await end_of(client)
         assert server.attempt_count == 11
     assert isinstance(error, ClientStopped)
+
+
+async def test_refusals_do_not_end_a_client_that_was_open_before_refused_for():
+    async with FaultServer(script=[Accept()], default=Refuse(404)) as server:
+        client = WebSocketClient(server.url, reconnect=ReconnectPolicy(**QUICK, refused_for=1))
+        client.start()
+        (await server.connection()).rst()
+        began = time.monotonic()
+        error = await end_of(client)
+        assert time.monotonic() - began >= 1
+        assert server.attempt_count > 11
+    assert isinstance(error, ClientStopped)
+    assert error.event.rule_id == "http-4xx-repeated"
 
 
 async def test_a_refused_token_of_a_provider_gets_one_more_try():
