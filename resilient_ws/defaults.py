@@ -105,23 +105,26 @@ class DefaultTable:
         self._broken = 0
         self.is_slow = False
 
-    def after(self, failure: Failure, *, rejected: bool, outage: float) -> Default:
+    def after(
+        self, failure: Failure, *, rejected: bool, outage: float, excused: bool = False
+    ) -> Default:
         """Returns what the table says about a failure.
 
         Args:
             failure: What has happened.
             rejected: Whether the connection, if there was one, had not been open for `min_uptime`.
             outage: Seconds since the last open connection ended, however short it was, or since the start.
+            excused: Whether a message that will be found out and given up may have caused the end.
         """
         refused = self._refused
-        default = self._look_up(failure, rejected=rejected, outage=outage)
+        default = self._look_up(failure, rejected=rejected, outage=outage, excused=excused)
         if self._refused == refused:
             self._refused = 0  # whatever else it was, the row is over
         return default
 
-    def _look_up(self, failure: Failure, *, rejected: bool, outage: float) -> Default:
+    def _look_up(self, failure: Failure, *, rejected: bool, outage: float, excused: bool) -> Default:
         if failure.close is not None:
-            return self._after_close(failure.close, rejected=rejected)
+            return self._after_close(failure.close, rejected=rejected, excused=excused)
         error, status = failure.error, failure.status
         if isinstance(error, ProxyRejected) and not error.retryable:
             return self._refusal("proxy", _named(error), outage)
@@ -136,7 +139,7 @@ class DefaultTable:
         found = (rule_id for kind, rule_id in _BY_ERROR if isinstance(error, kind))
         return _default(next(found, "attempt-failed"), why=_named(error))
 
-    def _after_close(self, close: CloseEvent, *, rejected: bool) -> Default:
+    def _after_close(self, close: CloseEvent, *, rejected: bool, excused: bool) -> Default:
         if is_replaced(close):
             self._broken = 0
             return _default("reconnect-now")
@@ -151,6 +154,9 @@ class DefaultTable:
             self._broken = 0
             self.is_slow = True  # until it has recovered, however it refuses
             return _default("peer-overloaded", who=who, close=said)
+        if rule is CloseRule.RETRY_UNLESS_REPEATED and excused:
+            counted = "which a message that is sent again may have caused"
+            return _default("protocol-error", who=who, close=said, counted=counted)
         if rule is CloseRule.RETRY_UNLESS_REPEATED:
             self._broken += 1
             counted = f"number {self._broken} of {BROKEN_IN_A_ROW} in a row without {uptime} in between"

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 _TOO_FAST: Final = frozenset({CloseCode.POLICY_VIOLATION, CloseCode.TRY_AGAIN_LATER})
 _POISON: Final = frozenset({1003, 1007, 1008, 1009})
+_INNOCENT: Final = frozenset({1000, 1001, 1012, 1013, 1014})
+"""Codes with which a peer ends a connection for a reason of its own, whatever we sent."""
 
 SHARE_FOR_CALLBACKS: Final = 0.2
 """Part of `close_timeout`, one second at most, that is kept for the callbacks after the closing handshake."""
@@ -77,6 +79,7 @@ class Ending(Record):
         uncertain: Those of the unconfirmed that will not be sent again.
         resent: How many will.
         hint: What may help, such as another heartbeat, or `None`.
+        excused: Whether a message that is sent again may have caused it, so that the code says nothing about the client.
     """
 
     end: End
@@ -90,6 +93,7 @@ class Ending(Record):
     uncertain: list[Entry]
     resent: int
     hint: str | None
+    excused: bool = False
 
     def failure(self, number: int, close: CloseEvent | None = None) -> Failure:
         """Returns what the retry rules are asked.
@@ -250,3 +254,8 @@ def ended_error(
 def is_poison(end: End) -> bool:
     """Whether the peer said that it cannot take what we sent: sent again, it would end every connection."""
     return end.origin is CloseOrigin.PEER and end.code in _POISON
+
+
+def is_suspect(end: End) -> bool:
+    """Whether a message of ours may be why the peer sent CLOSE."""
+    return end.origin is CloseOrigin.PEER and end.code is not None and end.code not in _INNOCENT

@@ -17,7 +17,16 @@ from resilient_ws.clocks import boot_time
 from resilient_ws.closing import CloseOrigin
 from resilient_ws.config import RANDOM, Config
 from resilient_ws.dispatch import Dispatcher
-from resilient_ws.ending import Closing, Ending, burst_hint, ended_error, failed_with, is_poison, told_end
+from resilient_ws.ending import (
+    Closing,
+    Ending,
+    burst_hint,
+    ended_error,
+    failed_with,
+    is_poison,
+    is_suspect,
+    told_end,
+)
 from resilient_ws.errors import ClientClosed, ConnectError
 from resilient_ws.events import CloseEvent, Event, State
 from resilient_ws.inbox import Inbox
@@ -362,7 +371,8 @@ class Engine:
         self.lost_at = now
         queue = self.sender.queue
         unsent, unconfirmed = queue.waiting, queue.unconfirmed
-        loss = self.sender.detach(poison=is_poison(end), how=lambda: told_end(end))
+        suspect = is_suspect(end) or live.write_failed
+        loss = self.sender.detach(poison=is_poison(end), suspect=suspect, how=lambda: told_end(end))
         self.tally.closes[CloseOrigin.LOCAL if self.interrupted else end.origin] += 1
         self.tally.add(live)
         self.ending = Ending(
@@ -377,6 +387,7 @@ class Engine:
             uncertain=loss.uncertain,
             resent=loss.resent,
             hint=live.hint or self._burst_hint(end, now - live.opened_at),
+            excused=queue.suspects,
         )
         self.step(Fact.LOST)
         if wakes:

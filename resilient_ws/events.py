@@ -166,12 +166,14 @@ class UndeliveredEvent(Record):
         fate: What became of it.
         accepted_at: When `send` accepted it, in seconds since the epoch (as `time.time()`).
         age: Seconds between then and this event.
+        times_sent: How many times it was sent; 0 where it was never written.
     """
 
     message: Message = attrs.field(repr=False)
     fate: Fate
     accepted_at: float
     age: float
+    times_sent: int = 0
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)

@@ -124,6 +124,7 @@ class Live:
         "silent_for",
         "tried",
         "wake",
+        "write_failed",
         "writer",
     )
 
@@ -152,6 +153,7 @@ class Live:
         self.discarded = 0
         self.silent_for = 0.0
         self.hint: str | None = None
+        self.write_failed = False
 
     def is_paused(self) -> bool:
         """Whether a full inbox has stopped the reading of this connection: only the one it delivers to can.
@@ -195,6 +197,7 @@ class Live:
         self._break("the reader failed", error)
 
     def _write_failed(self, error: BaseException) -> None:
+        self.write_failed = True
         self._break("a write failed", error)
 
     def _break(self, what: str, error: BaseException) -> None:

@@ -373,6 +373,8 @@ class Outbox(Record):
             back-pressure while there is), `wait`, `drop_oldest`, `drop_newest`.
         on_uncertain: What happens to messages that were written and not confirmed when a connection ends:
             `report` tells, `resend` sends them again (at least once).
+        max_resends: How many times a message is sent again after connections that the peer ended with a CLOSE, 1 or more. A
+            CLOSE with 1000, 1001, 1012, 1013 or 1014 does not count. Beyond it the message is `UNCERTAIN`.
         confirm: Whether to confirm by tagged pings. `None` = with `Heartbeat()`, with `on_uncertain="resend"` (here or for one
             message), or with a `path`. `False` rules `resend` out.
         confirm_interval: Seconds between two such pings while something is unconfirmed.
@@ -391,6 +393,7 @@ class Outbox(Record):
     ttl: float | None = attrs.field(default=None, converter=_number_or_none)
     overflow: Overflow = "raise"
     on_uncertain: OnUncertain = "report"
+    max_resends: int = 5
     confirm: bool | None = None
     confirm_interval: float = attrs.field(default=1.0, converter=_number)
     path: str | None = attrs.field(default=None, converter=_path)
@@ -403,6 +406,7 @@ class Outbox(Record):
         whole("max_bytes", self.max_bytes)
         one_of("overflow", self.overflow, ("raise", "wait", "drop_oldest", "drop_newest"))
         one_of("on_uncertain", self.on_uncertain, ("report", "resend"))
+        whole("max_resends", self.max_resends)
         switch("confirm", self.confirm)
         if self.confirm is False and self.on_uncertain == "resend":
             raise ValueError(RESEND_UNCONFIRMED)

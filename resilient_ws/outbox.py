@@ -10,7 +10,7 @@ exactly one place:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import inf
 from typing import NamedTuple
 
@@ -19,6 +19,9 @@ from resilient_ws.events import Message
 from resilient_ws.options import Outbox
 from resilient_ws.unconfirmed import UNCONFIRMED_MESSAGES, Lane, Unconfirmed, Unkept
 from resilient_ws.waiting import Entry, Lanes
+
+ENDS_IN_A_ROW = 2
+"""After how many connections in a row that a message may have ended, messages are sent one by one."""
 
 __all__ = ["UNCONFIRMED_MESSAGES", "DeliveryQueue", "Entry", "Loss", "Remains"]
 
@@ -48,6 +51,7 @@ class DeliveryQueue(Backlog):
 
     Attributes:
         abandoned: How many were never written when the client ended.
+        suspects: Whether a message that was to be sent again may have ended the last connection.
         unverified: How many were let go while no PONG could arrive.
     """
 
@@ -55,14 +59,18 @@ class DeliveryQueue(Backlog):
         "_ahead",
         "_confirmed",
         "_confirming",
+        "_ends_in_a_row",
         "_hand",
         "_lanes",
+        "_max_resends",
         "_resent",
         "_resent_size",
+        "_singly",
         "_ttl",
         "_unconfirmed",
         "_unkept",
         "abandoned",
+        "suspects",
         "uncertain",
         "unverified",
     )
@@ -70,12 +78,18 @@ class DeliveryQueue(Backlog):
     def __init__(self, options: Outbox) -> None:
         super().__init__(options)
         self.abandoned = self.unverified = 0
+        self.suspects = False
         self._confirmed = 0
         self._hand: Entry | None = None
         self._confirming = False
         self._unconfirmed = Unconfirmed(options.on_uncertain == "resend")
         self._unkept = Unkept()
         self._ttl = options.ttl
+        self._max_resends = options.max_resends
+        self._ends_in_a_row = 0
+        self._singly = (
+            False  # what is sent again goes one by one; counted in `_ahead`, so that nothing passes it
+        )
 
     # ------------------------------------------------------------------------------------------ what there is
 
@@ -241,6 +255,11 @@ class DeliveryQueue(Backlog):
             `None` if nothing waits or the next message does not fit.
         """
         assert self._hand is None, "the message taken before is neither written nor put back"
+        if self._singly and self._confirming:
+            if self._unconfirmed.count:
+                return None
+            if not self._resent:
+                self._send_singly(singly=False)
         entry = self.next
         if entry is None or not self.fits(entry.size):
             return None
@@ -336,7 +355,7 @@ class DeliveryQueue(Backlog):
 
     # ------------------------------------------------------------------------------------------ ends
 
-    def lost(self, *, poison: bool = False) -> Loss:
+    def lost(self, *, poison: bool = False, suspect: bool = False) -> Loss:
         """The connection has ended: what was unconfirmed is uncertain, or goes in front to be sent again.
 
         A message still in hand counts as written; if no byte of it was, `untake` comes first.
@@ -344,11 +363,24 @@ class DeliveryQueue(Backlog):
         Args:
             poison: Whether the peer said that it cannot take what we sent: then nothing is sent again, since it
                 might end every connection.
+            suspect: Whether a message may have ended it. After two such ends in a row what is sent again goes one by one,
+                each confirmed before the next; a message that was alone is given up after `max_resends`.
         """
         again: list[Entry] = []
         uncertain: list[Entry] = []
-        for entry in self._take_unconfirmed():
-            (again if entry.resend and not poison else uncertain).append(entry)
+        entries = self._take_unconfirmed()
+        self._ends_in_a_row = self._ends_in_a_row + 1 if suspect else 0
+        known = suspect and len(entries) == 1
+        if known:
+            for entry in self._resent:
+                entry.ends = 0  # it was only in flight with the one that is known now
+        for entry in entries:
+            entry.ends += suspect
+            given_up = known and entry.ends > self._max_resends
+            (again if entry.resend and not (poison or given_up) else uncertain).append(entry)
+        self.suspects = suspect and any(entry.resend for entry in entries)
+        if again and self._ends_in_a_row >= ENDS_IN_A_ROW:
+            self._send_singly(singly=True)
         for entry in again:
             entry.written = True
             self._resent_size += entry.size
@@ -357,6 +389,19 @@ class DeliveryQueue(Backlog):
         self._ahead += len(again)
         self.uncertain += len(uncertain)
         return Loss(uncertain, len(again))
+
+    def _send_singly(self, *, singly: bool) -> None:
+        self._ahead += singly - self._singly
+        self._singly = singly
+        self._ends_in_a_row = 0
+
+    def restore(self, entries: Iterable[Entry]) -> list[Entry]:
+        """As `Backlog.restore`; messages that may have ended connections before are sent one by one."""
+        entries = list(entries)
+        uncertain = super().restore(entries)
+        if any(entry.written and entry.resend and entry.ends >= ENDS_IN_A_ROW for entry in entries):
+            self._send_singly(singly=True)
+        return uncertain
 
     def close(self, *, keep: bool = False) -> Remains:
         """The client has ended: takes out all that is left. A message still in hand counts as written.
@@ -374,12 +419,15 @@ class DeliveryQueue(Backlog):
         self._resent = ()
         self._resent_size = 0
         self._ahead = 0
+        self._singly = False
         return Remains(abandoned, uncertain)
 
     def _take_unconfirmed(self) -> list[Entry]:
         entries = self._unconfirmed.clear()
         if self._hand is not None:
             entries.append(self._release())
+        for entry in entries:
+            entry.sent += 1
         self._confirming = False
         return entries
 

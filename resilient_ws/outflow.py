@@ -211,17 +211,18 @@ class Outflow:
         if self.patience.asks:
             pinger.want()
 
-    def detach(self, *, poison: bool, how: Callable[[], str]) -> Loss:
+    def detach(self, *, poison: bool, suspect: bool, how: Callable[[], str]) -> Loss:
         """That connection has ended; returns what it took with it. The caller tells of the uncertain ones.
 
         Args:
             poison: Whether the peer said that it cannot take what was sent.
+            suspect: Whether a message may have ended it.
             how: Returns how the connection ended, in words.
         """
         self._close_lane()
         self._writer = self._pinger = None
         self.lane = Lane(self.lane.left)
-        loss = self.queue.lost(poison=poison)
+        loss = self.queue.lost(poison=poison, suspect=suspect)
         fail(
             loss.uncertain,
             lambda: DeliveryUncertain(f"the connection ended before the peer confirmed the message: {how()}"),

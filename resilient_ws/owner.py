@@ -344,7 +344,14 @@ class Owner:
         lost_at = ending.at if ending is not None else None
         turns = engine.turns
         assert turns is not None
-        decision = engine.retry.failed(failure, boot_time(), verdict, lost_at=lost_at, held=turns.held)
+        decision = engine.retry.failed(
+            failure,
+            boot_time(),
+            verdict,
+            lost_at=lost_at,
+            held=turns.held,
+            excused=ending is not None and ending.excused,
+        )
         turns.failed(failure, decision)
         settled = getattr(engine.config.transport, "settled", None)
         if settled is not None:

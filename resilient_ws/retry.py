@@ -190,6 +190,7 @@ class RetryState:
         *,
         lost_at: float | None = None,
         held: Callable[[int], tuple[float, str] | None] = lambda _: None,
+        excused: bool = False,
     ) -> Decision:
         """A connection has ended or an attempt has failed; returns what follows.
 
@@ -200,12 +201,13 @@ class RetryState:
             lost_at: When it happened, if earlier than `now`; `None` = `now`.
             held: For how many seconds the address of that number is to be left alone since it asked another client
                 for time, and the words for it; `None` = it is not.
+            excused: Whether a message may have caused it that is given up sooner or later (`Outbox.max_resends`).
         """
         stable = self._is_stable(failure.opened_for)
         self._count(failure, now if lost_at is None else lost_at)
         since = self._unconnected_since
         outage = 0.0 if since is None else max(0.0, now - since)
-        default = self._table.after(failure, rejected=not stable, outage=outage)
+        default = self._table.after(failure, rejected=not stable, outage=outage, excused=excused)
         address = self.endpoint
         self._asked_until[self._origins[address]] = now + _retry_after(failure)
         if not stable:

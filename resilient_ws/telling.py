@@ -100,7 +100,9 @@ class Teller:
     def tell_fate(self, entry: Entry, fate: Fate, *, at_the_end: bool = False) -> None:
         """Says what became of a message; at the end it is also kept for the exception that ends the client."""
         age = max(0.0, self._clock() - entry.accepted_at)
-        event = UndeliveredEvent(message=entry.message, fate=fate, accepted_at=time.time() - age, age=age)
+        event = UndeliveredEvent(
+            message=entry.message, fate=fate, accepted_at=time.time() - age, age=age, times_sent=entry.sent
+        )
         if at_the_end:
             self.undelivered.append(event)
         self.tell(event)

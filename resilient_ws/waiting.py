@@ -34,12 +34,15 @@ class Entry:
         written: Whether it has been written before, on a connection that ended without confirming it.
 
     Attributes:
+        sent: How many times it was sent on connections that ended without confirming it.
+        ends: How many of those ended in a way that a message may have caused.
         flagged: Whether its row says that it may have been written.
         position: Where it stands in the order of acceptance; that of the message whose place it took, if it did.
     """
 
     __slots__ = (
         "accepted_at",
+        "ends",
         "expires_at",
         "flagged",
         "key",
@@ -48,6 +51,7 @@ class Entry:
         "priority",
         "record",
         "resend",
+        "sent",
         "size",
         "token",
         "written",
@@ -77,6 +81,8 @@ class Entry:
         self.token = token
         self.record = record
         self.written = written
+        self.sent = 0
+        self.ends = 0
         self.flagged = False
         self.position = 0
 
