@@ -411,6 +411,10 @@ class Engine:
         """The peer has read what was written; somebody waits for these."""
         self.sender.confirmed(entries)
 
+    def answered(self, written: int, /) -> None:
+        """The peer has answered a request."""
+        self.sender.answered(written)
+
     def confirmation_off(self, entries: Sequence[Entry], /) -> None:
         """The peer answers no ping; somebody waits for these."""
         self.sender.confirmation_off(entries)

@@ -84,6 +84,9 @@ class Host(Protocol):
     def confirmed(self, entries: Sequence[Entry], /) -> None:
         """The peer has read what was written; `entries` are those of it that somebody waits for."""
 
+    def answered(self, written: int, /) -> None:
+        """The peer has answered a request, so it has read the question and all that was written before."""
+
     def confirmation_off(self, entries: Sequence[Entry], /) -> None:
         """The peer answers no ping; `entries` are those of the written that somebody waits for."""
 
@@ -133,7 +136,7 @@ class Live:
         self.setup_inbox = Inbox(bounds, self)
         self.patience = Patience(self.setup_inbox, lambda: None)
         self._inbox = self.setup_inbox
-        self._requests: list[tuple[Match, asyncio.Future[Message]]] = []
+        self._requests: list[tuple[Match, asyncio.Future[Message], int | None]] = []
         self._watches = False
         self._discards = False
         self._allowed: int | None = None  # bytes that are still delivered, once the client closes
@@ -343,15 +346,22 @@ class Live:
 
     # --- requests ---
 
-    async def answer(self, answer: asyncio.Future[Message], match: Match) -> Message:
+    async def answer(
+        self, answer: asyncio.Future[Message], match: Match, written: int | None = None
+    ) -> Message:
         """Returns the first message from now on for which `match` is true, as soon as `answer` holds it.
+
+        Args:
+            answer: Made by the caller.
+            match: Asked for each message.
+            written: What the host is told of the question when it is answered; `None` = nothing.
 
         Raises:
             DeliveryUncertain: The connection ended first.
         """
         if self.end is not None and not answer.done():
             raise DeliveryUncertain("the connection ended before the answer came")
-        mine = (match, answer)
+        mine = (match, answer, written)
         self._requests.append(mine)
         self._choose_way()
         try:
@@ -376,7 +386,7 @@ class Live:
 
     def fail_requests(self, error: ResilientWSError) -> None:
         """Ends every request with `error`."""
-        for _, answer in self._requests:
+        for _, answer, _ in self._requests:
             if not answer.done():
                 answer.set_exception(error)
 
@@ -390,7 +400,7 @@ class Live:
         if self._requests:
             self.tried += 1
         for mine in self._requests:
-            match, answer = mine
+            match, answer, written = mine
             if answer.done():
                 continue
             try:
@@ -402,6 +412,8 @@ class Live:
             answer.set_result(message)
             if pinger is not None:
                 pinger.note_data()
+            if written is not None:
+                self._host.answered(written)
             return True
         return pinger is not None and pinger.is_reply(message)
 

@@ -323,6 +323,23 @@ class DeliveryQueue(Backlog):
         self._confirmed += count
         return watched
 
+    @property
+    def written_so_far(self) -> int:
+        """How many messages have been written, for `confirm_first`; one that is in hand counts."""
+        return self._unconfirmed.written + (self._hand is not None)
+
+    def confirm_first(self, written: int) -> Sequence[Entry]:
+        """The peer has answered what was written last when `written_so_far` was so many: it has all of that.
+
+        Returns:
+            Those of the confirmed that have a token or a record.
+        """
+        if not self._confirming:
+            return ()
+        count, watched = self._unconfirmed.confirm_first(written)
+        self._confirmed += count
+        return watched
+
     def turn_off(self) -> Sequence[Entry]:
         """Confirmation is off for the rest of this connection: what was written counts as confirmed.
 

@@ -168,7 +168,8 @@ class Outgoing:
     ) -> Message:
         """Sends a message with `queue=False`, and returns the first one received from then on that matches.
 
-        The reply is consumed, everything else is delivered as usual. Cancel-safe.
+        The reply is consumed, everything else is delivered as usual. It proves that the peer has read the question and all
+        that was sent before it, so those messages are confirmed. Cancel-safe.
 
         Args:
             message: As for `send`.
@@ -198,9 +199,9 @@ class Outgoing:
                         return answer.result()  # it has failed
                     live = self._engine.live
                     assert live is not None
-                    sender.write_unqueued(plain, size)
+                    written = sender.write_unqueued(plain, size)
                     tried = live.tried
-                    return await live.answer(answer, match)
+                    return await live.answer(answer, match, written)
         except TimeoutError:
             if not scope.expired():
                 raise

@@ -93,13 +93,23 @@ class Sender(Outflow):
         answer.exception()  # also where the call has ended by something else, and nobody looks at it
         self._line.wake_all()
 
-    def write_unqueued(self, message: Message, size: int) -> None:
+    def write_unqueued(self, message: Message, size: int) -> int:
         """Writes it; `admit_unqueued` has returned in this same step.
+
+        Returns:
+            For `answered`.
 
         Raises:
             NotConnected: The connection is gone.
         """
         self._write_unqueued(Entry(message, size, asyncio.get_running_loop().time(), resend=False))
+        return self.queue.written_so_far
+
+    def answered(self, written: int) -> None:
+        """The peer has answered what `write_unqueued` wrote, so it has read that and all that was written before."""
+        self._close_lane()
+        entries = self.queue.confirm_first(written)
+        self.confirmed(entries)
 
     def send_now(self, message: Message, size: int) -> bool:
         """Sends a plain message without any waiting, where nothing stands in its way; returns whether it did.

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, MutableSequence
+from itertools import islice
 from typing import Final, Protocol
 
 from resilient_ws.events import Message
@@ -77,6 +78,27 @@ class Segment:
         if entry.watched:
             del self.watched[0]
         return entry
+
+    def cut(self, count: int) -> tuple[int, int, list[Entry]]:
+        """Removes the oldest messages, `count` at most; returns how many, their bytes, and the watched ones."""
+        gone = list(islice(self.items, count))
+        if isinstance(self.items, deque):
+            for _ in gone:
+                self.items.popleft()
+        else:
+            del self.items[: len(gone)]
+        self.gone += len(gone)
+        while len(self.stamps) > 1 and self.stamps[1][0] <= self.gone:
+            del self.stamps[0]
+        watched = [item for item in gone if isinstance(item, Entry) and item.watched]
+        del self.watched[: len(watched)]
+        return len(gone), sum(map(_size_of, gone)), watched
+
+
+def _size_of(item: Message | Entry) -> int:
+    if isinstance(item, Entry):
+        return item.size
+    return len(item.encode()) if isinstance(item, str) else len(item)
 
 
 class Counted(Protocol):
@@ -146,12 +168,24 @@ class Unconfirmed:
         now: The last time that was noted for plain messages, compared by identity.
     """
 
-    __slots__ = ("_closed", "_closed_count", "_low", "_resend", "items", "limit", "now", "open", "size")
+    __slots__ = (
+        "_closed",
+        "_closed_count",
+        "_left",
+        "_low",
+        "_resend",
+        "items",
+        "limit",
+        "now",
+        "open",
+        "size",
+    )
 
     def __init__(self, resend: bool) -> None:
         self._resend = resend
         self._closed: list[Segment] = []  # one for each ping that is not answered
         self._closed_count = 0
+        self._left = 0  # how many messages are in it no more
         self._low = 0
         self.size = 0
         self.open = Segment(0, 0)
@@ -220,7 +254,32 @@ class Unconfirmed:
             watched += segment.watched
         count = before - self._closed_count
         self.limit += count
+        self._left += count
         return count, watched
+
+    @property
+    def written(self) -> int:
+        """How many messages were added since the beginning: those that left are counted, too."""
+        return self._left + self.count
+
+    def confirm_first(self, written: int) -> tuple[int, list[Entry]]:
+        """Removes what was in it when `written` was so many; returns how many messages that were, and the watched ones."""
+        before = self.count
+        watched: list[Entry] = []
+        while self._closed and written - self._left >= len(self._closed[0].items):
+            watched += self.confirm(self._closed[0].number)[1]
+        count = written - self._left
+        if count > 0 and self.count:
+            segment = self._closed[0] if self._closed else self.open
+            count, size, found = segment.cut(count)
+            watched += found
+            self._left += count
+            self.size -= size
+            if segment is not self.open:
+                segment.size -= size
+                self._closed_count -= count
+                self.limit += count
+        return before - self.count, watched
 
     def oldest_resends(self) -> bool:
         """Whether the oldest message is to be sent again if it gets lost; some message must be there."""
@@ -229,6 +288,7 @@ class Unconfirmed:
 
     def pop(self) -> Entry:
         """Removes and returns the oldest message; some message must be there."""
+        self._left += 1
         if not self._closed:
             entry = self.open.pop(self._resend)
             self.items = self.open.items
@@ -259,6 +319,7 @@ class Unconfirmed:
 
     def forget(self) -> None:
         """Removes everything and lets nothing in until `begin`."""
+        self._left += self.count
         self._closed.clear()
         self._closed_count = 0
         self.size = 0

@@ -416,3 +416,70 @@ async def test_nothing_is_declared_after_the_end():
             played.client.subscribe("k", "x")
         with pytest.raises(ClientClosed):
             played.client.unsubscribe("k")
+
+
+# --- evidence
+
+
+@pytest.mark.promise("P5")
+async def test_an_answer_confirms_the_question_and_all_that_was_sent_before_it():
+    async with stage(FakeTransport(echoing), outbox=Outbox(confirm_interval=100)) as played:
+        played.peer.answers_pings = PingAnswers.NONE
+        for number in range(5):
+            await played.client.send(f"before {number} é")
+        certain = asyncio.create_task(played.client.send("certain", confirm=True))
+        await settle()
+        assert played.client.stats.unconfirmed == 6
+        answering = asyncio.create_task(played.client.request("?x", lambda m: m == "!?x", 5))
+        await asyncio.sleep(0)
+        await played.client.send("behind")
+        assert await answering == "!?x"
+        await certain
+        assert (played.client.stats.confirmed, played.client.stats.unconfirmed) == (7, 1)
+        played.peer.drop()
+        await played.until(lambda: played.fates)
+        assert played.fates == [("behind", "uncertain")]
+        assert played.closes[0].uncertain == 1
+
+
+@pytest.mark.promise("P5")
+async def test_an_answer_lets_flush_return_and_makes_room():
+    async with stage(FakeTransport(echoing), outbox=Outbox(max_bytes=10, confirm_interval=100)) as played:
+        played.peer.answers_pings = PingAnswers.NONE
+        await played.client.send("12345")
+        flushing = asyncio.create_task(played.client.flush())
+        asking = asyncio.create_task(played.client.request("?x", lambda m: m == "!?x", 5))
+        await asking
+        await flushing
+        await asyncio.wait_for(played.client.send("1234567890"), 1)
+
+
+@pytest.mark.promise("P5")
+async def test_no_answer_confirms_nothing():
+    async with stage(outbox=Outbox(confirm_interval=100)) as played:
+        played.peer.answers_pings = PingAnswers.NONE
+        await played.client.send("before")
+        with pytest.raises(TimeoutError):
+            await played.client.request("?", lambda _: False, 1)
+        asking = asyncio.create_task(played.client.request("?", lambda _: False, 5))
+        await settle()
+        played.peer.send("something else")
+        await settle()
+        played.peer.drop()
+        with pytest.raises(DeliveryUncertain):
+            await asking
+        assert played.client.stats.confirmed == 0
+        assert [message for message, _ in played.fates] == ["before", "?", "?"]
+
+
+@pytest.mark.promise("P5")
+async def test_an_answer_confirms_what_a_message_that_takes_time_to_write_was_behind():
+    async with stage(outbox=Outbox(confirm_interval=100), compression="deflate") as played:
+        played.peer.answers_pings = PingAnswers.NONE
+        played.peer.write_delay = 1
+        await played.client.send("small")
+        asking = asyncio.create_task(played.client.request("x" * 20_000, lambda m: m == "done", 50))
+        await settle(2)
+        played.peer.send("done")
+        await asking
+        assert (played.client.stats.confirmed, played.client.stats.unconfirmed) == (2, 0)

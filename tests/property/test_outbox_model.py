@@ -47,6 +47,7 @@ class OutboxModel(RuleBasedStateMachine):
 
     marks = Bundle("marks")
     barriers = Bundle("barriers")
+    questions = Bundle("questions")
 
     @initialize(
         overflow=st.sampled_from(["raise", "wait", "drop_oldest", "drop_newest"]),
@@ -266,6 +267,23 @@ class OutboxModel(RuleBasedStateMachine):
         assert not self.queue.unmarked
         self.covered.setdefault(mark, list(self.written))
         return mark
+
+    @precondition(lambda self: self.written and self.hand is None)
+    @rule(target=questions)
+    def ask(self):
+        return self.queue.written_so_far, list(self.written)
+
+    @rule(question=questions)
+    def answer(self, question):
+        written, before = question
+        covered = [item for item in before if item in self.written]
+        confirmed = self.queue.confirmed
+        watched = self.queue.confirm_first(written)
+        assert [e.token for e in watched] == [i for i in covered if i.watched]
+        assert self.queue.confirmed - confirmed == len(covered)
+        for item in covered:
+            self.written.remove(item)
+            self.end(item, "confirmed")
 
     @precondition(lambda self: self.covered)
     @rule(which=st.sampled_from([-1, -1, -2]))
