@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
+from math import inf
 
+from resilient_ws.events import Fate
 from resilient_ws.options import Outbox
 from resilient_ws.waiting import Entry, Lanes
 
@@ -151,31 +153,44 @@ class Backlog:
         self._lanes.remove(entry)
         self._ahead -= 1
 
-    def restore(self, entries: Iterable[Entry]) -> list[Entry]:
-        """Takes over what an earlier process left, in order, before anything else; returns what is `UNCERTAIN`.
+    def restore(self, entries: Iterable[Entry]) -> list[tuple[Entry, Fate]]:
+        """Takes over what an earlier process left, in order, before anything else; returns what has an end.
 
-        Entries that may have been written go in front if they are to be sent again. No bound is applied: what was
-        accepted stays accepted.
+        What that process had decided holds. Entries that may have been written go in front if they are to be sent again, else they
+        are uncertain. Of those with one key that were not, the newest takes the place of the oldest. No bound is applied:
+        what was accepted stays accepted.
 
         Args:
-            entries: In the order accepted. Those marked as written may have been, and so may those that are to be
-                sent again.
+            entries: In the order accepted, or of the places they took. Those marked as written may have been, and so
+                may those that are to be sent again.
         """
-        uncertain: list[Entry] = []
-        for entry in _judged(list(entries)):
+        entries = list(entries)
+        ends = [(entry, Fate(entry.fate)) for entry in entries if entry.fate is not None]
+        for entry in _judged([entry for entry in entries if entry.fate is None]):
             self._position += 1
             entry.position = self._position
             if entry.written and not entry.resend:
-                self.uncertain += 1
-                uncertain.append(entry)
+                ends.append((entry, Fate.UNCERTAIN))
                 continue
-            self._ahead += 1
             if entry.written:
+                self._ahead += 1
                 self._resent_queue.append(entry)
                 self._resent_size += entry.size
-            else:
+                continue
+            replaced = self._lanes.keyed(entry.key)
+            if replaced is None:
+                self._ahead += 1
                 self._lanes.append(entry)
-        return uncertain
+            else:
+                self._lanes.replace(replaced, entry)
+                if entry.position == replaced.position:
+                    entry.place = replaced.place if replaced.place is not None else replaced.record
+                ends.append((replaced, Fate.EVICTED))
+        for _, fate in ends:
+            self.uncertain += fate is Fate.UNCERTAIN
+            self.evicted += fate is Fate.EVICTED
+            self.expired += fate is Fate.EXPIRED
+        return ends
 
     def expire(self, now: float) -> list[Entry]:
         """Removes and returns the messages that have waited past their time, the earliest first."""
@@ -203,8 +218,8 @@ def _judged(entries: list[Entry]) -> list[Entry]:
             entry.written = False
     reached: set[int] = set()  # priorities in which a later one may have been written
     for entry in reversed(entries):
-        if entry.resend and entry.priority in reached:
-            entry.written = True
+        if entry.resend and entry.priority in reached and entry.key is None and entry.expires_at == inf:
+            entry.written = True  # others are not written before the file says that they may have been
         if entry.written and entry.key is None:
             reached.add(entry.priority)
     return entries

@@ -10,9 +10,11 @@ does, so that a test on virtual time asks one clock only.
 from __future__ import annotations
 
 import asyncio
+import math
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 
 def boot_time() -> float:
@@ -33,11 +35,14 @@ def wall_time() -> float:
 
 def _replaced(name: str) -> Callable[[], float] | None:
     """Returns the clock of that name which the running event loop brings along; `None` = it has none, or none runs."""
+    return getattr(_running_loop(), name, None)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
     try:
-        loop = asyncio.get_running_loop()
+        return asyncio.get_running_loop()
     except RuntimeError:
         return None
-    return getattr(loop, name, None)
 
 
 def _find_boot_clock() -> Callable[[], float]:
@@ -59,3 +64,49 @@ def _find_boot_clock() -> Callable[[], float]:
 
 
 _real_boot_time = _find_boot_clock()
+
+
+def boot_clock() -> Callable[[], float]:
+    """Returns what `boot_time` asks on the event loop that runs now, for callers that ask it often."""
+    return _replaced("boot_time") or _real_boot_time
+
+
+def boot_id() -> str | None:
+    """Returns a name for the time since the machine was started; `None` = this system has none.
+
+    Boot times of two processes can be compared where this is equal.
+    """
+    replaced = getattr(_running_loop(), "boot_time", None)
+    if replaced is not None:
+        name: Callable[[], str] | None = getattr(_running_loop(), "boot_id", None)
+        return None if name is None else name()
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip() or None
+    except (OSError, ValueError):
+        return None
+
+
+class SteadyClock:
+    """Boot time that surely never goes back: what was counted as suspended stays counted.
+
+    Attributes:
+        slept: Seconds by which it is ahead of the clock that stops while the machine is suspended.
+    """
+
+    __slots__ = ("slept",)
+
+    def __init__(self) -> None:
+        self.slept = -math.inf
+
+    def __call__(self) -> float:
+        """Returns the time in seconds."""
+        boot = boot_time()
+        running = running_time()
+        self.slept = max(self.slept, boot - running)
+        return running + self.slept
+
+
+def running_time() -> float:
+    """Returns the seconds since some fixed instant for which the machine has run."""
+    loop = _running_loop()
+    return loop.time() if loop is not None and hasattr(loop, "boot_time") else time.monotonic()

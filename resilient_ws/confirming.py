@@ -31,7 +31,7 @@ class Confirmations:
         self._queue = queue
         self._patience = patience
         self._flushes: list[tuple[int, asyncio.Future[None]]] = []
-        self._held = False
+        self._held: set[str] = set()
 
     async def of(self, token: Token) -> None:
         """Waits for the confirmation of one message."""
@@ -49,9 +49,14 @@ class Confirmations:
         finally:
             self._flushes.remove(mine)
 
-    def hold(self, *, held: bool) -> None:
+    def hold(self, why: str, *, held: bool) -> None:
         """Whether fates are about to be told, so that nobody hears of an end before its fate."""
-        self._held = held
+        (self._held.add if held else self._held.discard)(why)
+
+    @property
+    def held(self) -> bool:
+        """Whether fates are about to be told."""
+        return bool(self._held)
 
     def progress(self) -> None:
         """Something was confirmed or given up: those who wait for more than one message look again."""

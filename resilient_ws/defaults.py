@@ -105,9 +105,7 @@ class DefaultTable:
         self._broken = 0
         self.is_slow = False
 
-    def after(
-        self, failure: Failure, *, rejected: bool, outage: float, excused: bool = False
-    ) -> Default:
+    def after(self, failure: Failure, *, rejected: bool, outage: float, excused: bool = False) -> Default:
         """Returns what the table says about a failure.
 
         Args:

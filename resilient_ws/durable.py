@@ -23,10 +23,19 @@ from typing import Self
 
 from resilient_ws.errors import OutboxFileError
 from resilient_ws.options import Durability
-from resilient_ws.outbox_file import Changes, OutboxFile, Rest
+from resilient_ws.outbox_file import Changes, Note, Opening, OutboxFile, Rest
 from resilient_ws.waiting import PLAIN, Entry
 
 _RETRY = 1.0  # seconds until what could not be saved is tried again
+SEEN_EVERY = 10.0
+"""Seconds after which the file is told what the clocks show, with the next commit."""
+
+STEP = 1.0
+"""Seconds by which the time of day has to be set for the file to be told at once."""
+
+Clocks = Callable[[], Opening]
+"""Returns what the clocks show now."""
+
 _STORABLE = range(-(2**63), 2**63)  # priorities that SQLite can hold
 _PLAIN: tuple[
     tuple[Rest, Rest], tuple[Rest, Rest]
@@ -41,6 +50,7 @@ class DurableOutbox:
 
     Attributes:
         restored: What an earlier process left, in the order accepted; flagged as `written` is what may have been.
+        stepped_back: Seconds by which the time of day is behind that of the last client, which the file knows; 0 = it is not.
         failure: Why the last commit failed, while something is unsaved for which no call waits; else `None`. It is
             tried again each second, and nothing more is accepted until it is saved.
     """
@@ -51,12 +61,17 @@ class DurableOutbox:
         durability: Durability,
         offset: float,
         on_failure: Callable[[OutboxFileError], object] | None,
+        clocks: Clocks | None = None,
     ) -> None:
         self.restored: list[Entry] = []
         self.failure: OutboxFileError | None = None
         self._path = Path(path)
         self._durability: Durability = durability
         self._offset = offset
+        self._clocks = clocks
+        self._opened = clocks() if clocks is not None else None
+        self._noted: tuple[float, float] = (math.nan, -math.inf)  # of the clocks
+        self.stepped_back = 0.0
         self._on_failure = on_failure
         self._loop = asyncio.get_running_loop()
         self._thread = _Thread(self._loop)
@@ -76,6 +91,7 @@ class DurableOutbox:
         offset: float = 0.0,
         on_failure: Callable[[OutboxFileError], object] | None = None,
         freed: asyncio.Future[None] | None = None,
+        clocks: Clocks | None = None,
     ) -> Self:
         """Opens the file, makes it if there is none, and reads what is in it. Safe to cancel.
 
@@ -86,12 +102,13 @@ class DurableOutbox:
             offset: Seconds to add to the caller's clock to get those since the epoch.
             on_failure: Called when something that nobody waits for could not be saved, once until it is.
             freed: Done when the file is free again, if it could not be opened or the call was cancelled.
+            clocks: Tells the clocks, so that what they did between two openings is known; `None` = only the time of day counts.
 
         Raises:
             OutboxFileError: The file is damaged, not an outbox or in use, and is left as it is; or it cannot be
                 made, read or written.
         """
-        outbox = cls(path, durability, offset, on_failure)
+        outbox = cls(path, durability, offset, on_failure, clocks)
         opened = outbox._loop.create_future()
         outbox._thread.do(outbox._open, partial(_settle, opened))
         try:
@@ -186,12 +203,21 @@ class DurableOutbox:
                 self._batch.changes.mark(entry.record, written)
         self._wake()
 
+    def note(self, what: Note, record: int, value: str | int) -> None:
+        """Notes something of a stored entry soon. After `end` nothing happens."""
+        self._batch.changes.note(what, record, value)
+        if self._timer is None:
+            self._wake()
+
     def remove(self, entries: Iterable[Entry]) -> None:
         """Forgets stored entries soon: their fate is known. After `end` nothing happens."""
+        self.remove_records(entry.record for entry in entries if entry.record is not None)
+
+    def remove_records(self, records: Iterable[int]) -> None:
+        """Forgets stored entries soon, as `remove`."""
         remove = self._batch.changes.remove
-        for entry in entries:
-            if entry.record is not None:
-                remove(entry.record)
+        for record in records:
+            remove(record)
         if self._timer is None:
             self._wake()
 
@@ -260,7 +286,17 @@ class DurableOutbox:
         self._timer = None
         batch, self._batch = self._batch, _Batch()
         self._committing = batch
+        self._note_clocks(batch)
         self._thread.do(partial(self._file.apply, batch.changes), partial(self._committed, batch))
+
+    def _note_clocks(self, batch: _Batch) -> None:
+        if self._clocks is None:
+            return
+        clock = self._clocks()
+        last_offset, seen = self._noted
+        stepped = not abs(clock.last_offset - last_offset) < STEP
+        if stepped or clock.seen - seen >= SEEN_EVERY or self._closed is not None:
+            self._noted = batch.changes.clock = (clock.last_offset, clock.seen)
 
     def _committed(self, batch: _Batch, error: Exception | None) -> None:
         self._committing = None
@@ -295,21 +331,49 @@ class DurableOutbox:
     # ------------------------------------------------------------------------------------------ on the thread
 
     def _open(self) -> None:
-        self._file = OutboxFile(self._path, power_safe=self._durability == "accepted")
-        for record, message, accepted_at, expires_at, priority, key, resend, written in self._file.rows():
-            self._last = record
+        file = self._file = OutboxFile(self._path, power_safe=self._durability == "accepted")
+        notes, openings = file.notes(), file.openings()
+        for record, message, accepted_at, expires_at, priority, key, resend, written in file.rows():
+            self._last = max(self._last, record)
+            opening, fate, place, sent, ends = notes[record]
+            accepted = self._on_our_clock(accepted_at, openings.get(opening))
             entry = Entry(
                 message,
                 len(message.encode() if isinstance(message, str) else message),
-                accepted_at - self._offset,
+                accepted,
                 resend,
-                expires_at=math.inf if expires_at is None else expires_at - self._offset,
+                expires_at=math.inf if expires_at is None else accepted + (expires_at - accepted_at),
                 priority=priority,
                 key=key,
                 record=record,
                 written=written,
             )
+            entry.fate = fate
+            entry.place = place
+            entry.sent = sent + written
+            entry.ends = ends
             self.restored.append(entry)
+        if self._opened is not None:
+            file.begin(self._opened)
+
+    def _on_our_clock(self, stored: float, opening: Opening | None) -> float:
+        """Returns when a message was accepted, as the caller's clock would have shown it.
+
+        While the machine ran through, boot time tells. Otherwise the time of day has to do, as it was known last, and it is no
+        earlier now than it was then.
+        """
+        ours = self._opened
+        if ours is None or opening is None:
+            return stored - self._offset
+        now = ours.seen - ours.offset
+        if ours.boot is not None and ours.boot == opening.boot:
+            boot_age = now - (stored - opening.offset)
+            running_age = (now - ours.slept) - (stored - opening.offset - opening.slept)
+            return now - max(boot_age, running_age, 0.0)
+        change = opening.last_offset - opening.offset
+        wall, last_seen = now + ours.last_offset, opening.seen + change
+        self.stepped_back = max(self.stepped_back, last_seen - wall)
+        return now - max(0.0, max(wall, last_seen) - (stored + change))
 
     def _close(self) -> None:
         if self._file is not None:

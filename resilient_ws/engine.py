@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Hashable, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from resilient_ws.clocks import boot_time
+from resilient_ws.clocks import SteadyClock, boot_time
 from resilient_ws.closing import CloseOrigin
 from resilient_ws.config import RANDOM, Config
 from resilient_ws.dispatch import Dispatcher
@@ -27,7 +28,7 @@ from resilient_ws.ending import (
     is_suspect,
     told_end,
 )
-from resilient_ws.errors import ClientClosed, ConnectError
+from resilient_ws.errors import ClientClosed, ConnectError, OutboxFileError
 from resilient_ws.events import CloseEvent, Event, State
 from resilient_ws.inbox import Inbox
 from resilient_ws.lifecycle import Fact, Lifecycle
@@ -47,6 +48,10 @@ from resilient_ws.turns import Turns
 
 if TYPE_CHECKING:
     from resilient_ws.persistence import Persistence
+
+
+CLOCK_STEP: Final = 1.0
+"""Seconds by which the time of day may be behind what the outbox file knows before that is told."""
 
 
 class Engine:
@@ -86,12 +91,14 @@ class Engine:
         self.subscriptions: dict[Hashable, Subscription] = {}
         self.inbox = Inbox(config.inbox, self)
         self.dispatcher = Dispatcher(self.inbox, self, 2 * config.outbox.max_bytes)
-        self.teller = Teller(config.addresses.shown, self.dispatcher, self.now, self._secrets)
+        clock = SteadyClock()
+        self.teller = Teller(config.addresses.shown, self.dispatcher, clock, self._secrets)
         self._pause_notice = PauseNotice(self.teller, self.inbox)
         self.sender = Sender(
             config.outbox,
-            self._store(),
+            self._store(clock),
             self.inbox,
+            clock=clock,
             tell=self.teller.tell_fate,
             after=self.dispatcher.after,
             ended=self.ended_error,
@@ -435,14 +442,29 @@ class Engine:
 
     # ------------------------------------------------------------------------------------------ the inbox
 
-    def _store(self) -> Persistence | None:
+    def tell_clock(self) -> None:
+        """Says that the time of day was set back, if it was, so that the ages of messages in the file are guesses."""
+        behind = self.sender.stepped_back
+        if behind > CLOCK_STEP:
+            error = OutboxFileError(
+                Path(self.config.outbox.path or ""),
+                f"was last used {behind:.0f} s later than it is now, so the clock was set back: messages with a ttl may be "
+                "older than they seem",
+            )
+            self.teller.warn("outbox", error)
+
+    def _store(self, clock: SteadyClock) -> Persistence | None:
         outbox = self.config.outbox
         if outbox.path is None or outbox.durability is None:
             return None
         from resilient_ws.persistence import Persistence  # loads SQLite, which not every Python has
 
         return Persistence(
-            outbox.path, outbox.durability, failed=lambda error: self.teller.tell_failure("outbox", error)
+            outbox.path,
+            outbox.durability,
+            clock=clock,
+            drops=outbox.overflow in {"drop_oldest", "drop_newest"},
+            failed=lambda error: self.teller.tell_failure("outbox", error),
         )
 
     def quiet(self) -> None:

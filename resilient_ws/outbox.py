@@ -15,7 +15,7 @@ from math import inf
 from typing import NamedTuple
 
 from resilient_ws.backlog import Backlog
-from resilient_ws.events import Message
+from resilient_ws.events import Fate, Message
 from resilient_ws.options import Outbox
 from resilient_ws.unconfirmed import UNCONFIRMED_MESSAGES, Lane, Unconfirmed, Unkept
 from resilient_ws.waiting import Entry, Lanes
@@ -412,13 +412,16 @@ class DeliveryQueue(Backlog):
         self._singly = singly
         self._ends_in_a_row = 0
 
-    def restore(self, entries: Iterable[Entry]) -> list[Entry]:
+    def restore(self, entries: Iterable[Entry]) -> list[tuple[Entry, Fate]]:
         """As `Backlog.restore`; messages that may have ended connections before are sent one by one."""
-        entries = list(entries)
-        uncertain = super().restore(entries)
-        if any(entry.written and entry.resend and entry.ends >= ENDS_IN_A_ROW for entry in entries):
+        ends = super().restore(entries)
+        if any(entry.ends >= ENDS_IN_A_ROW for entry in self._resent):
             self._send_singly(singly=True)
-        return uncertain
+        return ends
+
+    def resent(self) -> list[Entry]:
+        """The messages that will be sent again, in order."""
+        return list(self._resent)
 
     def close(self, *, keep: bool = False) -> Remains:
         """The client has ended: takes out all that is left. A message still in hand counts as written.

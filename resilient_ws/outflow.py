@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
+from resilient_ws.clocks import SteadyClock, boot_clock
 from resilient_ws.confirming import Confirmations, fail, off, succeed
 from resilient_ws.errors import ClientClosed, ConnectionLost, DeliveryUncertain
 from resilient_ws.events import Fate, Message
@@ -32,6 +33,15 @@ TURN_MESSAGES: Final = 512
 TURN_BYTES: Final = 64 * 1024
 """Bytes of plain messages that are held back for one system call; more are handed over before the turn ends."""
 
+EXPIRY_LOOK: Final = 30.0
+"""Seconds after which it is looked at the latest whether a message has expired."""
+
+EARLY: Final = 0.001
+"""Seconds by which a timer may fire too early: uvloop counts in milliseconds."""
+
+UNHEARD: Final = 10_000
+"""Messages that stay in the file until the program has heard of their fates."""
+
 INLINE_COMPRESSION: Final = 16 * 1024
 """Bytes up to which a compressed message is handed over whole at once; larger ones may take several turns of the loop."""
 
@@ -43,6 +53,7 @@ class Outflow:
         options: The bounds and rules.
         store: Keeps messages in a file; `None` = in memory only.
         inbox: Through which the answers to waiting calls must come.
+        clock: Tells the time that entries have.
         tell: Called with an entry and its fate, when a message is expired or evicted.
         after: Calls a function when the program has heard of the fates told until now.
         ended: Returns the exception for a call that comes when, or is blocked until, the client ends.
@@ -51,13 +62,18 @@ class Outflow:
 
     __slots__ = (
         "_after",
+        "_boot",
         "_confirmations",
         "_confirms",
+        "_decided",
+        "_deciding",
         "_direct",
         "_drops",
         "_ended",
         "_expiry",
+        "_expiry_due",
         "_fresh",
+        "_hearing",
         "_inbox",
         "_inline",
         "_joined",
@@ -72,11 +88,13 @@ class Outflow:
         "_started",
         "_store",
         "_tell",
+        "_told",
         "_turn_open",
         "_untold",
         "_wakes",
         "_watch",
         "_writer",
+        "clock",
         "lane",
         "patience",
         "queue",
@@ -88,6 +106,7 @@ class Outflow:
         store: Persistence | None,
         inbox: Inbox,
         *,
+        clock: SteadyClock,
         tell: Callable[[Entry, Fate], None],
         after: Callable[[Callable[[], None]], None],
         ended: Callable[[], ClientClosed],
@@ -105,6 +124,14 @@ class Outflow:
         self._direct = self._inline if store is None else -1  # up to which size a message needs no `Entry`
         self._store = store
         self._untold: list[Entry] = []  # whose fate is about to be told, and which are kept until then
+        self._decided: list[
+            list[tuple[Entry, Fate]]
+        ] = []  # fates that the file must know before they are told
+        self._deciding: list[tuple[Entry, Fate]] | None = (
+            None  # the last of these, in the turn in which it began
+        )
+        self._told: list[int] = []  # records whose fate was told since `_hearing` began
+        self._hearing: list[int] | None = None  # records whose fate the program is about to hear
         self._loop: asyncio.AbstractEventLoop | None = None  # known from the first connection on
         self._writer: Writer | None = None
         self._pinger: Pinger | None = None
@@ -122,7 +149,10 @@ class Outflow:
         self._wakes = 0  # of the inbox, when a message was last sent alone
         self.lane = Lane(TURN_MESSAGES)
         self._now = 0.0
+        self.clock = clock
+        self._boot: Callable[[], float] = clock  # the same, read more cheaply
         self._expiry: asyncio.TimerHandle | None = None
+        self._expiry_due = math.inf
 
     # --- the turn of the loop ---
 
@@ -131,7 +161,7 @@ class Outflow:
         if not self._turn_open:
             loop = self._loop or asyncio.get_running_loop()
             self._turn_open = True
-            self._now = loop.time()
+            self._now = self._boot()
             loop.call_soon(self._end_turn)
 
     def _begin_alone(self) -> bool:
@@ -144,7 +174,7 @@ class Outflow:
         if self._wakes == wakes or self._loop is None:
             return False
         self._wakes = wakes
-        self._now = self._loop.time()
+        self._now = self._boot()
         self.lane.left = TURN_MESSAGES
         return True
 
@@ -195,6 +225,7 @@ class Outflow:
         self._silent = False
         self.queue.connected(confirming=confirming)
         self._loop = asyncio.get_running_loop()
+        self._boot = boot_clock()
         self._writer = writer
         self._pinger = pinger
         writer.refused = self._refused
@@ -228,15 +259,17 @@ class Outflow:
             lambda: DeliveryUncertain(f"the connection ended before the peer confirmed the message: {how()}"),
         )
         self._untold = loss.uncertain
+        if self._store is not None and loss.resent:
+            self._store.count(self.queue.resent())
         if self._store is not None:
             self._store.align(self.queue.watched_waiting())
-        self._confirmations.hold(held=bool(loss.uncertain))
+        self._confirmations.hold("losses", held=bool(loss.uncertain))
         self._progress()
         self._line.wake_all()
         return loss
 
-    async def load(self) -> list[Entry]:
-        """Reads what an earlier client left in the file; returns what is `UNCERTAIN` of it, for the caller to tell.
+    async def load(self) -> list[tuple[Entry, Fate]]:
+        """Reads what an earlier client left in the file; returns what has an end, for the caller to tell.
 
         `fates_told` follows.
 
@@ -245,16 +278,27 @@ class Outflow:
         """
         if self._store is None:
             return []
-        self._untold = self.queue.restore(await self._store.open())
+        ends = self.queue.restore(await self._store.open())
+        for entry, fate in ends:
+            if fate is not Fate.UNCERTAIN and entry.fate is None:
+                self._store.decide(entry, fate.value)
+        for entry in self.queue.watched_waiting():
+            self._store.keep_place(entry)
+        self._untold = [entry for entry, _ in ends]
         self._arm_expiry()
         self._line.wake_next()
-        return self._untold
+        return ends
+
+    @property
+    def stepped_back(self) -> float:
+        """Seconds by which the time of day is behind what the outbox file knows; 0 = it is not."""
+        return self._store.stepped_back if self._store is not None else 0.0
 
     def fates_told(self) -> None:
         """What the end of the last connection, process or client made uncertain has been reported."""
         self._forget_told(self._untold)
         self._untold = []
-        self._confirmations.hold(held=False)
+        self._confirmations.hold("losses", held=False)
         self._progress()
 
     # --- writing ---
@@ -265,9 +309,7 @@ class Outflow:
         if writer is None:
             return
         self._close_lane()
-        now = asyncio.get_running_loop().time()
-        for expired in queue.expire(now):
-            self._settle(expired, Fate.EXPIRED)
+        self._end_expired()
         while not writer.busy and self._may_write_next():
             entry = queue.take()
             if entry is None:
@@ -369,14 +411,55 @@ class Outflow:
 
     def _settle(self, entry: Entry, fate: Fate) -> None:
         fail((entry,), lambda: DeliveryUncertain(f"the message is {fate.value}: it was never written"))
-        self._tell(entry, fate)
-        self._forget_told((entry,))
+        if self._store is None or entry.record is None:
+            self._tell(entry, fate)
+            return
+        self._store.decide(entry, fate.value)
+        if self._deciding is None:
+            self._deciding = []
+            self._decided.append(self._deciding)
+            self._confirmations.hold("decisions", held=True)
+            asyncio.get_running_loop().call_soon(self._store_decisions)
+        self._deciding.append((entry, fate))
+
+    def _store_decisions(self) -> None:
+        """Tells the fates decided in this turn when they are in the file: told before, a later client could act otherwise."""
+        batch, self._deciding = self._deciding, None
+        if self._store is not None and batch is not None:
+            self._store.when_stored(lambda: self._tell_decided(batch))
+
+    def _tell_decided(self, batch: list[tuple[Entry, Fate]]) -> None:
+        if not any(batch is other for other in self._decided):
+            return  # told when the client ended
+        self._decided = [other for other in self._decided if other is not batch]
+        for entry, fate in batch:
+            self._tell(entry, fate)
+        self._forget_told([entry for entry, _ in batch])
+        if not self._decided:
+            self._confirmations.hold("decisions", held=False)
+            self._progress()
 
     def _forget_told(self, entries: Sequence[Entry]) -> None:
         """Forgets messages whose fate was told, once the program has heard it: else a kill might hide it for ever."""
-        store = self._store
-        if store is not None and entries:
-            self._after(lambda: store.forget(entries))
+        if self._store is None:
+            return
+        self._told += [entry.record for entry in entries if entry.record is not None]
+        spare = len(self._told) - UNHEARD
+        if spare > 0:  # callbacks that take no events; as many of those wait at most
+            self._store.forget_records(self._told[:spare])
+            del self._told[:spare]
+        self._hear()
+
+    def _hear(self) -> None:
+        if self._hearing is None and self._told:
+            self._hearing, self._told = self._told, []
+            self._after(self._heard)
+
+    def _heard(self) -> None:
+        if self._store is not None and self._hearing:
+            self._store.forget_records(self._hearing)
+        self._hearing = None
+        self._hear()
 
     def _forget(self, entries: Sequence[Entry]) -> None:
         if self._store is not None:
@@ -384,21 +467,30 @@ class Outflow:
 
     def _arm_expiry(self) -> None:
         due = self.queue.next_expiry
-        if due is None or (self._expiry is not None and self._expiry.when() <= due):
+        if due is None or (self._expiry is not None and self._expiry_due <= due):
             return
         if self._expiry is not None:
             self._expiry.cancel()
-        self._expiry = asyncio.get_running_loop().call_at(due, self._expire)
+        self._expiry_due = due
+        # The clock of the loop stops while the machine is suspended, so a timer must not be far ahead.
+        delay = min(max(0.0, due - self.clock()), EXPIRY_LOOK)
+        self._expiry = asyncio.get_running_loop().call_later(delay, self._expire)
 
     def _expire(self) -> None:
         self._expiry = None
         try:
-            for entry in self.queue.expire(asyncio.get_running_loop().time()):
-                self._settle(entry, Fate.EXPIRED)
+            self._end_expired(EARLY)
             self._progress()
             self._line.wake_next()
         finally:
             self._arm_expiry()  # whatever went wrong, other messages expire
+
+    def _end_expired(self, early: float = 0.0) -> None:
+        due = self.queue.next_expiry
+        if due is None:
+            return
+        for entry in self.queue.expire(self.clock() + early):
+            self._settle(entry, Fate.EXPIRED)
 
     # --- progress ---
 

@@ -218,8 +218,9 @@ class Owner:
         engine = self._engine
         try:
             async with asyncio.timeout(None) as self._scope:
-                for entry in await engine.sender.load():
-                    engine.teller.tell_fate(entry, Fate.UNCERTAIN)
+                for entry, fate in await engine.sender.load():
+                    engine.teller.tell_fate(entry, fate)
+                engine.tell_clock()
         except TimeoutError:
             return True  # `close()` has cut it short
         except OutboxFileError as error:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
+import math
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
+from resilient_ws.clocks import SteadyClock, boot_id, wall_time
 from resilient_ws.durable import DurableOutbox
 from resilient_ws.errors import OutboxFileError, ResilientWSError
 from resilient_ws.options import Durability
 from resilient_ws.outbox import Entry
+from resilient_ws.outbox_file import Opening
 
 log = logging.getLogger("resilient_ws")
 
@@ -25,15 +27,27 @@ class Persistence:
     Args:
         path: Where it is, or is to be made.
         durability: Whether `keep` waits for the disk.
+        clock: Which time the entries have.
+        drops: Whether messages that wait may be evicted for others.
         failed: Called when something that no call waits for could not be saved, once until it is.
     """
 
     def __init__(
-        self, path: str, durability: Durability, *, failed: Callable[[OutboxFileError], object]
+        self,
+        path: str,
+        durability: Durability,
+        *,
+        clock: SteadyClock,
+        drops: bool,
+        failed: Callable[[OutboxFileError], object],
     ) -> None:
         self._path = path
         self._durability: Durability = durability
         self._failed = failed
+        self._clock = clock
+        self._drops = drops
+        self._offset = 0.0
+        self._boot: str | None = None
         self._outbox: DurableOutbox | None = None
         self._freed: asyncio.Future[None] | None = None  # after an opening that did not succeed
         self._flagging: list[Entry] = []
@@ -49,20 +63,31 @@ class Persistence:
         Raises:
             OutboxFileError: It cannot be used, and is left as it is.
         """
-        loop = asyncio.get_running_loop()
-        self._freed = loop.create_future()
+        self._freed = asyncio.get_running_loop().create_future()
+        self._offset = wall_time() - self._clock()
+        self._boot = boot_id()
         outbox = await DurableOutbox.open(
             self._path,
             durability=self._durability,
-            offset=time.time() - loop.time(),
+            offset=self._offset,
             on_failure=self._failed,
             freed=self._freed,
+            clocks=self._clocks,
         )
         self._outbox, self._freed = outbox, None
         restored, outbox.restored = outbox.restored, []
         for entry in restored:
             entry.flagged = entry.written
         return restored
+
+    def _clocks(self) -> Opening:
+        now = self._clock()
+        return Opening(self._boot, self._offset, self._clock.slept, wall_time() - now, now + self._offset)
+
+    @property
+    def stepped_back(self) -> float:
+        """Seconds by which the time of day was behind that of the last client at the opening; 0 = it was not."""
+        return self._file.stepped_back
 
     @property
     def _file(self) -> DurableOutbox:
@@ -88,8 +113,15 @@ class Persistence:
             self._outbox.refuse(error)
 
     def may_write(self, entry: Entry) -> bool:
-        """Whether `entry` may be handed to the socket: it is flagged, or sending it twice is what the program wants."""
-        return entry.flagged or entry.resend or entry.record is None
+        """Whether `entry` may be handed to the socket: it is flagged, or sending it twice is what the program wants.
+
+        The latter does not do where somebody may conclude later that a message without a flag was never written.
+        """
+        return entry.flagged or entry.record is None or self._is_free(entry)
+
+    def _is_free(self, entry: Entry) -> bool:
+        """Whether nothing but its writing can end a message, and it may be written twice."""
+        return entry.resend and entry.key is None and entry.expires_at == math.inf and not self._drops
 
     def flag(self, entries: Iterable[Entry], then: Callable[[], None]) -> None:
         """Flags what is about to be written.
@@ -98,12 +130,14 @@ class Persistence:
             entries: Whatever waits.
             then: Called when the disk has the flags of those that must not be written before; not if there are none.
         """
+        if self._flagging:
+            return  # what is left is flagged then
         unflagged = [entry for entry in entries if entry.record is not None and not entry.flagged]
         self._file.mark(unflagged)
         for entry in unflagged:
-            entry.flagged = entry.resend
+            entry.flagged = self._is_free(entry)
         if not self._flagging:
-            self._flagging = [entry for entry in unflagged if not entry.resend]
+            self._flagging = [entry for entry in unflagged if not entry.flagged]
             if self._flagging:
                 self._wait_for_flags(then)
 
@@ -127,6 +161,47 @@ class Persistence:
                 entry.flagged = written
             if wrong:
                 self._file.mark(wrong, written=written)
+
+    def decide(self, entry: Entry, fate: str) -> None:
+        """Notes what became of a message, so that no later client sends it; it is forgotten when the program has heard."""
+        if entry.record is not None:
+            self._file.note("fate", entry.record, fate)
+
+    def take_place(self, entry: Entry, of: Entry) -> None:
+        """Notes that a message is sent in the place of another."""
+        entry.place = of.place if of.place is not None else of.record
+        self.keep_place(entry)
+
+    def keep_place(self, entry: Entry) -> None:
+        """Notes the place of a message, if it has another one than its own."""
+        if entry.record is not None and entry.place is not None:
+            self._file.note("place", entry.record, entry.place)
+
+    def count(self, entries: Iterable[Entry]) -> None:
+        """Notes how many times messages were sent that will be sent again."""
+        for entry in entries:
+            if entry.record is not None:
+                self._file.note("sent", entry.record, entry.sent)
+                self._file.note("ends", entry.record, entry.ends)
+
+    def when_stored(self, call: Callable[[], object]) -> None:
+        """Calls `call` when everything asked for before is on the disk, which may take several attempts."""
+
+        def look(commit: asyncio.Future[None]) -> None:
+            if commit.cancelled() or (commit.exception() is not None and self._file.is_open):
+                self.when_stored(call)
+            else:
+                call()
+
+        if self._file.is_open:
+            self._file.committed().add_done_callback(look)
+        else:
+            call()
+
+    def forget_records(self, records: Iterable[int]) -> None:
+        """As `forget`, by the records."""
+        if self._outbox is not None:
+            self._outbox.remove_records(records)
 
     def forget(self, entries: Iterable[Entry]) -> None:
         """What became of these messages is known."""

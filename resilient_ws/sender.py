@@ -51,9 +51,8 @@ class Sender(Outflow):
                 size=size,
                 limit=self._options.max_bytes,
             )
-        loop = asyncio.get_running_loop()
         await self._admission(size, queue, key)
-        now = loop.time()
+        now = self.clock()
         token = self._token(confirm)
         if resend and queue and not self._confirms:
             self._confirms = True
@@ -102,7 +101,7 @@ class Sender(Outflow):
         Raises:
             NotConnected: The connection is gone.
         """
-        self._write_unqueued(Entry(message, size, asyncio.get_running_loop().time(), resend=False))
+        self._write_unqueued(Entry(message, size, self.clock(), resend=False))
         return self.queue.written_so_far
 
     def answered(self, written: int) -> None:
@@ -177,6 +176,8 @@ class Sender(Outflow):
     def _enqueue(self, entry: Entry) -> None:
         self._close_lane()  # before it gets its place: if the link is dead, what was held waits in front of it
         for evicted in self.queue.accept(entry):
+            if self._store is not None and evicted is not entry and evicted.position == entry.position:
+                self._store.take_place(entry, evicted)
             self._settle(evicted, Fate.EVICTED)
         self.lane.left -= 1
         self._open_turn()
@@ -218,6 +219,9 @@ class Sender(Outflow):
             return False
         if self._drops:
             return True
+        if first and self.queue.has_room(size, key):
+            return True
+        self._end_expired()  # the machine may have slept, and the timer with it
         if first and self.queue.has_room(size, key):
             return True
         if self._writer is None and self._options.overflow == "raise":
@@ -275,7 +279,7 @@ class Sender(Outflow):
             await self._line.wait(lambda _: self._is_loaded)
         self._close_lane()  # if the link is dead, what was held is accepted anew
         position = self.queue.barrier()
-        if self.queue.is_settled(position):
+        if self.queue.is_settled(position) and not self._confirmations.held:
             return
         if not self._started:
             raise NotConnected("flush waits, and the client has not been started")
@@ -318,6 +322,8 @@ class Sender(Outflow):
     def close(self) -> tuple[list[Entry], list[Entry]]:
         """The client has ended; returns the abandoned and the uncertain."""
         self._over = True
+        for batch in self._decided:
+            self._tell_decided(batch)
         self._close_lane()
         self._writer = self._pinger = None
         self.lane = Lane()

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from resilient_ws.clocks import wall_time
 from resilient_ws.closing import CloseOrigin
 from resilient_ws.dispatch import Dispatcher
 from resilient_ws.errors import DeliveryUncertain, InboxFull
@@ -101,7 +102,7 @@ class Teller:
         """Says what became of a message; at the end it is also kept for the exception that ends the client."""
         age = max(0.0, self._clock() - entry.accepted_at)
         event = UndeliveredEvent(
-            message=entry.message, fate=fate, accepted_at=time.time() - age, age=age, times_sent=entry.sent
+            message=entry.message, fate=fate, accepted_at=wall_time() - age, age=age, times_sent=entry.sent
         )
         if at_the_end:
             self.undelivered.append(event)
@@ -126,8 +127,12 @@ class Teller:
             "unnoticed, and are not sent again. Ask the peer for replies (request()), or accept it with "
             "Outbox(confirm=False)"
         )
+        self.warn("outbox", error)
+
+    def warn(self, where: str, error: BaseException) -> None:
+        """Says something that the program should know, though nothing of it failed."""
         log.warning("%s: %s", self._name, error)
-        self.tell(ErrorEvent(where="outbox", exception=error))
+        self.tell(ErrorEvent(where=where, exception=error))
 
     def tell_pause(self, seconds: float, unread: int) -> None:
         """Says that reading has been paused for long; at most once a minute."""

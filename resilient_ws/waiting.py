@@ -35,6 +35,8 @@ class Entry:
 
     Attributes:
         sent: How many times it was sent on connections that ended without confirming it.
+        fate: What was decided about it before the process ended that had accepted it; `None` = nothing was.
+        place: The record in whose place it is sent; `None` = its own.
         ends: How many of those ended in a way that a message may have caused.
         flagged: Whether its row says that it may have been written.
         position: Where it stands in the order of acceptance; that of the message whose place it took, if it did.
@@ -44,9 +46,11 @@ class Entry:
         "accepted_at",
         "ends",
         "expires_at",
+        "fate",
         "flagged",
         "key",
         "message",
+        "place",
         "position",
         "priority",
         "record",
@@ -81,6 +85,8 @@ class Entry:
         self.token = token
         self.record = record
         self.written = written
+        self.fate: str | None = None
+        self.place: int | None = None
         self.sent = 0
         self.ends = 0
         self.flagged = False

@@ -229,6 +229,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """Return the boot time of the clock; asked by `resilient_ws.clocks`."""
         return self.clock.boot
 
+    def boot_id(self) -> str:
+        """Return a name for the time in which the boot time of the clock can be compared; asked by `resilient_ws.clocks`."""
+        return f"virtual {id(self.clock)}"
+
     def wall_time(self) -> float:
         """Return the wall time of the clock; asked by `resilient_ws.clocks`."""
         return self.clock.wall

@@ -193,3 +193,37 @@ async def test_who_waits_for_the_confirmation_of_what_waits_is_told_that_it_is_o
         played.peer.recover()
         await settle()
         assert played.received[-3:] == ["a", "b", "c"]
+
+
+@pytest.mark.promise("P5")
+async def test_time_for_which_the_machine_sleeps_counts_for_a_ttl():
+    clock = asyncio.get_running_loop().clock
+    transport = FakeTransport()
+    transport.refuse(times=3)
+    async with stage(transport, outbox=Outbox(max_messages=2), ready=False) as played:
+        await played.client.send("stale", ttl=20)
+        await played.client.send("kept", ttl=100_000)
+        clock.suspend(8 * 3600)
+        await played.client.send("fresh", ttl=20)  # there is room at once, though no timer has fired
+        await played.client.ready()
+        await played.client.flush(timeout=5)
+        assert played.fates == [("stale", Fate.EXPIRED)]
+        assert [event.age for event in played.of(UndeliveredEvent)] == [pytest.approx(8 * 3600, abs=5)]
+        assert played.received == ["kept", "fresh"]
+
+
+@pytest.mark.promise("P5")
+@pytest.mark.parametrize("step", [-1e6, -3600, 3600, 1e6])
+async def test_a_clock_that_is_set_neither_kills_nor_revives_a_message(step):
+    clock = asyncio.get_running_loop().clock
+    transport = FakeTransport()
+    transport.refuse(times=10)
+    async with stage(transport, ready=False) as played:
+        await played.client.send("short", ttl=5)
+        await played.client.send("long", ttl=500)
+        clock.set_wall(clock.wall + step)
+        await settle(6)
+        assert played.fates == [("short", Fate.EXPIRED)]
+        await played.client.ready()
+        await played.client.flush(timeout=5)
+        assert played.received == ["long"]

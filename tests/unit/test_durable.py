@@ -395,7 +395,7 @@ def make_other_columns(path):
         (make_broken_page, "damaged"),
         (make_lost_page, "damaged: .*never used"),
         (make_broken_header, "something else, or damaged"),
-        (make_newer, "version 2 of the format, this is version 1"),
+        (make_newer, "version 3 of the format, this is version 2"),
         (make_other_columns, "damaged: the columns"),
     ],
 )

@@ -614,7 +614,7 @@ def test_what_an_earlier_process_left_is_taken_over_in_order():
             entry("urgent", record=4, priority=1),
         ]
     )
-    assert texts(uncertain) == ["b"]
+    assert [(made.message, fate) for made, fate in uncertain] == [("b", "uncertain")]
     assert (queue.uncertain, queue.waiting, queue.waiting_bytes) == (1, 3, 8)
     queue.connected(confirming=False)
     assert not queue.write_through("", 0, 0.0)
@@ -650,7 +650,7 @@ def test_what_an_earlier_process_left_is_judged_by_its_order_too(left, uncertain
             "priority": int("priority" in words),
         }
         entries.append(entry(name, key="k" if "key" in words else None, **options))
-    assert texts(queue.restore(entries)) == uncertain
+    assert [made.message for made, _ in queue.restore(entries)] == uncertain
     queue.connected(confirming=False)
     assert "".join(write(queue)) == again
 
