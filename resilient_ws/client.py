@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+import warnings
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from os import PathLike
 from threading import get_ident
 from types import TracebackType
@@ -167,6 +168,12 @@ class WebSocketClient(Callbacks, Outgoing):
         for name, callback in zip(CALLBACKS, given, strict=True):
             if callback is not None:
                 self._engine.dispatcher.register(name, callback)
+
+    def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
+        engine: Engine | None = getattr(self, "_engine", None)  # the constructor may have raised
+        left = engine.left_open() if engine is not None else None
+        if left is not None:
+            _warn(f"{self!r} {left}", ResourceWarning, source=self)
 
     def __repr__(self) -> str:
         engine = self._engine

@@ -442,6 +442,19 @@ class Engine:
 
     # ------------------------------------------------------------------------------------------ the inbox
 
+    def left_open(self) -> str | None:
+        """Returns what is wrong with a client that is garbage now, in words; `None` = it was closed, or has done nothing."""
+        queue, state = self.sender.queue, self.state
+        count = queue.waiting + queue.unconfirmed
+        if state is State.IDLE:
+            return f"was never started: {_messages(count)} lost" if count else None
+        if self.lifecycle.is_over:
+            return None
+        if self.config.outbox.path is not None:
+            kept = "no accepted message is lost, they are in the outbox file"
+            return f"was not closed: {kept}" if count else "was not closed"
+        return f"was not closed: {_messages(count)} lost" if count else "was not closed"
+
     def tell_clock(self) -> None:
         """Says that the time of day was set back, if it was, so that the ages of messages in the file are guesses."""
         behind = self.sender.stepped_back
@@ -491,3 +504,7 @@ class Engine:
     def inbox_stuck(self) -> None:
         """What somebody waits for cannot come."""
         self.sender.patience.stuck()
+
+
+def _messages(count: int) -> str:
+    return "1 accepted message is" if count == 1 else f"{count} accepted messages are"
