@@ -33,7 +33,7 @@ FIELDS = {
     " unread will_retry retry_in rule rule_id final",
     RetryEvent: "attempt delay cause rule rule_id",
     ReconnectEvent: "attempts downtime close resent uncertain endpoint",
-    UndeliveredEvent: "message fate accepted_at age",
+    UndeliveredEvent: "message fate accepted_at age times_sent",
     StateEvent: "old new",
     ErrorEvent: "where exception event",
     Gap: "close downtime count dropped resumed missing",
