@@ -187,7 +187,7 @@ class AppPings:
             self._standing += 1
             self._writer.post(reply, self._reply_has_left)
         else:
-            self._writer.post(reply, what=self, instead_of=self)
+            self._writer.post(reply, name=self)
 
     def _reply_has_left(self) -> None:
         self._standing -= 1

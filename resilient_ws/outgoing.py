@@ -14,6 +14,10 @@ from resilient_ws.engine import Engine
 from resilient_ws.events import Message
 from resilient_ws.opening import Subscription
 from resilient_ws.options import RESEND_UNCONFIRMED, Duration, OnUncertain, function, one_of, seconds
+from resilient_ws.writer import Writer
+
+# What may wait to be written of one intent: declared for the first time, once more, taken back, and declared after that.
+_NEW, _AGAIN, _FAREWELL, _LAST = "new", "again", "farewell", "last"
 
 Sendable = Message | bytearray | memoryview
 
@@ -250,7 +254,7 @@ class Outgoing:
         except Exception as error:  # noqa: BLE001 - as on a later connection, where nobody could catch it
             engine.failed("subscribe", error)
             return
-        live.writer.post(now, what=subscription, instead_of=before)
+        live.writer.post(now, name=_name_of_declaration(live.writer, key, is_new=before is None))
 
     def unsubscribe(self, key: Hashable) -> None:
         """Takes an intent back; an unknown key is of no consequence.
@@ -261,8 +265,17 @@ class Outgoing:
         self._check_not_over()
         live = self._engine.live
         gone = self._engine.subscriptions.pop(key, None)
-        if gone is not None and gone.unsubscribe is not None and live is not None and live.writer is not None:
-            live.writer.post(gone.unsubscribe)
+        if gone is None or live is None or live.writer is None:
+            return
+        writer = live.writer
+        if writer.withdraw((_LAST, key)):
+            return  # what takes back the one before waits, too
+        if writer.is_crowded:
+            if writer.withdraw((_NEW, key)):
+                return  # it leaves no trace
+            writer.withdraw((_AGAIN, key))
+        if gone.unsubscribe is not None and not writer.waits((_FAREWELL, key)):
+            writer.post(gone.unsubscribe, name=(_FAREWELL, key))
 
     def _check_not_over(self) -> None:
         self._check_loop()
@@ -281,3 +294,17 @@ def _check_options(confirm: object, queue: object, key: object, priority: object
         raise TypeError(f"key must be a str or None, got {type(key).__name__}")
     if isinstance(priority, bool) or not isinstance(priority, int):
         raise TypeError(f"priority must be an int, got {type(priority).__name__}")
+
+
+def _name_of_declaration(writer: Writer, key: Hashable, *, is_new: bool) -> tuple[str, Hashable]:
+    """Returns by which name a declaration waits for room: so that few are kept for each key, in the right order."""
+    if writer.waits((_FAREWELL, key)):
+        if not writer.waits((_NEW, key)):
+            return _LAST, key
+        writer.withdraw(
+            (_FAREWELL, key)
+        )  # declared, taken back and declared once more, and nothing of it is written
+        return _NEW, key
+    if writer.waits((_NEW, key)) or (is_new and not writer.waits((_AGAIN, key))):
+        return _NEW, key
+    return _AGAIN, key

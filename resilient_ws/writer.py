@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 from resilient_ws.errors import ConnectionLost
 from resilient_ws.events import Message
 from resilient_ws.inbox import size_of
 from resilient_ws.transports.base import Link
 from resilient_ws.unconfirmed import Lane
+
+CROWD: Final = 100
+"""Messages that wait for room and go before all others, from which on no more are kept than are needed."""
 
 
 class Writer:
@@ -51,7 +55,7 @@ class Writer:
         self._link = link
         self._spawn = spawn
         self._idle = idle
-        self._first: list[tuple[Message, Callable[[], None] | None, object]] = []
+        self._first: dict[object, tuple[Message, Callable[[], None] | None]] = {}
         self._waiters: list[asyncio.Future[None]] = []
         self._task: asyncio.Task[None] | None = None
         self._sent = 0
@@ -135,33 +139,36 @@ class Writer:
         self._task = self._spawn("writer", lambda: self._finish(rest))
 
     def post(
-        self,
-        message: Message,
-        written: Callable[[], None] | None = None,
-        *,
-        what: object = None,
-        instead_of: object = None,
+        self, message: Message, written: Callable[[], None] | None = None, *, name: object = None
     ) -> None:
         """Writes before anything that waits elsewhere, now or as soon as the link has room; then calls `written`.
 
         Args:
             message: What to write.
             written: What to call then.
-            what: What the message stands for.
-            instead_of: Whose message this one replaces if that still waits for room; `None` = nobody's.
+            name: A message with the same name (hashable) that still waits for room is replaced by this one; `None` = it has
+                none.
         """
         if self.closed:
             return
         self.flush()
         if not (self.busy or self._first):
             self._write_first(message, written)
-            return
-        posted = (message, written, what)
-        for index, (_, _, other) in enumerate(self._first):
-            if other is instead_of and other is not None:
-                self._first[index] = posted
-                return
-        self._first.append(posted)
+        else:
+            self._first[object() if name is None else name] = (message, written)
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether so much waits for room that what is not needed should not."""
+        return len(self._first) >= CROWD
+
+    def waits(self, name: object) -> bool:
+        """Whether a message of that name waits for room."""
+        return name in self._first
+
+    def withdraw(self, name: object) -> bool:
+        """Takes back the message of that name, if it still waits for room; whether it did."""
+        return self._first.pop(name, None) is not None
 
     def _write_first(self, message: Message, written: Callable[[], None] | None) -> None:
         try:
@@ -239,7 +246,7 @@ class Writer:
             return
         self.busy = False
         while self._first and not self.busy:
-            message, written, _ = self._first.pop(0)
+            message, written = self._first.pop(next(iter(self._first)))
             self._write_first(message, written)
         if not self.busy:
             self._wake()

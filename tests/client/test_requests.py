@@ -483,3 +483,39 @@ async def test_an_answer_confirms_what_a_message_that_takes_time_to_write_was_be
         played.peer.send("done")
         await asking
         assert (played.client.stats.confirmed, played.client.stats.unconfirmed) == (2, 0)
+
+
+# --- calls that cannot wait
+
+
+@pytest.mark.promise("P6")
+@pytest.mark.parametrize("keys", [1, 1000])
+@pytest.mark.parametrize("declared", [False, True])
+async def test_declaring_and_taking_back_without_an_end_holds_little_while_the_link_has_no_room(
+    keys, declared
+):
+    async with stage() as played:
+        if declared:
+            for key in range(keys):
+                played.client.subscribe(key, f"+{key}", f"-{key}")
+            await settle()
+        played.peer.congest()
+        await played.client.send("x" * 100_000)
+        await settle()
+        before = len(played.peer.received)
+        writer = played.client._engine.live.writer
+        assert writer.busy
+        for number in range(5000):
+            key = number % keys
+            played.client.subscribe(key, f"+{key}", f"-{key}")
+            played.client.unsubscribe(key)
+        assert len(writer._first) <= (2 * keys if declared else 101)
+        played.client.subscribe(0, "+0 at last", "-0")
+        played.peer.recover()
+        await settle(1)
+        got = list(played.peer.received)[before:]
+        assert [text for text in got if text[1:].split()[0] == "0"][-1] == "+0 at last"
+        taken_back = [text for text in got if text.startswith("-")]
+        assert len(taken_back) == len(set(taken_back)) <= (keys if declared else 100)
+        for text in taken_back:
+            assert declared or got.index(text) > got.index("+" + text[1:])
