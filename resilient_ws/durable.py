@@ -15,6 +15,7 @@ import contextlib
 import math
 import os
 import threading
+import weakref
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,9 @@ from resilient_ws.outbox_file import Changes, Note, Opening, OutboxFile, Rest
 from resilient_ws.waiting import PLAIN, Entry
 
 _RETRY = 1.0  # seconds until what could not be saved is tried again
+ABANDON_TIMEOUT = 5.0
+"""Seconds for a file to be closed whose event loop was closed without its client."""
+
 SEEN_EVERY = 10.0
 """Seconds after which the file is told what the clocks show, with the next commit."""
 
@@ -331,6 +335,11 @@ class DurableOutbox:
     # ------------------------------------------------------------------------------------------ on the thread
 
     def _open(self) -> None:
+        name = os.path.realpath(self._path)
+        with _HOLDERS_LOCK:
+            holder = _HOLDERS.get(name)
+        if holder is not None and holder.is_orphaned:
+            holder.abandon()
         file = self._file = OutboxFile(self._path, power_safe=self._durability == "accepted")
         notes, openings = file.notes(), file.openings()
         for record, message, accepted_at, expires_at, priority, key, resend, written in file.rows():
@@ -355,6 +364,28 @@ class DurableOutbox:
             self.restored.append(entry)
         if self._opened is not None:
             file.begin(self._opened)
+        with _HOLDERS_LOCK:
+            _HOLDERS[name] = self
+
+    @property
+    def is_orphaned(self) -> bool:
+        """Whether its event loop was closed, so that nothing more comes."""
+        return self._loop.is_closed()
+
+    def abandon(self) -> None:
+        """Commits what is left and gives up the lock; called from another thread, after the event loop was closed."""
+        free = threading.Event()
+        self._thread.do(self._leave, None)
+        self._thread.do(free.set, None)
+        self._thread.end()
+        free.wait(ABANDON_TIMEOUT)
+
+    def _leave(self) -> None:
+        try:
+            if self._file is not None:
+                self._file.apply(self._batch.changes)
+        finally:
+            self._close()
 
     def _on_our_clock(self, stored: float, opening: Opening | None) -> float:
         """Returns when a message was accepted, as the caller's clock would have shown it.
@@ -378,6 +409,12 @@ class DurableOutbox:
     def _close(self) -> None:
         if self._file is not None:
             self._file.close()
+
+
+_HOLDERS: weakref.WeakValueDictionary[str, DurableOutbox] = weakref.WeakValueDictionary()
+"""Who has a file open in this process, by its real path."""
+
+_HOLDERS_LOCK = threading.Lock()
 
 
 class _Batch:

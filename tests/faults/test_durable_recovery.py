@@ -4,6 +4,8 @@ import asyncio
 import math
 import random
 import shutil
+import subprocess
+import sys
 import time
 
 import pytest
@@ -11,7 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tenacity import wait_fixed
 
-from resilient_ws import Fate, Outbox, ReconnectPolicy, UndeliveredEvent, WebSocketClient, persistence
+from resilient_ws import (
+    ClientStopped,
+    Fate,
+    Outbox,
+    ReconnectPolicy,
+    UndeliveredEvent,
+    WebSocketClient,
+    persistence,
+)
 from resilient_ws.durable import DurableOutbox
 from resilient_ws.outbox import DeliveryQueue
 from resilient_ws.outbox_file import Opening, OutboxFile
@@ -374,3 +384,51 @@ async def test_fates_that_nobody_takes_hold_no_functions_and_few_records(tmp_pat
     assert rows <= 300
     hold.set()
     await client.close()
+
+
+# ------------------------------------------------------------------------------------------------ a loop without its client
+
+
+FORGETFUL = """
+import asyncio, os, sys
+from resilient_ws import Outbox, WebSocketClient
+from resilient_ws.testing import FakeTransport
+
+outbox = Outbox(path=sys.argv[1])
+
+async def first():
+    transport = FakeTransport()
+    transport.refuse(times=None)
+    client = WebSocketClient("ws://peer.test", transport=transport, outbox=outbox)
+    client.start()
+    await client.send("a")
+    await client.send("b")
+    return client
+
+async def second():
+    transport = FakeTransport()
+    async with WebSocketClient("ws://peer.test", transport=transport, outbox=outbox) as client:
+        await client.flush(timeout=5)
+    return list(transport.peer.received)
+
+loop = asyncio.new_event_loop()
+client = loop.run_until_complete(first())
+loop.close()
+print(asyncio.run(second()), flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.promise("P5")
+def test_a_loop_that_was_closed_without_its_client_gives_the_file_up(tmp_path):
+    command = [sys.executable, "-c", FORGETFUL, str(tmp_path / "outbox.db")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout.strip() == "['a', 'b']", done.stderr
+
+
+async def test_a_loop_that_runs_keeps_its_file(tmp_path):
+    path = tmp_path / "outbox.db"
+    async with WebSocketClient("ws://peer.test", transport=FakeTransport(), outbox=Outbox(path=path)):
+        with pytest.raises(ClientStopped):
+            async with WebSocketClient("ws://peer.test", transport=FakeTransport(), outbox=Outbox(path=path)):
+                pass
