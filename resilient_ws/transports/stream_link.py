@@ -7,8 +7,11 @@ as it was read, nothing more is read, and the next turn of the event loop goes o
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections import deque
 from collections.abc import Awaitable, Generator, Mapping, Sequence
 from typing import Final
+from weakref import WeakValueDictionary
 
 from resilient_ws.closing import CloseCode
 from resilient_ws.endpoints import Endpoint
@@ -24,6 +27,9 @@ from resilient_ws.wake import let_nested_loop_read
 
 TURN: Final = 0.002
 """Seconds of one turn of the event loop for what one connection has sent, or one portion of it."""
+
+ROUND: Final = 0.005
+"""Seconds of one turn of the event loop for all connections with something left."""
 
 LAST_TURN: Final = 0.01
 """Seconds for messages that were read before the connection is aborted."""
@@ -67,6 +73,48 @@ class Intake:
             self.link.take_breach(code, why)
 
 
+class _Rota:
+    """The links of one event loop with something left of a read: they take turns, a few milliseconds in each turn of the loop."""
+
+    __slots__ = ("__weakref__", "_is_due", "_links")
+
+    def __init__(self) -> None:
+        self._links: deque[StreamLink] = deque()
+        self._is_due = False
+
+    def join(self, link: StreamLink) -> None:
+        """Calls `go_on` of `link` when its turn comes, once."""
+        self._links.append(link)
+        self._arrange()
+
+    def leave(self, link: StreamLink) -> None:
+        """Its turn does not come any more."""
+        with contextlib.suppress(ValueError):
+            self._links.remove(link)
+
+    def _arrange(self) -> None:
+        if not self._is_due:
+            self._is_due = True
+            asyncio.get_running_loop().call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._is_due = False
+        loop = asyncio.get_running_loop()
+        until = loop.time() + ROUND
+        for _ in range(len(self._links)):
+            if not self._links or loop.time() >= until:
+                break
+            link = self._links.popleft()
+            if self._links:
+                self._arrange()  # before the link wakes the program, which may raise, or run the loop
+            link.go_on()
+        if self._links:
+            self._arrange()
+
+
+_rotas: Final[WeakValueDictionary[asyncio.AbstractEventLoop, _Rota]] = WeakValueDictionary()
+
+
 class _Packing(Awaitable[None]):
     """The rest of a write that takes more than one turn of the event loop; it ends nowhere but with its connection."""
 
@@ -104,13 +152,14 @@ class StreamLink(SocketLink):
     __slots__ = (
         "_cutter",
         "_intake",
+        "_is_next",
         "_is_tls",
         "_last_ping",
-        "_next",
         "_outlet",
         "_packer",
         "_paused",
         "_pending",
+        "_rota",
         "_stopped",
         "_telling",
         "_working",
@@ -147,7 +196,8 @@ class StreamLink(SocketLink):
         self._stopped = False  # the transport does not read
         self._working = False  # on what was read
         self._telling = False
-        self._next: asyncio.Handle | None = None  # the turn that goes on with what is left
+        self._rota = _rotas.get(self._loop) or _rotas.setdefault(self._loop, _Rota())
+        self._is_next = False  # in the rota, to go on with what is left
         self._last_ping: bytes | None = None  # of the current read
         self._pending: End | None = None  # told when all that came before has been
         self._stop()  # what comes before `read` would wait without a bound
@@ -238,15 +288,19 @@ class StreamLink(SocketLink):
         while cutter.stalled and intake.direct:
             if self._loop.time() >= until:
                 self._stop()
-                if self._next is None:
-                    self._next = self._loop.call_soon(self._go_on)
+                self._queue()
                 return
             cutter.feed(b"")
             self._tell_batch(wakes=False)
 
-    def _go_on(self) -> None:
-        """The next turn of the loop."""
-        self._next = None
+    def _queue(self) -> None:
+        if not self._is_next:
+            self._is_next = True
+            self._rota.join(self)
+
+    def go_on(self) -> None:
+        """Goes on in a later turn of the loop."""
+        self._is_next = False
         if self._over:
             return
         if self._paused and self._pending is not None:
@@ -311,9 +365,8 @@ class StreamLink(SocketLink):
             if self._intake.link is None:
                 return
             # Whoever takes a message may make room for the next ones again and again without ever giving up the loop.
-            again, self._intake.direct = self._working or self._next is not None, True
-            if self._next is None:
-                self._next = self._loop.call_soon(self._go_on)
+            again, self._intake.direct = self._working or self._is_next, True
+            self._queue()
             if not again:
                 self._let_go()
 
@@ -324,8 +377,8 @@ class StreamLink(SocketLink):
             self._over = True
         self._intake.direct = False
         self._cutter.over = True
-        if self._next is not None:
-            self._next.cancel()
+        if self._is_next:
+            self._rota.leave(self)
         super().abort()
         self._outlet.drain()
 
