@@ -157,7 +157,10 @@ class Opener:
         turn = self._turns.waits_for()
         if turn or not self._step:
             return turn
-        return f"{self._step} (for {asyncio.get_running_loop().time() - self._since:.1f} s now)"
+        step = self._step
+        if step.startswith("a connection to "):  # the transport knows at which stage that is
+            step = getattr(self._options.transport, "waits_for", "") or step
+        return f"{step} (for {asyncio.get_running_loop().time() - self._since:.1f} s now)"
 
     def _waiting(self, step: str) -> None:
         self._step, self._since = step, asyncio.get_running_loop().time()

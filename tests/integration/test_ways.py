@@ -425,3 +425,28 @@ async def test_the_governor_counts_the_dial_that_a_redirect_leads_to():
         await client.ready(5)
         await client.close()
         assert (server.attempt_count, target.attempt_count) == (1, 1)
+
+
+@pytest.mark.promise("P10")
+@pytest.mark.parametrize(
+    "location",
+    [
+        "http://portal.example:0/login",
+        "http://h:99999/",
+        "http://",
+        "",
+        "mailto:x@y",
+        "http://[::1",
+        "http:// a/",
+        "?",
+    ],
+)
+async def test_an_odd_redirect_does_not_end_a_client_that_had_been_open(location):
+    async with FaultServer() as server:
+        client = WebSocketClient(server.url, reconnect=SOON)
+        told = Told(client)
+        async with client:
+            server.next(Redirect(location))
+            (await server.connection()).rst()
+            await told.reconnect()
+        assert server.attempt_count >= 3
