@@ -85,7 +85,7 @@ def delays() -> str:
         for n, (low, high) in ((n, delay_range(policy, n)) for n in range(1, 8))
     ]
     low, high = delay_range(policy, 1, slow=True)
-    return table(("retry", "drawn evenly from"), [*rows, ("after 1013", f"{low:g} to {high:g} s")])
+    return table(("retry", "uniformly random delay"), [*rows, ("after 1013", f"{low:g} to {high:g} s")])
 
 
 # ------------------------------------------------------------------------------------------------ failed attempts
@@ -111,7 +111,7 @@ def asked(failure: Failure, *, was_open: bool, provider: bool = False) -> str:
     if len(lowest) == 2:
         return f"{word}, then stop"
     hour = ReconnectPolicy().refused_for
-    return f"{word}; number {len(lowest)} in a row stops, after {hour:g} s"
+    return f"{word}; number {len(lowest)} in a row stops, not before {hour:g} s"
 
 
 def _answers(
@@ -194,12 +194,12 @@ def ids() -> str:
 
 def reports() -> str:
     """Each id of an `ErrorEvent`, and what it means."""
-    return table(("`ErrorEvent.id`", "means"), [(f"`{report}`", about) for report, about in REPORTS.items()])
+    return table(("`ErrorEvent.id`", "meaning"), [(f"`{report}`", about) for report, about in REPORTS.items()])
 
 
 def rules() -> str:
     """Each rule id, and what it means."""
-    return table(("`rule_id`", "means"), [(f"`{rule_id}`", about) for rule_id, about in ABOUT.items()])
+    return table(("`rule_id`", "meaning"), [(f"`{rule_id}`", about) for rule_id, about in ABOUT.items()])
 
 
 def modules() -> str:
