@@ -194,7 +194,9 @@ def ids() -> str:
 
 def reports() -> str:
     """Each id of an `ErrorEvent`, and what it means."""
-    return table(("`ErrorEvent.id`", "meaning"), [(f"`{report}`", about) for report, about in REPORTS.items()])
+    return table(
+        ("`ErrorEvent.id`", "meaning"), [(f"`{report}`", about) for report, about in REPORTS.items()]
+    )
 
 
 def rules() -> str:
