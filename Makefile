@@ -21,6 +21,17 @@ empty :=
 comma := ,
 PURE_FILES := $(subst $(empty) ,$(comma),$(PURE:%=resilient_ws/%.py))
 
+# Where another Python is asked for than the one that .venv was made with, .venv is made anew.
+ifdef PYTHON
+WHICH := -c 'import sys; print(sys.version, sys.base_prefix)'
+ASKED := $(shell $(PYTHON) $(WHICH) 2>/dev/null)
+ifneq ($(ASKED),)
+ifneq ($(ASKED),$(shell $(PY) $(WHICH) 2>/dev/null))
+$(shell rm -rf $(VENV))
+endif
+endif
+endif
+
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 export NO_MKDOCS_2_WARNING := 1
 export PYTHON
@@ -72,6 +83,10 @@ autobahn: $(VENV)/.installed-test  ## run the Autobahn protocol tests (needs CPy
 .PHONY: test-plain
 test-plain: $(VENV)/.installed-test system  ## run the tests through the public API of aiohttp only
 	RESILIENT_WS_PLAIN=1 $(PY) -m pytest -n $(WORKERS) --dist worksteal tests/client tests/integration tests/faults $(ARGS)
+
+.PHONY: test-fastnet
+test-fastnet: $(VENV)/.installed-test system  ## the same with aiofastnet below aiohttp, as aiohttp 3.15 has it
+	AIOHTTP_TRANSPORT=aiofastnet $(PY) -m pytest -n $(WORKERS) --dist worksteal tests/transports tests/integration tests/faults $(ARGS)
 
 .PHONY: bench
 bench: $(VENV)/.installed-bench  ## compare the cost of a message with other clients (under five minutes)

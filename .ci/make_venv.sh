@@ -10,7 +10,7 @@ is_new_enough() {
 }
 
 find_python() {
-    for candidate in ${PYTHON:-python3.11 python3 python3.13 python3.12 python}; do
+    for candidate in ${PYTHON:-python3.11 python3 python3.15 python3.14 python3.13 python3.12 python}; do
         if is_new_enough "$candidate"; then
             echo "$candidate"
             return
@@ -19,7 +19,7 @@ find_python() {
     if [ -n "${PYTHON:-}" ]; then
         echo "PYTHON=$PYTHON is no Python 3.11 or newer." >&2
     else
-        echo "No Python 3.11 or newer found (tried python3.11, python3, python3.13, python3.12, python)." >&2
+        echo "No Python 3.11 or newer found (tried python3.11, python3, python3.15 to python3.12, python)." >&2
         echo "Install one, or name it: make PYTHON=/path/to/python3.11 ..." >&2
     fi
     exit 1

@@ -59,6 +59,8 @@ class OpenEvent(Record):
         subprotocol: What the server chose, or `None`; not in the `repr`.
         headers: Of the server's answer; not in the `repr`.
         first: Whether it is the first one of this client.
+        transport: What carries it: `"aiohttp"`, `"aiohttp (public API)"`, `"aiohttp over aiofastnet"`, `"picows"`, or what
+            a transport of your own says; empty where it says nothing.
     """
 
     attempt: int
@@ -66,6 +68,7 @@ class OpenEvent(Record):
     subprotocol: str | None = attrs.field(default=None, repr=False)
     headers: Mapping[str, str] = attrs.field(factory=lambda: NO_HEADERS, repr=False)
     first: bool = False
+    transport: str = ""
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)

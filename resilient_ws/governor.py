@@ -343,10 +343,8 @@ class Governor:
 
     def dials(self, loop: object) -> Dials:
         """Returns the dials of one event loop, which has its own clock and its own thread."""
-        found = self._loops.get(loop)
-        if found is None:
-            found = self._loops[loop] = Dials(self.max_dials, self.max_hold)
-        return found
+        # In one step, since clients in several threads may ask at once.
+        return self._loops.get(loop) or self._loops.setdefault(loop, Dials(self.max_dials, self.max_hold))
 
 
 SHARED: Final = Governor()

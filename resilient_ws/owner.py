@@ -290,6 +290,7 @@ class Owner:
                 subprotocol=link.subprotocol,
                 headers=link.headers,
                 first=first,
+                transport=str(getattr(link, "transport", "")),  # a transport of the program may not say
             )
         )
         close = engine.last_close

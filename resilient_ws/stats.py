@@ -173,7 +173,8 @@ def told(event: Event) -> str:
     if isinstance(event, StateEvent):
         return changed(event.old, event.new)
     if isinstance(event, OpenEvent):
-        return f"open to {event.endpoint}, attempt {event.attempt}"
+        by = f", by {event.transport}" if event.transport else ""
+        return f"open to {event.endpoint}, attempt {event.attempt}{by}"
     if isinstance(event, CloseEvent):
         length = "" if event.opened_for is None else f" after {event.opened_for:.1f} s open"
         last = "; this is the end" if event.final else ""

@@ -18,6 +18,7 @@ import hypothesis
 import pytest
 import pytest_asyncio
 
+from tests.fastnet import use_aiofastnet
 from tests.requirements import in_ci
 
 pytest_plugins = ["resilient_ws.testing.pytest"]
@@ -88,6 +89,13 @@ def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
         complaints.append("unexpected errors in the log:\n  " + "\n  ".join(errors.texts))
     if complaints:
         pytest.fail("\n".join(complaints), pytrace=False)
+
+
+@pytest.fixture(autouse=True)
+def transport_below_aiohttp(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put aiofastnet below aiohttp where ``AIOHTTP_TRANSPORT=aiofastnet`` asks for it, as aiohttp 3.15 does."""
+    if os.environ.get("AIOHTTP_TRANSPORT") == "aiofastnet":
+        use_aiofastnet(monkeypatch)
 
 
 @pytest.fixture(autouse=True)

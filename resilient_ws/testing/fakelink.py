@@ -84,6 +84,8 @@ class FakeLink:
         kernel: Whether the kernel tells about bytes, as on Linux; else only frames count.
     """
 
+    transport = "FakeTransport"
+
     def __init__(
         self,
         wire: Wire,

@@ -51,13 +51,14 @@ class WireError(Exception):
 
 @attrs.frozen
 class Frame:
-    """One frame as it was on the wire, the payload unmasked."""
+    """One frame as it was on the wire, the payload unmasked; `key` is its masking key, ``None`` where it had none."""
 
     opcode: int
     payload: bytes = attrs.field(default=b"", repr=lambda payload: f"<{len(payload)} bytes>")
     fin: bool = True
     rsv: int = 0
     masked: bool = False
+    key: bytes | None = attrs.field(default=None, eq=False, repr=False)
 
 
 def apply_mask(data: bytes, mask: bytes) -> bytes:
@@ -189,9 +190,10 @@ class FrameParser:
         if len(buffer) < body + length:
             return None
         payload = bytes(buffer[body : body + length])
-        if masked:
-            payload = apply_mask(payload, bytes(buffer[at:body]))
-        frame = Frame(first & 0xF, payload, bool(first & 0x80), first >> 4 & 7, masked)
+        key = bytes(buffer[at:body]) if masked else None
+        if key is not None:
+            payload = apply_mask(payload, key)
+        frame = Frame(first & 0xF, payload, bool(first & 0x80), first >> 4 & 7, masked, key)
         return frame, body + length
 
 

@@ -29,7 +29,6 @@ from aiohttp import (
     ClientWSTimeout,
     DummyCookieJar,
     Fingerprint,
-    TCPConnector,
     hdrs,
 )
 from aiohttp.abc import AbstractCookieJar, AbstractResolver, ResolveResult
@@ -47,6 +46,7 @@ from resilient_ws.transports.aiohttp_response import DirectResponse
 from resilient_ws.transports.aiohttp_trial import is_supported
 from resilient_ws.transports.base import Link, Receiver
 from resilient_ws.transports.bridge import Near
+from resilient_ws.transports.carriers import Connector, is_trusted, try_fastnet
 from resilient_ws.transports.handshake import (
     AGENT,
     REDIRECTS,
@@ -233,7 +233,7 @@ class _Handshake:
 
     def made(self, *args: Any, **kwargs: Any) -> ClientWebSocketResponse:
         """Returns what becomes of the answer."""
-        if not is_supported():
+        if not (is_supported() and is_trusted(self.transport)):
             return ClientWebSocketResponse(*args, **kwargs)
         return DirectResponse(self._max_size, *args, **kwargs)
 
@@ -326,7 +326,7 @@ class _Shared:
     """
 
     def __init__(self) -> None:
-        connector = TCPConnector(
+        connector = Connector(
             resolver=_NoResolver(),
             use_dns_cache=False,
             limit=0,
@@ -390,6 +390,7 @@ class AiohttpTransport:
 
     async def _dial(self, endpoint: Endpoint, headers: CIMultiDict[str], receiver: Receiver) -> Link:
         options, lent, url = self._options, self._lent, endpoint.url
+        await try_fastnet()
         headers = _addressed(headers, url, lent)
         proxy = self._reach.proxy_for(url)
         # Without a proxy it is for the connector of a lent session to dial.

@@ -16,6 +16,7 @@ from resilient_ws.endpoints import Endpoint
 from resilient_ws.transports.aiohttp_outlet import Outlet, mask
 from resilient_ws.transports.aiohttp_response import DirectResponse
 from resilient_ws.transports.base import Receiver
+from resilient_ws.transports.carriers import carried_by
 from resilient_ws.transports.scratch import READ, scratch
 from resilient_ws.transports.stream_link import StreamLink
 from resilient_ws.transports.whole_frames import Cutter
@@ -142,6 +143,11 @@ class DirectLink(StreamLink):
         socket.forget_handshake()
         if front.ended:
             self.lost(None)
+
+    @property
+    def transport(self) -> str:
+        """What carries the connection, in words."""
+        return carried_by(self._transport, direct=True)
 
     def abort(self) -> None:
         """Frees the socket now. Messages that were read before are told, though nobody reads on."""

@@ -22,6 +22,7 @@ from resilient_ws.errors import ConnectionLost
 from resilient_ws.events import Message
 from resilient_ws.inbox import size_of
 from resilient_ws.transports.base import End, Receiver, all_of
+from resilient_ws.transports.carriers import carried_by
 from resilient_ws.transports.frames import random_bits
 from resilient_ws.transports.socket_link import SocketLink
 
@@ -80,6 +81,11 @@ class AiohttpLink(SocketLink):
         self._socket = socket
         self._connection = connection
         self._resumed: asyncio.Future[None] | None = None
+
+    @property
+    def transport(self) -> str:
+        """What carries the connection, in words."""
+        return carried_by(self._transport, direct=False)
 
     # --- out ---
 

@@ -87,6 +87,11 @@ class Link(Protocol):
     headers: Mapping[str, str]
 
     @property
+    def transport(self) -> str:
+        """What carries the connection, in words, for `OpenEvent.transport`."""
+        ...
+
+    @property
     def heard_at(self) -> float:
         """When bytes of the peer were last read, in seconds of the event loop; a system call would be too much."""
         ...

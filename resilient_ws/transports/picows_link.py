@@ -34,6 +34,11 @@ class PicowsLink(StreamLink):
 
     __slots__ = ()
 
+    @property
+    def transport(self) -> str:
+        """What carries the connection, in words."""
+        return "picows"
+
     def __init__(
         self,
         connection: WSTransport,

@@ -1,6 +1,6 @@
 """One connection and how it ends: CLOSE frames good and bad, broken frames, sizes, pings, and freed sockets.
 
-Each test runs three ways: where aiohttp parses, through aiohttp's public API, and on picows.
+Each test runs four ways: where aiohttp parses, the same over aiofastnet, through aiohttp's public API, and on picows.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ from resilient_ws.testing import Accept, Deflate, FaultServer, Opcode, encode_fr
 from resilient_ws.transports import aiohttp as transport
 from resilient_ws.transports import kernel, make_transport, stream_link
 from tests.conftest import open_sockets
+from tests.fastnet import use_aiofastnet
 from tests.integration import tls
 from tests.integration.listening import SOON, Told, until_freed
 
@@ -25,8 +26,10 @@ PING_FLOOD = 20_000
 SMALL = Outbox(max_bytes=600_000)
 
 
-@pytest.fixture(params=["direct", "public", "picows"], autouse=True)
+@pytest.fixture(params=["direct", "fastnet", "public", "picows"], autouse=True)
 def way(request, monkeypatch):
+    if request.param == "fastnet":
+        use_aiofastnet(monkeypatch)
     if request.param == "public":
         monkeypatch.setattr(transport, "is_supported", lambda: False)
     if request.param == "picows":
@@ -34,8 +37,8 @@ def way(request, monkeypatch):
         if deflates or "decompression" in request.node.name:
             pytest.skip("picows does not compress")
         monkeypatch.setattr(config, "make_transport", lambda _, options: make_transport("picows", options))
-    if request.param == "direct" and os.environ.get("RESILIENT_WS_PLAIN"):
-        return "public"
+    if request.param in {"direct", "fastnet"}:
+        return "public" if os.environ.get("RESILIENT_WS_PLAIN") else "direct"
     return request.param
 
 
