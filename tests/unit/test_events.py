@@ -28,7 +28,7 @@ HOME = Endpoint("wss://host/path")
 CLOSE = CloseEvent(code=1006)
 
 FIELDS = {
-    OpenEvent: "attempt endpoint subprotocol headers first",
+    OpenEvent: "attempt endpoint subprotocol headers first transport",
     CloseEvent: "code reason was_clean synthesized origin sent_code cause opened_for silent_for unsent uncertain"
     " unread will_retry retry_in rule rule_id final",
     RetryEvent: "attempt delay cause rule rule_id",
