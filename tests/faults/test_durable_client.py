@@ -859,6 +859,7 @@ async def test_a_cancelled_owner_leaves_the_file_free_and_complete(path):
     assert await left_in(path) == (["1"], [])
 
 
+@pytest.mark.filterwarnings("ignore:.*was not closed:ResourceWarning")
 def test_a_program_that_ends_without_close_leaves_the_file_complete(path):
     async def main():
         client, _ = make(path, unreachable())
