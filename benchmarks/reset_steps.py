@@ -19,9 +19,9 @@ from aiohttp.connector import BaseConnector
 
 from benchmarks import resets
 from benchmarks.__main__ import Server
-from resilient_ws.engine import Engine
+from resilient_ws.life import Life
 from resilient_ws.live import Live
-from resilient_ws.owner import Owner
+from resilient_ws.supervisor import Supervisor
 
 STEPS = {
     "message": "the program receives the message sent before the reset",
@@ -100,8 +100,8 @@ def _mark_all() -> None:
     _mark(transport, "_fatal_error", begins="failed")
     _mark(transport, "_call_connection_lost", begins="lost")
     _mark(Live, "_finish", ends="ended")
-    _mark(Engine, "connection_ended", ends="counted")
-    _mark(Owner, "_tell_retry", begins="decided")
+    _mark(Supervisor, "connection_ended", ends="counted")
+    _mark(Life, "judged", begins="decided")
     _mark(BaseConnector, "connect", begins="dial", ends="connected")
     _mark(ClientResponse, "start", ends="answered")
 

@@ -33,7 +33,7 @@ from resilient_ws import (
     SetupTimeout,
     State,
 )
-from resilient_ws.lifecycle import TRANSITIONS
+from resilient_ws.life import TRANSITIONS
 from resilient_ws.retry import Decision, RetryState, delay_range
 from resilient_ws.rules import ABOUT, REPORTS
 
@@ -249,7 +249,7 @@ ROUTES: Final = {
 
 
 def states() -> str:
-    """Returns the table of `resilient_ws.lifecycle` as a state diagram in SVG.
+    """Returns the table of `resilient_ws.life` as a state diagram in SVG.
 
     Raises:
         KeyError: A state or a step has no place yet: give it one.

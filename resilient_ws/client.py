@@ -20,7 +20,6 @@ from resilient_ws.config import make_config
 from resilient_ws.consumer import Batches, Consumer, WithGaps
 from resilient_ws.dial import Provider
 from resilient_ws.endpoints import Endpoint
-from resilient_ws.engine import Engine
 from resilient_ws.errors import NotConnected
 from resilient_ws.events import (
     CloseEvent,
@@ -50,6 +49,7 @@ from resilient_ws.options import (
 from resilient_ws.outgoing import Outgoing
 from resilient_ws.signals import ClosingSignals
 from resilient_ws.stats import Stats
+from resilient_ws.supervisor import Supervisor
 from resilient_ws.transports.base import Transport
 
 Address = str | URL | Endpoint
@@ -159,7 +159,7 @@ class WebSocketClient(Callbacks, Outgoing):
             transport=transport,
             fail_fast=fail_fast,
         )
-        engine = Engine(config)
+        engine = Supervisor(config)
         Callbacks.__init__(self, engine.dispatcher)
         Outgoing.__init__(self, engine)
         self._consumer = Consumer(engine)
@@ -170,7 +170,7 @@ class WebSocketClient(Callbacks, Outgoing):
                 self._engine.dispatcher.register(name, callback)
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
-        engine: Engine | None = getattr(self, "_engine", None)  # the constructor may have raised
+        engine: Supervisor | None = getattr(self, "_engine", None)  # the constructor may have raised
         left = engine.left_open() if engine is not None else None
         if left is not None:
             _warn(f"{self!r} {left}", ResourceWarning, source=self)
@@ -207,7 +207,7 @@ class WebSocketClient(Callbacks, Outgoing):
             ConcurrencyError: It was started in another event loop.
         """
         engine = self._engine
-        if engine.lifecycle.is_over:
+        if engine.life.is_over:
             raise engine.ended_error()
         if engine.loop is not None:
             self._check_loop()
@@ -260,7 +260,7 @@ class WebSocketClient(Callbacks, Outgoing):
         checked_code, checked_reason = check_close(code, reason)
         limit = seconds("drain", drain, zero=True, none=True)
         engine = self._engine
-        if engine.owner is not None and engine.owner.farewell.finished.done():
+        if engine.is_finished:
             return
         if engine.loop is not None:
             self._check_loop()
@@ -286,14 +286,13 @@ class WebSocketClient(Callbacks, Outgoing):
         closing = ClosingSignals(signals, lambda: engine.request_close(1000, "", None))
         self.start()
         with closing:
-            assert engine.owner is not None
             try:
-                await asyncio.shield(engine.owner.farewell.finished)
+                await asyncio.shield(engine.finished)
             except asyncio.CancelledError:
-                if engine.closing is None:  # else this is the second signal, or somebody else in a hurry
+                if engine.life.closing is None:  # else this is the second signal, or somebody else in a hurry
                     await self.close()
                 raise
-        if engine.cause is not None:
+        if engine.life.cause is not None:
             raise engine.ended_error()
 
     def reconnect_now(self, code: int = 1000, reason: str = "") -> None:
@@ -312,7 +311,7 @@ class WebSocketClient(Callbacks, Outgoing):
             TypeError, ValueError: An argument has the wrong type or is out of its range.
         """
         checked_code, checked_reason = check_close(code, reason)
-        if self._engine.lifecycle.is_over:
+        if self._engine.life.is_over:
             raise self._engine.ended_error()
         self._check_started("reconnect_now()")
         self._engine.reconnect_now(checked_code, checked_reason)
@@ -416,7 +415,7 @@ class WebSocketClient(Callbacks, Outgoing):
         """
         engine = self._engine
         live, loop = engine.live, engine.loop
-        if live is None or live.link is None or loop is None or engine.closing is not None:
+        if live is None or live.link is None or loop is None or engine.life.closing is not None:
             return None
         if self._inbox.paused and live.pinger is not None:
             return live.pinger.silent_for  # the kernel knows of bytes that have not been read
@@ -431,7 +430,7 @@ class WebSocketClient(Callbacks, Outgoing):
     @property
     def close_event(self) -> CloseEvent | None:
         """How the last connection, or the client, ended; `None` before."""
-        return self._engine.last_close
+        return self._engine.life.last_close
 
     def explain(self) -> str:
         """The state and the recent past, in words; holds no secrets."""
@@ -447,6 +446,6 @@ class WebSocketClient(Callbacks, Outgoing):
     # ------------------------------------------------------------------------------------------ checks
 
     def _check_started(self, what: str) -> None:
-        if self._engine.loop is None and not self._engine.lifecycle.is_over:
+        if self._engine.loop is None and not self._engine.life.is_over:
             raise NotConnected(f"{what} waits, and the client has not been started")
         self._check_loop()

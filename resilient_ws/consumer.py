@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Generic, Self, TypeVar, cast
 
-from resilient_ws.engine import Engine
 from resilient_ws.errors import ConcurrencyError, NotConnected
 from resilient_ws.events import Gap, Lost, Message
 from resilient_ws.inbox import Ended, Inbox
+from resilient_ws.supervisor import Supervisor
 
 
 class Consumer:
@@ -17,7 +17,7 @@ class Consumer:
 
     __slots__ = ("_engine", "_inbox")
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Supervisor) -> None:
         self._engine = engine
         self._inbox = engine.inbox
 
@@ -51,7 +51,7 @@ class Consumer:
 
     def end_of_iteration(self) -> Exception:
         """Returns what ends an iteration."""
-        return StopAsyncIteration() if self._engine.cause is None else self._engine.ended_error()
+        return StopAsyncIteration() if self._engine.life.cause is None else self._engine.ended_error()
 
     def check(self) -> asyncio.AbstractEventLoop:
         """Returns the running loop; raises where nobody may receive now."""
@@ -60,7 +60,7 @@ class Consumer:
             raise ConcurrencyError("on_message callbacks are the consumer of this client")
         loop = asyncio.get_running_loop()
         if engine.loop is None:
-            if not engine.inbox and not engine.lifecycle.is_over:
+            if not engine.inbox and not engine.life.is_over:
                 raise NotConnected("receiving waits, and the client has not been started")
         elif engine.loop is not loop:
             raise ConcurrencyError.other_loop()

@@ -26,7 +26,7 @@ Message = str | bytes
 
 
 class State(enum.StrEnum):
-    """Where a client is in its life; `resilient_ws.lifecycle` holds the transitions."""
+    """Where a client is in its life; `resilient_ws.life` holds the transitions."""
 
     IDLE = "idle"
     CONNECTING = "connecting"

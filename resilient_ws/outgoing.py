@@ -10,10 +10,10 @@ from typing import Any
 
 from resilient_ws.connection import checked
 from resilient_ws.dispatch import check_loop
-from resilient_ws.engine import Engine
 from resilient_ws.events import Message
 from resilient_ws.opening import Subscription
 from resilient_ws.options import RESEND_UNCONFIRMED, Duration, OnUncertain, function, one_of, seconds
+from resilient_ws.supervisor import Supervisor
 from resilient_ws.writer import Writer
 
 # What may wait to be written of one intent: declared for the first time, once more, taken back, and declared after that.
@@ -25,7 +25,7 @@ Sendable = Message | bytearray | memoryview
 class Outgoing:
     """Sends messages, asks, and declares intents."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Supervisor) -> None:
         self._engine = engine
         self._sender = engine.sender
         self._max_bytes = engine.config.outbox.max_bytes
@@ -279,7 +279,7 @@ class Outgoing:
 
     def _check_not_over(self) -> None:
         self._check_loop()
-        if self._engine.lifecycle.is_over:
+        if self._engine.life.is_over:
             raise self._engine.ended_error()
 
     def _check_loop(self) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import Literal
 
-from resilient_ws.closing import CloseOrigin
 from resilient_ws.dispatch import Dispatcher
 from resilient_ws.inbox import Inbox
+from resilient_ws.life import Life
 from resilient_ws.live import Live
 from resilient_ws.outbox import DeliveryQueue
 from resilient_ws.stats import Stats
@@ -22,12 +22,9 @@ class Tally:
         dispatcher: Counts the events that were dropped.
     """
 
-    __slots__ = ("_dispatcher", "_inbox", "_moved", "_queue", "attempts", "closes", "opens")
+    __slots__ = ("_dispatcher", "_inbox", "_moved", "_queue")
 
     def __init__(self, queue: DeliveryQueue, inbox: Inbox, dispatcher: Dispatcher) -> None:
-        self.attempts = 0
-        self.opens = 0
-        self.closes: Counter[CloseOrigin] = Counter()
         self._moved: Counter[str] = Counter()  # by connections that are no more
         self._queue = queue
         self._inbox = inbox
@@ -38,7 +35,7 @@ class Tally:
         for name, count in live.counts().items():  # a third of the time that `Counter.update` takes
             self._moved[name] += count
 
-    def stats(self, live: Live | None) -> Stats:
+    def stats(self, life: Life, live: Live | None) -> Stats:
         """The numbers as of now; `live` is the connection that is open."""
         queue, moved = self._queue, Counter(self._moved)
         confirmation: Literal["on", "off", "none"] = "none"
@@ -46,9 +43,9 @@ class Tally:
             confirmation = "on" if queue.confirming else "off"
             moved.update(live.counts())
         return Stats(
-            attempts=self.attempts,
-            opens=self.opens,
-            closes=dict(self.closes),
+            attempts=life.attempts,
+            opens=life.opens,
+            closes=dict(life.closes),
             sent=moved["sent"],
             received=moved["received"],
             bytes_sent=moved["bytes_sent"],

@@ -55,6 +55,7 @@ class Teller:
         "_dispatcher",
         "_name",
         "_noticed_at",
+        "_said_retry",
         "_secrets",
         "_unconfirmed_told",
         "timeline",
@@ -75,17 +76,24 @@ class Teller:
         self._dispatcher = dispatcher
         self._clock = clock
         self._noticed_at = -PAUSE_NOTICE_EVERY
+        self._said_retry = False
         self._unconfirmed_told = False
 
-    def tell(self, event: Event, *, logged: bool = True) -> None:
+    def tell(self, event: Event) -> None:
         """Says what happened; one log line for each step of a connection's life."""
         text = self.timeline.note(event)
-        if logged and isinstance(event, OpenEvent | CloseEvent | RetryEvent):
+        if isinstance(event, OpenEvent | CloseEvent | RetryEvent) and self._is_news(event):
             asked = isinstance(event, CloseEvent) and (event.was_clean or event.origin is CloseOrigin.LOCAL)
             level = logging.INFO if asked or isinstance(event, OpenEvent) else logging.WARNING
             if is_read(log, level):
                 log.log(level, "%s: %s", self._name, text)
         self._dispatcher.emit(event)
+
+    def _is_news(self, event: OpenEvent | CloseEvent | RetryEvent) -> bool:
+        """Whether an event says more than the one before: the retry after a loss stands in its `CloseEvent`."""
+        is_news = not (self._said_retry and isinstance(event, RetryEvent))
+        self._said_retry = isinstance(event, CloseEvent)
+        return is_news
 
     def tell_state(self, old: State, new: State) -> None:
         """Says that the state has changed; there is an event of it only where somebody hears it."""

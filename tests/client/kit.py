@@ -20,7 +20,7 @@ from resilient_ws import (
     UndeliveredEvent,
     WebSocketClient,
 )
-from resilient_ws.lifecycle import TRANSITIONS
+from resilient_ws.life import TRANSITIONS
 from resilient_ws.rules import RULES
 from resilient_ws.testing import FakePeer, FakeTransport, PingAnswers
 
@@ -222,7 +222,4 @@ def check_books(client: WebSocketClient, events: list[Event]) -> None:
     assert stats.opens == sum(isinstance(event, OpenEvent) for event in events)
     assert stats.opens == sum(stats.closes.values())
     assert client.close_event is events[-1]
-    engine = client._engine
-    assert engine.owner is None or (
-        engine.owner.farewell.closed.done() and engine.owner.farewell.finished.done()
-    )
+    assert client._engine.loop is None or client._engine.is_finished

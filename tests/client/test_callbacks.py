@@ -24,7 +24,7 @@ from resilient_ws import (
     UndeliveredEvent,
     WebSocketClient,
 )
-from resilient_ws.owner import Owner
+from resilient_ws.supervisor import Supervisor
 from resilient_ws.testing import FakeTransport, VirtualLoop
 from tests.client.kit import STEADY, URL, now, settle, stage
 
@@ -596,9 +596,11 @@ async def test_a_loss_is_told_in_the_turn_of_the_loop_in_which_it_is_decided_wha
 
 async def test_only_what_has_to_be_awaited_makes_a_task(monkeypatch):
     started = []
-    spawn = Owner.spawn
+    spawn = Supervisor.spawn
     monkeypatch.setattr(
-        Owner, "spawn", lambda owner, name, function: started.append(name) or spawn(owner, name, function)
+        Supervisor,
+        "spawn",
+        lambda owner, name, function: started.append(name) or spawn(owner, name, function),
     )
     async with stage(on_close=lambda _: asyncio.sleep(0)) as played:
         opened = []

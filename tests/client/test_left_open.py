@@ -80,7 +80,7 @@ def test_a_client_whose_loop_ended_without_close_says_what_is_lost(tmp_path, pat
     assert ("no accepted message is lost" if path else "2 accepted messages are lost") in text
     task.cancel()
     loop.run_until_complete(asyncio.wait([task], timeout=5))
-    assert engine.lifecycle.is_over
+    assert engine.life.is_over
     loop.close()
 
 

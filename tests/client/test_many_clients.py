@@ -412,12 +412,12 @@ async def test_a_cancelled_owner_leaves_nothing_with_the_governor(moment, left):
         client = WebSocketClient(URL, transport=transport, governor=governor)
         client.start()
         await settle()
-        task = client._engine.owner._task
+        task = client._engine._task
         if moment == "dialing":
-            task = first.client._engine.owner._task
+            task = first.client._engine._task
         elif moment == "granted":
-            first.client._engine.opener.interrupt()
-            first.client._engine.owner._task.cancel()
+            first.client._engine._opener.interrupt()
+            first.client._engine._task.cancel()
             dials_of(governor).leave(first.client._engine.turns._ticket, now())
             assert client._engine.turns._ticket.granted_at is not None
         task.cancel()

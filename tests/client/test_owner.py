@@ -13,8 +13,8 @@ from resilient_ws import (
     WebSocketClient,
     opening,
 )
-from resilient_ws.owner import Owner
 from resilient_ws.retry import RetryState
+from resilient_ws.supervisor import Supervisor
 from resilient_ws.testing import FakeTransport, run_virtual
 from tests.client.kit import URL, stage
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.promise("P11")
 @pytest.mark.expects_errors
 async def test_a_defect_in_the_owner_task_ends_the_client_aloud(monkeypatch):
     async with stage() as played:
-        monkeypatch.setattr(Owner, "_decide", lambda *_: 1 / 0)
+        monkeypatch.setattr(Supervisor, "_decide", lambda *_: 1 / 0)
         receiving = asyncio.ensure_future(played.client.recv())
         played.peer.drop()
         with pytest.raises(ClientStopped, match="defect"):
@@ -99,7 +99,7 @@ async def test_a_defect_behind_the_handshake_frees_the_socket(monkeypatch):
 
 @pytest.mark.expects_errors
 async def test_a_defect_while_the_connection_is_open_tells_of_its_end(monkeypatch):
-    monkeypatch.setattr(Owner, "_next_waking", lambda *_: 1 / 0)
+    monkeypatch.setattr(Supervisor, "_answer_ready", lambda *_, is_open: 1 // (not is_open))
     client = WebSocketClient("ws://peer.test/ws", transport=FakeTransport())
     events = client.events()
     client.start()

@@ -852,7 +852,7 @@ async def test_a_cancelled_owner_leaves_the_file_free_and_complete(path):
     client, _ = make(path, unreachable())
     client.start()
     await client.send("1")
-    task = client._engine.owner._task
+    task = client._engine._task
     task.cancel()
     await asyncio.wait([task])
     await client.close()

@@ -12,7 +12,7 @@ import pytest
 import resilient_ws
 import resilient_ws.testing
 from resilient_ws import Connection, WebSocketClient
-from resilient_ws.lifecycle import TRANSITIONS
+from resilient_ws.life import TRANSITIONS
 from tests.snippets import PAGES, ROOT, page_id, parse, snippets
 
 SPEC = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
