@@ -21,7 +21,7 @@ empty :=
 comma := ,
 PURE_FILES := $(subst $(empty) ,$(comma),$(PURE:%=resilient_ws/%.py))
 
-# Where another Python is asked for than the one that .venv was made with, .venv is made anew.
+# If PYTHON is not the Python that .venv was made with, .venv is made again.
 ifdef PYTHON
 WHICH := -c 'import sys; print(sys.version, sys.base_prefix)'
 ASKED := $(shell $(PYTHON) $(WHICH) 2>/dev/null)
@@ -85,7 +85,7 @@ test-plain: $(VENV)/.installed-test system  ## run the tests through the public 
 	RESILIENT_WS_PLAIN=1 $(PY) -m pytest -n $(WORKERS) --dist worksteal tests/client tests/integration tests/faults $(ARGS)
 
 .PHONY: test-fastnet
-test-fastnet: $(VENV)/.installed-test system  ## the same with aiofastnet below aiohttp, as aiohttp 3.15 has it
+test-fastnet: $(VENV)/.installed-test system  ## run the tests with aiohttp on aiofastnet, as in aiohttp 3.15
 	AIOHTTP_TRANSPORT=aiofastnet $(PY) -m pytest -n $(WORKERS) --dist worksteal tests/transports tests/integration tests/faults $(ARGS)
 
 .PHONY: bench
