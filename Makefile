@@ -38,7 +38,7 @@ export PYTHON
 
 .PHONY: help
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: $(VENV)/.installed-run  ## run a client against an unfriendly server (20 seconds)
@@ -87,6 +87,10 @@ test-plain: $(VENV)/.installed-test system  ## run the tests through the public 
 .PHONY: test-fastnet
 test-fastnet: $(VENV)/.installed-test system  ## run the tests with aiohttp on aiofastnet, as in aiohttp 3.15
 	AIOHTTP_TRANSPORT=aiofastnet $(PY) -m pytest -n $(WORKERS) --dist worksteal tests/transports tests/integration tests/faults $(ARGS)
+
+.PHONY: audit-safeguards
+audit-safeguards: $(VENV)/.installed-test  ## switch off each safeguard, and check that a test fails (ten minutes)
+	$(PY) -m tests.safeguards --page $(ARGS)
 
 .PHONY: bench
 bench: $(VENV)/.installed-bench  ## compare the cost of a message with other clients (under five minutes)

@@ -8,6 +8,7 @@ import pytest
 
 from resilient_ws import ClientClosed, DeliveryUncertain, NotConnected, Outbox, State, UndeliveredEvent
 from resilient_ws.testing import FakeTransport
+from resilient_ws.writer import Writer
 from tests.client.kit import settle, stage
 
 pytestmark = pytest.mark.promise("P8")
@@ -237,3 +238,20 @@ async def test_cancelling_a_task_of_the_setup_hook(turns, what):
         rest = [await played.client.recv() for _ in range(played.client.stats.unread)]
         everything = sorted(got + rest)
         assert everything == (["!?1", "1", "2"] if "?1" in played.received else ["1", "2"])
+
+
+async def test_a_cancelled_wait_for_room_is_forgotten():
+    """Else a set-up that gives up one send after the other, while the peer does not read, would grow."""
+
+    class Congested:
+        def write(self, message):
+            return asyncio.get_running_loop().create_future()
+
+    writer = Writer(Congested(), spawn=lambda name, function: None, idle=lambda: None)
+    writer.write("fills the way", 13)
+    for _ in range(3):
+        sending = asyncio.ensure_future(writer.send("waits"))
+        await asyncio.sleep(0)
+        sending.cancel()
+        await asyncio.wait([sending])
+    assert writer._waiters == []
