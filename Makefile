@@ -13,7 +13,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 WORKERS ?= 2
 ARGS ?=
 # The modules that decide. They know no event loop and no clock, so tests can reach every branch.
-PURE := closing defaults ending endpoints errors events evidence governor heartbeat life options outbox record retry stats unconfirmed waiting
+PURE := $(patsubst resilient_ws/%.py,%,$(wildcard resilient_ws/api/*.py resilient_ws/core/*.py))
 # Tests are checked by running them. mypy also checks their fixtures, and the API as a program uses it.
 TYPED := resilient_ws $(wildcard examples/*.py tests/typing/*.py) tests/conftest.py tests/requirements.py \
 	tests/faults/conftest.py tests/faults/netns.py tests/integration/conftest.py tests/integration/servers

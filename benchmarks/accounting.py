@@ -21,8 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from resilient_ws import WebSocketClient
-from resilient_ws.options import Outbox
-from resilient_ws.outbox import DeliveryQueue, Entry
+from resilient_ws.api.options import Outbox
+from resilient_ws.core.delivery import DeliveryQueue, Entry
 
 MESSAGE = "x" * 125
 PINGS_EACH = 10_000

@@ -20,8 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from resilient_ws.durable import DurableOutbox
-from resilient_ws.waiting import Entry
+from resilient_ws.core.priority_queue import Entry
+from resilient_ws.delivery.durable.commits import DurableOutbox
 
 GROUPS = (1, 10, 100, 1000)
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resilient_ws import ReconnectPolicy
-from resilient_ws.retry import delay_range
+from resilient_ws.core.retry import delay_range
 
 Numbers: TypeAlias = NDArray[np.float64]
 Waits: TypeAlias = Callable[[int, Numbers], Numbers | None]

@@ -30,7 +30,7 @@ from benchmarks.herd_formulas import ours, slowed
 from benchmarks.herd_model import STEP, Counts, Outcome, Server, simulate
 from benchmarks.server import accepted
 from resilient_ws import ReconnectEvent, ReconnectPolicy, WebSocketClient
-from resilient_ws.governor import SHARED
+from resilient_ws.core.governor import SHARED
 
 BACKLOG: Final = 128
 """As aiohttp's server asks for; asyncio's default is 100."""

@@ -19,9 +19,9 @@ from aiohttp.connector import BaseConnector
 
 from benchmarks import resets
 from benchmarks.__main__ import Server
-from resilient_ws.life import Life
-from resilient_ws.live import Live
-from resilient_ws.supervisor import Supervisor
+from resilient_ws.connection.active import Live
+from resilient_ws.core.life import Life
+from resilient_ws.runtime.supervisor import Supervisor
 
 STEPS = {
     "message": "the program receives the message sent before the reset",

@@ -33,9 +33,9 @@ from resilient_ws import (
     SetupTimeout,
     State,
 )
-from resilient_ws.life import TRANSITIONS
-from resilient_ws.retry import Decision, RetryState, delay_range
-from resilient_ws.rules import ABOUT, REPORTS
+from resilient_ws.api.rules import ABOUT, REPORTS
+from resilient_ws.core.life import TRANSITIONS
+from resilient_ws.core.retry import Decision, RetryState, delay_range
 
 PAGES: Final = Path(__file__).parent
 _PART: Final = re.compile(
@@ -249,7 +249,7 @@ ROUTES: Final = {
 
 
 def states() -> str:
-    """Returns the table of `resilient_ws.life` as a state diagram in SVG.
+    """Returns the table of `resilient_ws.core.life` as a state diagram in SVG.
 
     Raises:
         KeyError: A state or a step has no place yet: give it one.

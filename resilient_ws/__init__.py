@@ -1,10 +1,8 @@
 """A WebSocket client that stays: reconnects, notices silent deaths, and says what became of every message."""
 
-from resilient_ws.client import WebSocketClient
-from resilient_ws.closing import CLOSE_CODES, CloseCode, CloseOrigin, CloseRule
-from resilient_ws.connection import Connection
-from resilient_ws.endpoints import Endpoint
-from resilient_ws.errors import (
+from resilient_ws.api.close_codes import CLOSE_CODES, CloseCode, CloseOrigin, CloseRule
+from resilient_ws.api.endpoints import Endpoint
+from resilient_ws.api.errors import (
     CertificateRejected,
     ClientClosed,
     ClientStopped,
@@ -26,7 +24,7 @@ from resilient_ws.errors import (
     SetupFailed,
     SetupTimeout,
 )
-from resilient_ws.events import (
+from resilient_ws.api.events import (
     Attempt,
     CloseEvent,
     ErrorEvent,
@@ -35,7 +33,6 @@ from resilient_ws.events import (
     Fate,
     Gap,
     Lost,
-    Message,
     OpenEvent,
     ReconnectEvent,
     Retry,
@@ -46,13 +43,16 @@ from resilient_ws.events import (
     Stop,
     UndeliveredEvent,
 )
-from resilient_ws.governor import Governor
-from resilient_ws.handle import Handle
-from resilient_ws.options import Heartbeat, Inbox, Outbox, ReconnectPolicy
+from resilient_ws.api.handle import Handle
+from resilient_ws.api.message import Message
+from resilient_ws.api.options import Heartbeat, Inbox, Outbox, ReconnectPolicy
+from resilient_ws.api.stats import Stats
+from resilient_ws.api.version import VERSION
+from resilient_ws.client import WebSocketClient
+from resilient_ws.connection.setup import Connection
+from resilient_ws.core.governor import Governor
+from resilient_ws.runtime.event_stream import EventsDropped
 from resilient_ws.snapshots import Delta, Snapshot, SnapshotOutdated, SnapshotThenDeltas
-from resilient_ws.stats import Stats
-from resilient_ws.stream import EventsDropped
-from resilient_ws.version import VERSION
 
 __version__ = VERSION
 

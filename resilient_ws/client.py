@@ -14,20 +14,16 @@ from typing import Any, Literal, Self, overload
 
 from yarl import URL
 
-from resilient_ws.callbacks import Callbacks
-from resilient_ws.closing import check_close
-from resilient_ws.config import make_config
-from resilient_ws.consumer import Batches, Consumer, WithGaps
-from resilient_ws.dial import Provider
-from resilient_ws.endpoints import Endpoint
-from resilient_ws.errors import NotConnected
-from resilient_ws.events import (
+from resilient_ws.aio.signals import ClosingSignals
+from resilient_ws.api.close_codes import check_close
+from resilient_ws.api.endpoints import Endpoint
+from resilient_ws.api.errors import NotConnected
+from resilient_ws.api.events import (
     CloseEvent,
     ErrorEvent,
     Event,
     Gap,
     Lost,
-    Message,
     OpenEvent,
     ReconnectEvent,
     RetryEvent,
@@ -35,10 +31,9 @@ from resilient_ws.events import (
     StateEvent,
     UndeliveredEvent,
 )
-from resilient_ws.governor import SHARED, Governor
-from resilient_ws.handle import CALLBACKS, Callback, MessageCallback
-from resilient_ws.opening import Setup
-from resilient_ws.options import (
+from resilient_ws.api.handle import CALLBACKS, Callback, MessageCallback
+from resilient_ws.api.message import Message
+from resilient_ws.api.options import (
     Duration,
     Heartbeat,
     Inbox,
@@ -46,11 +41,16 @@ from resilient_ws.options import (
     ReconnectPolicy,
     seconds,
 )
-from resilient_ws.outgoing import Outgoing
-from resilient_ws.signals import ClosingSignals
-from resilient_ws.stats import Stats
-from resilient_ws.supervisor import Supervisor
-from resilient_ws.transports.base import Transport
+from resilient_ws.api.stats import Stats
+from resilient_ws.core.governor import SHARED, Governor
+from resilient_ws.runtime.addresses import Provider
+from resilient_ws.runtime.attempt import Setup
+from resilient_ws.runtime.config import make_config
+from resilient_ws.runtime.consumer import Batches, Consumer, WithGaps
+from resilient_ws.runtime.outgoing import Outgoing
+from resilient_ws.runtime.registration import Callbacks
+from resilient_ws.runtime.supervisor import Supervisor
+from resilient_ws.transports.seam import Transport
 
 Address = str | URL | Endpoint
 

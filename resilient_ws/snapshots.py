@@ -13,10 +13,11 @@ from typing import Generic, Literal, Protocol, Self, TypeVar
 
 import attrs
 
-from resilient_ws.errors import DeliveryUncertain, NotConnected, ResilientWSError
-from resilient_ws.events import Gap, Lost, Message, Stale
-from resilient_ws.options import Duration, function, seconds, whole
-from resilient_ws.record import Record
+from resilient_ws.api.errors import DeliveryUncertain, NotConnected, ResilientWSError
+from resilient_ws.api.events import Gap, Lost, Stale
+from resilient_ws.api.message import Message
+from resilient_ws.api.options import Duration, function, seconds, whole
+from resilient_ws.api.record import Record
 
 S = TypeVar("S")
 D = TypeVar("D")

@@ -5,15 +5,19 @@
 without any network: for the tests of a program that uses a client. `VirtualClock` makes hours of waiting take milliseconds.
 """
 
-from .addresses import Addresses, Hosts, SeveralAddresses
-from .clock import DeadlockError, TimeLimitError, VirtualClock, VirtualLoop, run_virtual
-from .connection import AppPings, FaultConnection
-from .deflate import Deflate
-from .fakepeer import FakePeer, PingAnswers
-from .forward import ForwardProxy, ProxyRequest
-from .handshake import Headers, Request
-from .leaks import LeakCheck, LeakError
-from .ledger import (
+from resilient_ws.testing.clock import DeadlockError, TimeLimitError, VirtualClock, VirtualLoop, run_virtual
+from resilient_ws.testing.fake.peer import FakePeer, PingAnswers
+from resilient_ws.testing.fake.transport import Dial, FakeTransport
+from resilient_ws.testing.leaks import LeakCheck, LeakError
+from resilient_ws.testing.proxy.forward import ForwardProxy, ProxyRequest
+from resilient_ws.testing.proxy.proxied import Direction, ProxiedConnection
+from resilient_ws.testing.proxy.proxy import ChaosProxy
+from resilient_ws.testing.proxy.schedule import Step, parse_schedule, random_schedule, run_schedule
+from resilient_ws.testing.server.addresses import Addresses, Hosts, SeveralAddresses
+from resilient_ws.testing.server.connection import AppPings, FaultConnection
+from resilient_ws.testing.server.deflate import Deflate
+from resilient_ws.testing.server.handshake import Headers, Request
+from resilient_ws.testing.server.ledger import (
     AttemptRecord,
     Ping,
     Received,
@@ -23,10 +27,7 @@ from .ledger import (
     report_messages,
     report_numbers,
 )
-from .proxied import Direction, ProxiedConnection
-from .proxy import ChaosProxy
-from .schedule import Step, parse_schedule, random_schedule, run_schedule
-from .script import (
+from resilient_ws.testing.server.script import (
     Accept,
     Answer,
     Behaviour,
@@ -45,9 +46,8 @@ from .script import (
     WrongAcceptKey,
     WrongSubprotocol,
 )
-from .server import FaultServer
-from .transport import Dial, FakeTransport
-from .wire import Frame, Message, Opcode, encode_close, encode_frame
+from resilient_ws.testing.server.server import FaultServer
+from resilient_ws.testing.server.wire import Frame, Message, Opcode, encode_close, encode_frame
 
 __all__ = [
     "Accept",

@@ -15,10 +15,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from .proxied import to_direction
-from .proxy import ChaosProxy
-from .schedule import SYNTAX, Step, parse_schedule, random_schedule, run_schedule
-from .units import parse_address, parse_duration, parse_rate, parse_size
+from resilient_ws.testing.proxy.proxied import to_direction
+from resilient_ws.testing.proxy.proxy import ChaosProxy
+from resilient_ws.testing.proxy.schedule import SYNTAX, Step, parse_schedule, random_schedule, run_schedule
+from resilient_ws.testing.units import parse_address, parse_duration, parse_rate, parse_size
 
 T = TypeVar("T")
 

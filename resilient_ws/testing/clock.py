@@ -1,7 +1,7 @@
 """A clock that jumps: an event loop on which hours of waiting take milliseconds.
 
 The loop is asyncio's own. Its `time` stands still while anything can run and jumps to the next timer when nothing
-can. The loop also answers for boot time and wall time (`resilient_ws.clocks`). It knows nothing of what runs on it;
+can. The loop also answers for boot time and wall time (`resilient_ws.aio.clocks`). It knows nothing of what runs on it;
 whatever asks another clock (`time.monotonic`, another process) is not moved.
 """
 
@@ -19,7 +19,7 @@ from concurrent.futures import Executor
 from contextvars import Context
 from typing import Any, Final, TypeAlias, TypeVar, TypeVarTuple, Unpack
 
-from .checks import check_range
+from resilient_ws.testing.checks import check_range
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -226,15 +226,15 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self.clock.now
 
     def boot_time(self) -> float:
-        """Return the boot time of the clock; asked by `resilient_ws.clocks`."""
+        """Return the boot time of the clock; asked by `resilient_ws.aio.clocks`."""
         return self.clock.boot
 
     def boot_id(self) -> str:
-        """Return a name for the time in which the boot time of the clock can be compared; asked by `resilient_ws.clocks`."""
+        """Return a name for the time in which the boot time of the clock can be compared; asked by `resilient_ws.aio.clocks`."""
         return f"virtual {id(self.clock)}"
 
     def wall_time(self) -> float:
-        """Return the wall time of the clock; asked by `resilient_ws.clocks`."""
+        """Return the wall time of the clock; asked by `resilient_ws.aio.clocks`."""
         return self.clock.wall
 
     def call_later(

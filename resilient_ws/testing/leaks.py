@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from .checks import check_range
+from resilient_ws.testing.checks import check_range
 
 _TURNS: Final = 1_000
 """How often the loop turns at most while what is about to end gets its time; a virtual loop does not wait."""

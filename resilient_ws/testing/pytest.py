@@ -31,10 +31,10 @@ from typing import Any, Final
 
 import pytest
 
-from .clock import VirtualClock, VirtualLoop
-from .leaks import LeakCheck
-from .proxy import ChaosProxy
-from .server import FaultServer
+from resilient_ws.testing.clock import VirtualClock, VirtualLoop
+from resilient_ws.testing.leaks import LeakCheck
+from resilient_ws.testing.proxy.proxy import ChaosProxy
+from resilient_ws.testing.server.server import FaultServer
 
 _LOOPS_BY_HOOK: Final = """\
 virtual_clock in an async test needs a pytest-asyncio that has the hook pytest_asyncio_loop_factories, and no

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from resilient_ws.transports.base import Transport
 from resilient_ws.transports.options import TransportOptions
+from resilient_ws.transports.seam import Transport
 
 
 def make_transport(name: str, options: TransportOptions) -> Transport:
@@ -15,12 +15,12 @@ def make_transport(name: str, options: TransportOptions) -> Transport:
     """
     if name == "picows":
         try:
-            from resilient_ws.transports.picows import PicowsTransport
+            from resilient_ws.transports.picows.transport import PicowsTransport
         except ImportError as error:
             raise ValueError(
                 f"transport='picows' needs the extra: pip install 'resilient-ws[fast]' ({error})"
             ) from error
         return PicowsTransport(options)
-    from resilient_ws.transports.aiohttp import AiohttpTransport
+    from resilient_ws.transports.aiohttp.transport import AiohttpTransport
 
     return AiohttpTransport(options)

@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 from yarl import URL
 
-from resilient_ws.record import Record
+from resilient_ws.api.record import Record
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)

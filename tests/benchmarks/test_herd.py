@@ -11,7 +11,7 @@ from benchmarks.herd import also, as_fast, compare, table, verdict
 from benchmarks.herd_formulas import OTHERS, Formula, ours, slowed
 from benchmarks.herd_model import STEP, Server, simulate
 from resilient_ws import Failure, ReconnectPolicy
-from resilient_ws.retry import RetryState
+from resilient_ws.core.retry import RetryState
 
 NAMED = {formula.name: formula for formula in OTHERS}
 POLICIES = [

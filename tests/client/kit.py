@@ -20,8 +20,8 @@ from resilient_ws import (
     UndeliveredEvent,
     WebSocketClient,
 )
-from resilient_ws.life import TRANSITIONS
-from resilient_ws.rules import RULES
+from resilient_ws.api.rules import RULES
+from resilient_ws.core.life import TRANSITIONS
 from resilient_ws.testing import FakePeer, FakeTransport, PingAnswers
 
 URL = "ws://peer.test/ws"

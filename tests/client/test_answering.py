@@ -7,7 +7,7 @@ import json
 import pytest
 
 from resilient_ws import ConnectionLost, Heartbeat, Inbox, Outbox, State
-from resilient_ws.app_pings import MAX_REPLIES
+from resilient_ws.connection.app_pings import MAX_REPLIES
 from resilient_ws.testing import FakeTransport, PingAnswers
 from tests.client.kit import now, settle, stage
 

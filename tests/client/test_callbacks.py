@@ -24,7 +24,7 @@ from resilient_ws import (
     UndeliveredEvent,
     WebSocketClient,
 )
-from resilient_ws.supervisor import Supervisor
+from resilient_ws.runtime.supervisor import Supervisor
 from resilient_ws.testing import FakeTransport, VirtualLoop
 from tests.client.kit import STEADY, URL, now, settle, stage
 

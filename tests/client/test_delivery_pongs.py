@@ -378,8 +378,8 @@ PEERS = {
 async def test_what_is_unconfirmed_is_bounded_whatever_the_peer_does(
     kind, talks, on_uncertain, bound, monkeypatch
 ):
-    monkeypatch.setattr("resilient_ws.unconfirmed.UNCONFIRMED_MESSAGES", 40)
-    monkeypatch.setattr("resilient_ws.outbox.UNCONFIRMED_MESSAGES", 40)
+    monkeypatch.setattr("resilient_ws.core.in_flight.UNCONFIRMED_MESSAGES", 40)
+    monkeypatch.setattr("resilient_ws.core.delivery.UNCONFIRMED_MESSAGES", 40)
     size = 1 if bound == "messages" else 100
     options = {"max_messages": 20, "max_bytes": 10**6} if bound == "messages" else {"max_bytes": 2000}
     async with stage(

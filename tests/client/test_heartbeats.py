@@ -8,7 +8,7 @@ import itertools
 import pytest
 
 from resilient_ws import CloseOrigin, Endpoint, Heartbeat, Inbox, Outbox, State, WebSocketClient
-from resilient_ws.pinger import MAX_ANSWERERS, Answerers
+from resilient_ws.connection.pinger import MAX_ANSWERERS, Answerers
 from resilient_ws.testing import FakeTransport, PingAnswers
 from tests.client.kit import answering, now, settle, stage
 
@@ -529,15 +529,15 @@ async def test_the_message_of_an_app_heartbeat_may_be_bytes_like():
 
 
 FAILING = {
-    "look": "resilient_ws.heartbeat.HeartbeatMonitor.look",
-    "ping_sent": "resilient_ws.heartbeat.HeartbeatMonitor.ping_sent",
-    "pong": "resilient_ws.heartbeat.HeartbeatMonitor.pong",
-    "deadline": "resilient_ws.heartbeat.HeartbeatMonitor._next_look",
-    "link": "resilient_ws.testing.fakelink.FakeLink.look",
-    "write": "resilient_ws.testing.fakelink.FakeLink.ping",
-    "mark": "resilient_ws.outbox.DeliveryQueue.mark",
-    "confirm": "resilient_ws.outbox.DeliveryQueue.confirm",
-    "doubt": "resilient_ws.pinger.Pinger._doubt",
+    "look": "resilient_ws.core.heartbeat.HeartbeatMonitor.look",
+    "ping_sent": "resilient_ws.core.heartbeat.HeartbeatMonitor.ping_sent",
+    "pong": "resilient_ws.core.heartbeat.HeartbeatMonitor.pong",
+    "deadline": "resilient_ws.core.heartbeat.HeartbeatMonitor._next_look",
+    "link": "resilient_ws.testing.fake.link.FakeLink.look",
+    "write": "resilient_ws.testing.fake.link.FakeLink.ping",
+    "mark": "resilient_ws.core.delivery.DeliveryQueue.mark",
+    "confirm": "resilient_ws.core.delivery.DeliveryQueue.confirm",
+    "doubt": "resilient_ws.connection.pinger.Pinger._doubt",
 }
 
 

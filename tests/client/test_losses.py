@@ -17,7 +17,7 @@ from resilient_ws import (
     WebSocketClient,
     options,
 )
-from resilient_ws import inbox as inboxes
+from resilient_ws.delivery import inbox as inboxes
 from resilient_ws.testing import FakeTransport
 from tests.client.kit import URL, now, settle, stage
 

@@ -32,7 +32,7 @@ HERE = "ws://peer.test"
 def slow_dials_count(request, monkeypatch):
     """Let a dial count for as long as it takes, so that a story may be as slow as it likes."""
     if request.node.get_closest_marker("promise") is None or "hang" not in request.node.name:
-        monkeypatch.setattr("resilient_ws.governor.SLOT", math.inf)
+        monkeypatch.setattr("resilient_ws.core.governor.SLOT", math.inf)
 
 
 def overloaded(retry_after=None, status=503):

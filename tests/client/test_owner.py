@@ -13,8 +13,8 @@ from resilient_ws import (
     WebSocketClient,
     opening,
 )
-from resilient_ws.retry import RetryState
-from resilient_ws.supervisor import Supervisor
+from resilient_ws.core.retry import RetryState
+from resilient_ws.runtime.supervisor import Supervisor
 from resilient_ws.testing import FakeTransport, run_virtual
 from tests.client.kit import URL, stage
 

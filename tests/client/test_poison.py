@@ -151,7 +151,7 @@ async def test_what_is_sent_by_one_and_one_needs_no_room_of_its_own_and_ends_wit
 
 
 async def test_a_message_that_the_transport_cannot_write_is_given_up_too(monkeypatch):
-    from resilient_ws.testing.fakelink import FakeLink
+    from resilient_ws.testing.fake.link import FakeLink
 
     write = FakeLink.write
 

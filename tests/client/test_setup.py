@@ -25,7 +25,7 @@ from resilient_ws import (
     Stop,
     WebSocketClient,
 )
-from resilient_ws.errors import ConnectionLost
+from resilient_ws.api.errors import ConnectionLost
 from resilient_ws.testing import FakeTransport, PingAnswers
 from tests.client.kit import STEADY, URL, now, settle, stage
 

@@ -19,9 +19,9 @@ from resilient_ws import (
     State,
     WebSocketClient,
 )
-from resilient_ws.errors import ConnectionLost
+from resilient_ws.api.errors import ConnectionLost
 from resilient_ws.testing import FakeTransport
-from resilient_ws.testing.fakelink import FakeLink
+from resilient_ws.testing.fake.link import FakeLink
 from tests.client.kit import STEADY, URL, now, settle, stage
 
 pytestmark = pytest.mark.promise("P1")

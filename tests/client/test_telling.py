@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from resilient_ws import CloseOrigin, OpenEvent
-from resilient_ws.telling import is_read
+from resilient_ws.runtime.reporting import is_read
 from resilient_ws.testing import FakeTransport
 from tests.client.kit import settle, stage
 

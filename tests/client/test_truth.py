@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from resilient_ws import CloseOrigin, Endpoint, Inbox, Outbox, State, Stats
-from resilient_ws.errors import ConnectionLost
+from resilient_ws.api.errors import ConnectionLost
 from resilient_ws.testing import FakeTransport, PingAnswers
 from tests.client.kit import settle, stage
 

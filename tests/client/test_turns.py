@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from resilient_ws import Heartbeat, Outbox
-from resilient_ws.testing.fakelink import FakeLink
+from resilient_ws.testing.fake.link import FakeLink
 from tests.client.kit import settle, stage
 
 

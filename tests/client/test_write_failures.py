@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from resilient_ws import DeliveryUncertain, NotConnected, Outbox
 from resilient_ws.testing import FakeTransport, run_virtual
-from resilient_ws.testing.fakelink import FakeLink
+from resilient_ws.testing.fake.link import FakeLink
 from tests.client.kit import settle, stage
 
 FAULTS = [IndexError("empty"), RuntimeError("defect"), MemoryError(), OSError(28, "full")]

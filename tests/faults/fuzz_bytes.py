@@ -6,7 +6,7 @@ import zlib
 from hypothesis import strategies as st
 
 from resilient_ws.testing import Opcode, encode_frame
-from resilient_ws.testing.wire import RSV1
+from resilient_ws.testing.server.wire import RSV1
 
 MAX_SIZE = 2_000
 """Bytes of the largest message that the fuzzed client takes."""

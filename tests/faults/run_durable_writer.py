@@ -17,8 +17,8 @@ import sys
 from pathlib import Path
 
 from resilient_ws import OutboxFileError
-from resilient_ws.durable import DurableOutbox
-from resilient_ws.waiting import Entry
+from resilient_ws.core.priority_queue import Entry
+from resilient_ws.delivery.durable.commits import DurableOutbox
 
 SENDERS = 8
 

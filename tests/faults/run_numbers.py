@@ -17,8 +17,8 @@ import struct
 from pathlib import Path
 
 from resilient_ws.testing import Accept, ChaosProxy, FaultConnection, FaultServer, Opcode
-from resilient_ws.testing.schedule import random_schedule, run_schedule
-from resilient_ws.testing.wire import Message
+from resilient_ws.testing.proxy.schedule import random_schedule, run_schedule
+from resilient_ws.testing.server.wire import Message
 
 NEXT = struct.Struct("!Q")
 ANSWERS = 2

@@ -26,7 +26,7 @@ from resilient_ws import (
     WebSocketClient,
     durable,
 )
-from resilient_ws.outbox_file import OutboxFile
+from resilient_ws.delivery.durable.sqlite import OutboxFile
 from resilient_ws.testing import FakeTransport, PingAnswers
 from tests.outbox_files import Gate, fill_up, on_thread
 

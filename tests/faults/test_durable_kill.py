@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from resilient_ws.outbox_file import OutboxFile
+from resilient_ws.delivery.durable.sqlite import OutboxFile
 from resilient_ws.testing import Accept, FaultServer
 from tests.requirements import require_tools, unavailable
 

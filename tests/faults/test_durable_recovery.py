@@ -22,11 +22,11 @@ from resilient_ws import (
     WebSocketClient,
     persistence,
 )
-from resilient_ws.durable import DurableOutbox
-from resilient_ws.outbox import DeliveryQueue
-from resilient_ws.outbox_file import Opening, OutboxFile
+from resilient_ws.core.delivery import DeliveryQueue
+from resilient_ws.core.priority_queue import Entry
+from resilient_ws.delivery.durable.commits import DurableOutbox
+from resilient_ws.delivery.durable.sqlite import Opening, OutboxFile
 from resilient_ws.testing import FakeTransport, PingAnswers
-from resilient_ws.waiting import Entry
 from tests.outbox_files import on_thread
 
 QUICK = ReconnectPolicy(wait=wait_fixed(0.01))
@@ -355,7 +355,7 @@ async def test_a_clock_set_back_between_two_starts_is_told(tmp_path, caplog, mon
 
 
 async def test_fates_that_nobody_takes_hold_no_functions_and_few_records(tmp_path, monkeypatch):
-    monkeypatch.setattr("resilient_ws.outflow.UNHEARD", 50)
+    monkeypatch.setattr("resilient_ws.delivery.pump.UNHEARD", 50)
     transport = FakeTransport()
     transport.hang(None)
     hold = asyncio.Event()

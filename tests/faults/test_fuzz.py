@@ -28,10 +28,10 @@ from resilient_ws import (
     config,
 )
 from resilient_ws.testing import Opcode, encode_frame
-from resilient_ws.testing.wire import RSV1
-from resilient_ws.transports import aiohttp as transport
+from resilient_ws.testing.server.wire import RSV1
 from resilient_ws.transports import make_transport
-from resilient_ws.transports.handshake import accept_for
+from resilient_ws.transports.aiohttp import transport
+from resilient_ws.transports.shared.handshake import accept_for
 from tests.conftest import left_tasks, left_timers, until
 from tests.faults.fuzz_bytes import LAST, MAX_SIZE, deflated, handshake_fields, segments, streams
 from tests.faults.fuzz_reference import Ending, Message, Outcome, read_stream

@@ -11,10 +11,10 @@ from contextlib import ExitStack
 import pytest
 from aiohttp import Fingerprint
 
-from resilient_ws import config
+from resilient_ws.runtime import config
 from resilient_ws.transports import make_transport
-from resilient_ws.transports.base import Transport
 from resilient_ws.transports.options import TransportOptions
+from resilient_ws.transports.seam import Transport
 from tests.integration.servers import KINDS, Server, nginx_before
 
 # Long enough for every test that is not about this very timeout.

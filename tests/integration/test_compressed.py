@@ -9,11 +9,11 @@ from types import SimpleNamespace
 import pytest
 
 from resilient_ws import CloseOrigin, Inbox, Outbox, ResilientWSError, WebSocketClient
-from resilient_ws.endpoints import Endpoint
+from resilient_ws.api.endpoints import Endpoint
 from resilient_ws.testing import Accept, Deflate, FaultServer, Opcode, encode_frame
-from resilient_ws.testing.wire import RSV1
-from resilient_ws.transports import aiohttp as transport
+from resilient_ws.testing.server.wire import RSV1
 from resilient_ws.transports import make_transport
+from resilient_ws.transports.aiohttp import transport
 from resilient_ws.transports.options import TransportOptions
 from tests.conftest import until
 from tests.faults.fuzz_bytes import deflated

@@ -14,7 +14,7 @@ from resilient_ws import ResilientWSError, WebSocketClient
 SERVER = """
 import socket, sys, threading
 from resilient_ws.testing import Opcode, encode_frame
-from resilient_ws.transports.handshake import accept_for
+from resilient_ws.transports.shared.handshake import accept_for
 
 FRAMES = {
     "PINGs": encode_frame(Opcode.PING),

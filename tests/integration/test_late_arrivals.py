@@ -11,7 +11,7 @@ import pytest
 
 from resilient_ws import Outbox, ReconnectPolicy, WebSocketClient
 from resilient_ws.testing import Opcode, encode_frame
-from resilient_ws.transports.handshake import accept_for
+from resilient_ws.transports.shared.handshake import accept_for
 from tests.integration import tls
 from tests.integration.listening import Told
 

@@ -12,10 +12,13 @@ from typing import ClassVar
 
 import pytest
 
-from resilient_ws import ClientStopped, CloseOrigin, Heartbeat, Inbox, Outbox, State, WebSocketClient, config
+from resilient_ws import ClientStopped, CloseOrigin, Heartbeat, Inbox, Outbox, State, WebSocketClient
+from resilient_ws.runtime import config
 from resilient_ws.testing import Accept, Deflate, FaultServer, Opcode, encode_frame
-from resilient_ws.transports import aiohttp as transport
-from resilient_ws.transports import kernel, make_transport, stream_link
+from resilient_ws.transports import make_transport
+from resilient_ws.transports.aiohttp import transport
+from resilient_ws.transports.shared import stream_link
+from resilient_ws.transports.shared import tcp_info as kernel
 from tests.conftest import open_sockets
 from tests.fastnet import use_aiofastnet
 from tests.integration import tls

@@ -14,8 +14,8 @@ import pytest
 import resilient_ws
 from resilient_ws import ClientClosed, Governor, Heartbeat, ReconnectPolicy, WebSocketClient
 from resilient_ws.testing import Accept, Deflate, FaultServer, Hangup, Redirect, Refuse
-from resilient_ws.transports import aiohttp as aiohttp_transport
-from resilient_ws.transports.aiohttp_trial import is_supported
+from resilient_ws.transports.aiohttp import transport as aiohttp_transport
+from resilient_ws.transports.aiohttp.probe import is_supported
 from tests.conftest import left_tasks, left_timers
 from tests.integration.tls import good
 

@@ -9,7 +9,7 @@ from yarl import URL
 
 from resilient_ws import ClientStopped, ConnectError, ProxyRejected, State, WebSocketClient
 from resilient_ws.testing import ChaosProxy, FaultServer
-from resilient_ws.transports.proxies import proxy_from_environment
+from resilient_ws.transports.shared.proxies import proxy_from_environment
 from tests.conftest import open_sockets
 from tests.integration import tls
 from tests.integration.forwarding import ForwardProxy

@@ -6,7 +6,7 @@ import pytest
 
 from resilient_ws import Heartbeat, Outbox, WebSocketClient
 from resilient_ws.testing import FaultServer
-from resilient_ws.transports import kernel
+from resilient_ws.transports.shared import tcp_info as kernel
 
 TRANSPORTS = pytest.mark.parametrize("transport", ["aiohttp", "picows"])
 

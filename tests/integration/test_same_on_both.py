@@ -10,8 +10,8 @@ import pytest
 from yarl import URL
 
 from resilient_ws import ClientStopped, ConnectError, WebSocketClient
-from resilient_ws.transports.handshake import accept_for
-from resilient_ws.version import VERSION
+from resilient_ws.api.version import VERSION
+from resilient_ws.transports.shared.handshake import accept_for
 from tests.integration import tls
 
 ACCEPT = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %b\r\n"

@@ -17,8 +17,8 @@ import pytest
 
 from resilient_ws import ConnectError, Governor, Outbox, ReconnectPolicy, WebSocketClient
 from resilient_ws.testing import FaultServer, Hosts
-from resilient_ws.testing.handshake import accept_key, encode_response, parse_request
-from resilient_ws.testing.wire import FrameParser, encode_frame
+from resilient_ws.testing.server.handshake import accept_key, encode_response, parse_request
+from resilient_ws.testing.server.wire import FrameParser, encode_frame
 from tests.integration import tls
 
 THREADS = 8

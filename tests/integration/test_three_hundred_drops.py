@@ -12,7 +12,7 @@ import pytest
 
 from resilient_ws import CloseEvent, Heartbeat, OpenEvent, ReconnectEvent, ReconnectPolicy, WebSocketClient
 from resilient_ws.testing import FaultServer, Hangup, Redirect, Refuse
-from resilient_ws.transports import frames
+from resilient_ws.transports.shared import frame_writer as frames
 from tests.conftest import left_tasks, left_timers, open_sockets
 
 DROPS = 300

@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from resilient_ws.heartbeat import HeartbeatMonitor, Reading
-from resilient_ws.options import Heartbeat
+from resilient_ws.api.options import Heartbeat
+from resilient_ws.core.heartbeat import HeartbeatMonitor, Reading
 
 PING_SIZE = 36
 FRAME = 40

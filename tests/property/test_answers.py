@@ -6,9 +6,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from yarl import URL
 
-from resilient_ws.errors import HandshakeRejected
-from resilient_ws.transports.handshake import redirect, same_origin, verify
-from resilient_ws.transports.heads import joined, parse_head
+from resilient_ws.api.errors import HandshakeRejected
+from resilient_ws.transports.shared.handshake import redirect, same_origin, verify
+from resilient_ws.transports.shared.http_heads import joined, parse_head
 
 ORIGIN = URL("wss://u:p@h.example/a/b?c=d")
 PARTS = st.sampled_from(

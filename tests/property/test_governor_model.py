@@ -4,7 +4,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
-from resilient_ws.governor import SLOT, Dials
+from resilient_ws.core.governor import SLOT, Dials
 
 ORIGINS = ["ws://a.test", "ws://b.test"]
 MAX_DIALS = 3

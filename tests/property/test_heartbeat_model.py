@@ -8,7 +8,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import assume, event, given, settings
 
-from resilient_ws.options import Heartbeat
+from resilient_ws.api.options import Heartbeat
 from tests.property.simulated_peer import Simulation, Story
 
 SLACK = 0.05 + 1e-6

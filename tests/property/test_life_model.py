@@ -23,8 +23,10 @@ from resilient_ws import (
     StateEvent,
     Stop,
 )
-from resilient_ws.ending import Closing, Ending
-from resilient_ws.life import (
+from resilient_ws.core.delivery import Entry
+from resilient_ws.core.endings import Closing, Ending
+from resilient_ws.core.endings import End as LinkEnd
+from resilient_ws.core.life import (
     TRANSITIONS,
     Dial,
     Done,
@@ -38,9 +40,7 @@ from resilient_ws.life import (
     Settled,
     Wait,
 )
-from resilient_ws.outbox import Entry
-from resilient_ws.retry import RetryState
-from resilient_ws.transports.base import End as LinkEnd
+from resilient_ws.core.retry import RetryState
 
 HERE = Endpoint("ws://peer.test/ws")
 

@@ -17,8 +17,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from resilient_ws.options import Outbox
-from resilient_ws.outbox import DeliveryQueue, Entry
+from resilient_ws.api.options import Outbox
+from resilient_ws.core.delivery import DeliveryQueue, Entry
 
 WRITTEN_BOUND = 6
 PROBE = 3  # bytes
@@ -61,8 +61,8 @@ class OutboxModel(RuleBasedStateMachine):
             max_messages=max_messages, max_bytes=max_bytes, overflow=overflow, on_uncertain=on_uncertain
         )
         self.patches = [
-            mock.patch("resilient_ws.outbox.UNCONFIRMED_MESSAGES", WRITTEN_BOUND),
-            mock.patch("resilient_ws.unconfirmed.UNCONFIRMED_MESSAGES", WRITTEN_BOUND),
+            mock.patch("resilient_ws.core.delivery.UNCONFIRMED_MESSAGES", WRITTEN_BOUND),
+            mock.patch("resilient_ws.core.in_flight.UNCONFIRMED_MESSAGES", WRITTEN_BOUND),
         ]
         for patch in self.patches:
             patch.start()

@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from resilient_ws.errors import HandshakeRejected
-from resilient_ws.events import Failure
-from resilient_ws.governor import request_for_time
-from resilient_ws.options import ReconnectPolicy
-from resilient_ws.retry import RETRY_AFTER_CAP, RetryState
-from resilient_ws.transports.handshake import verify
-from resilient_ws.transports.retry_after import LONGEST, retry_after
+from resilient_ws.api.errors import HandshakeRejected
+from resilient_ws.api.events import Failure
+from resilient_ws.api.options import ReconnectPolicy
+from resilient_ws.core.governor import request_for_time
+from resilient_ws.core.retry import RETRY_AFTER_CAP, RetryState
+from resilient_ws.transports.shared.handshake import verify
+from resilient_ws.transports.shared.retry_after import LONGEST, retry_after
 
 NOW = datetime(2026, 10, 21, 7, 27, tzinfo=UTC)
 DATE = format_datetime(NOW, usegmt=True)

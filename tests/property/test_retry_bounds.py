@@ -19,12 +19,18 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from resilient_ws.closing import CloseOrigin
-from resilient_ws.endpoints import Endpoint
-from resilient_ws.errors import CertificateRejected, ConnectError, HandshakeRejected, InvalidURL, OpenTimeout
-from resilient_ws.events import CloseEvent, Failure, Retry, Stop
-from resilient_ws.options import ReconnectPolicy
-from resilient_ws.retry import RETRY_AFTER_CAP, RetryState, delay_range
+from resilient_ws.api.close_codes import CloseOrigin
+from resilient_ws.api.endpoints import Endpoint
+from resilient_ws.api.errors import (
+    CertificateRejected,
+    ConnectError,
+    HandshakeRejected,
+    InvalidURL,
+    OpenTimeout,
+)
+from resilient_ws.api.events import CloseEvent, Failure, Retry, Stop
+from resilient_ws.api.options import ReconnectPolicy
+from resilient_ws.core.retry import RETRY_AFTER_CAP, RetryState, delay_range
 
 delays = st.floats(0, 1000, allow_subnormal=False)
 
@@ -419,7 +425,7 @@ def test_refusals_end_a_client_that_was_open_at_the_tenth_in_a_row_and_not_befor
 
 FORKED = """
 import os
-from resilient_ws.config import RANDOM
+from resilient_ws.runtime.config import RANDOM
 RANDOM.seed(1)
 drawn = []
 for _ in range(2):

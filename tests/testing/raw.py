@@ -6,8 +6,8 @@ import ssl as ssl_module
 from types import TracebackType
 from typing import Self
 
-from resilient_ws.testing.handshake import Headers, accept_key
-from resilient_ws.testing.wire import Frame, FrameParser, Opcode, encode_close, encode_frame
+from resilient_ws.testing.server.handshake import Headers, accept_key
+from resilient_ws.testing.server.wire import Frame, FrameParser, Opcode, encode_close, encode_frame
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 

@@ -9,7 +9,7 @@ import websockets
 from resilient_ws.__main__ import main
 from resilient_ws.testing import FaultServer
 from resilient_ws.testing.cli import make_parser, run
-from resilient_ws.testing.schedule import Step
+from resilient_ws.testing.proxy.schedule import Step
 
 
 def parse(*argv):

@@ -13,10 +13,10 @@ from resilient_ws import (
     State,
     WebSocketClient,
 )
-from resilient_ws.closing import CloseCode
-from resilient_ws.errors import ConnectionLost
+from resilient_ws.api.close_codes import CloseCode
+from resilient_ws.api.errors import ConnectionLost
+from resilient_ws.core.endings import End
 from resilient_ws.testing import FakeTransport, PingAnswers, VirtualLoop, run_virtual
-from resilient_ws.transports.base import End
 
 QUICK = ReconnectPolicy(first_delay=0.1, min_delay=0.1, max_delay=0.1)
 

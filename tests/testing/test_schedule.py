@@ -3,7 +3,7 @@ import asyncio
 import pytest
 
 from resilient_ws.testing import ChaosProxy, VirtualClock
-from resilient_ws.testing.schedule import Step, parse_schedule, random_schedule, run_schedule
+from resilient_ws.testing.proxy.schedule import Step, parse_schedule, random_schedule, run_schedule
 from resilient_ws.testing.units import parse_address, parse_duration, parse_rate, parse_size
 
 

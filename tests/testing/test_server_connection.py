@@ -9,7 +9,7 @@ import trustme
 import websockets
 
 from resilient_ws.testing import Accept, Deflate, FaultConnection, FaultServer, Opcode, report_messages
-from resilient_ws.testing.deflate import Codec
+from resilient_ws.testing.server.deflate import Codec
 from tests.testing.raw import KEY, RawClient
 
 

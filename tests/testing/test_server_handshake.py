@@ -21,7 +21,7 @@ from resilient_ws.testing import (
     WrongAcceptKey,
     WrongSubprotocol,
 )
-from resilient_ws.testing.handshake import Headers, accept_key, encode_response, parse_request
+from resilient_ws.testing.server.handshake import Headers, accept_key, encode_response, parse_request
 from tests.testing.raw import KEY, RawClient
 
 

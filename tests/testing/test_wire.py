@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resilient_ws.testing.deflate import Codec, Deflate
-from resilient_ws.testing.wire import (
+from resilient_ws.testing.server.deflate import Codec, Deflate
+from resilient_ws.testing.server.wire import (
     RSV1,
     RSV2,
     Assembler,

@@ -9,11 +9,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from resilient_ws.testing import Opcode, encode_frame
-from resilient_ws.testing.wire import RSV1
-from resilient_ws.transports.aiohttp_deflate import PACK_STEP, Packer, Unpacker
-from resilient_ws.transports.frames import mask_slowly
-from resilient_ws.transports.stream_link import Intake
-from resilient_ws.transports.whole_frames import BATCH, KEPT
+from resilient_ws.testing.server.wire import RSV1
+from resilient_ws.transports.shared.frame_cutter import BATCH, KEPT
+from resilient_ws.transports.shared.frame_writer import mask_slowly
+from resilient_ws.transports.shared.inflate import PACK_STEP, Packer, Unpacker
+from resilient_ws.transports.shared.stream_link import Intake
 from tests.faults.fuzz_bytes import MAX_SIZE, bad_frames, good_frames, segments
 from tests.faults.fuzz_reference import Ending, read_stream
 

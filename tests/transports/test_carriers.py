@@ -12,8 +12,8 @@ import uvloop
 
 from resilient_ws import OpenEvent, ReconnectPolicy, WebSocketClient
 from resilient_ws.testing import FakeTransport, FaultServer, Hangup, run_virtual
-from resilient_ws.transports import aiohttp as transport
-from resilient_ws.transports import carriers
+from resilient_ws.transports.aiohttp import transport
+from resilient_ws.transports.shared import carriers
 from tests.conftest import open_sockets
 from tests.fastnet import use_aiofastnet
 

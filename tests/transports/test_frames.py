@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from aiohttp._websocket.helpers import _websocket_mask_python, websocket_mask
 
-from resilient_ws.transports import frames
+from resilient_ws.transports.shared import frame_writer as frames
 
 SIZES = (0, 1, 125, 126, 127, 65535, 65536, 100_000)
 

@@ -9,7 +9,7 @@ from aiohttp import ClientSession
 
 from resilient_ws import OpenTimeout, WebSocketClient
 from resilient_ws.testing import FaultServer, NeverAnswer
-from resilient_ws.transports import lent
+from resilient_ws.transports.aiohttp import lent_session as lent
 
 
 def parameters(kind):

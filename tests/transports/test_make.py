@@ -7,7 +7,7 @@ import aiohttp
 import pytest
 
 from resilient_ws import WebSocketClient
-from resilient_ws.transports.picows import PicowsTransport
+from resilient_ws.transports.picows.transport import PicowsTransport
 
 
 def test_picows_is_named():
@@ -41,7 +41,7 @@ def test_without_the_extra_the_error_names_it(monkeypatch):
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    for name in ("resilient_ws.transports.picows", "resilient_ws.transports.picows_link"):
+    for name in ("resilient_ws.transports.picows.transport", "resilient_ws.transports.picows.link"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     with pytest.raises(ValueError, match=r"pip install 'resilient-ws\[fast\]'"):
         WebSocketClient("ws://peer.test/", transport="picows")

@@ -6,7 +6,9 @@ import pytest
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.compression_utils import ZLibCompressor, ZLibDecompressor
 
-from resilient_ws.transports import aiohttp_deflate, aiohttp_outlet, aiohttp_trial
+from resilient_ws.transports.aiohttp import probe as aiohttp_trial
+from resilient_ws.transports.shared import inflate as aiohttp_deflate
+from resilient_ws.transports.shared import outlet as aiohttp_outlet
 
 
 @pytest.fixture(autouse=True)

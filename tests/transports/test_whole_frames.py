@@ -7,8 +7,17 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from resilient_ws.testing import Opcode, encode_frame
-from resilient_ws.transports import window
-from resilient_ws.transports.whole_frames import BATCH, FRAMES, KEPT, LARGE, MESSAGES, PINGS, STEP, Cutter
+from resilient_ws.transports.shared import large_frames as window
+from resilient_ws.transports.shared.frame_cutter import (
+    BATCH,
+    FRAMES,
+    KEPT,
+    LARGE,
+    MESSAGES,
+    PINGS,
+    STEP,
+    Cutter,
+)
 from tests.faults.fuzz_bytes import MAX_SIZE, bad_frames, good_frames, segments
 from tests.faults.fuzz_reference import Ending, read_stream
 

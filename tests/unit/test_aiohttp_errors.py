@@ -6,8 +6,8 @@ import aiohttp
 import pytest
 from yarl import URL
 
-from resilient_ws.errors import ConnectError, HandshakeRejected, OpenTimeout
-from resilient_ws.transports.aiohttp_errors import translate as translated
+from resilient_ws.api.errors import ConnectError, HandshakeRejected, OpenTimeout
+from resilient_ws.transports.aiohttp.errors import translate as translated
 
 
 def translate(error):

@@ -3,8 +3,8 @@ import time
 
 import pytest
 
-from resilient_ws import clocks
-from resilient_ws.clocks import boot_time, wall_time
+from resilient_ws.aio import clocks
+from resilient_ws.aio.clocks import boot_time, wall_time
 from resilient_ws.testing import VirtualClock
 
 

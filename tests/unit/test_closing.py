@@ -2,7 +2,7 @@
 
 import pytest
 
-from resilient_ws.closing import (
+from resilient_ws.api.close_codes import (
     CLOSE_CODES,
     CloseCode,
     CloseOrigin,

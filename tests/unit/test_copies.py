@@ -22,7 +22,7 @@ from resilient_ws import (
     State,
     UndeliveredEvent,
 )
-from resilient_ws.record import Record
+from resilient_ws.api.record import Record
 
 
 class OddError(Exception):

@@ -8,7 +8,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from resilient_ws import Attempt, ConnectError, Endpoint, InvalidURL, Stop
-from resilient_ws.dial import MAX_ADDRESSES, Addresses
+from resilient_ws.runtime.addresses import MAX_ADDRESSES, Addresses
 
 ATTEMPT = Attempt(number=1)
 

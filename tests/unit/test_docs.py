@@ -12,7 +12,7 @@ import pytest
 import resilient_ws
 import resilient_ws.testing
 from resilient_ws import Connection, WebSocketClient
-from resilient_ws.life import TRANSITIONS
+from resilient_ws.core.life import TRANSITIONS
 from tests.snippets import PAGES, ROOT, page_id, parse, snippets
 
 SPEC = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
@@ -89,7 +89,7 @@ def test_every_page_is_found_from_the_navigation():
 def test_every_public_name_is_in_the_reference():
     text = "".join(page.read_text() for page in (ROOT / "docs" / "reference").glob("*.md"))
     named = set(re.findall(r"^::: resilient_ws\.(\w+)$", text, re.MULTILINE))
-    errors = {name for name in resilient_ws.__all__ if name in vars(resilient_ws.errors)}
+    errors = {name for name in resilient_ws.__all__ if name in vars(resilient_ws.api.errors)}
     shown_otherwise = {"CLOSE_CODES", "Event", "Message", "__version__"}
     missing = set(resilient_ws.__all__) - named - errors - shown_otherwise
     assert not missing, "add to docs/reference/"

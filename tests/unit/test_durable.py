@@ -13,10 +13,10 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from resilient_ws import durable
-from resilient_ws.durable import DurableOutbox
-from resilient_ws.outbox_file import SCHEMA_VERSION, Changes, OutboxFile, OutboxFileError
-from resilient_ws.waiting import Entry
+from resilient_ws.core.priority_queue import Entry
+from resilient_ws.delivery.durable import commits as durable
+from resilient_ws.delivery.durable.commits import DurableOutbox
+from resilient_ws.delivery.durable.sqlite import SCHEMA_VERSION, Changes, OutboxFile, OutboxFileError
 from tests.outbox_files import Gate, fill_up, on_thread
 
 
@@ -286,7 +286,7 @@ def open_elsewhere(path):
     """Try it in another process."""
     code = (
         "import sys\n"
-        "from resilient_ws.outbox_file import OutboxFile, OutboxFileError\n"
+        "from resilient_ws.delivery.durable.sqlite import OutboxFile, OutboxFileError\n"
         "try: OutboxFile(sys.argv[1], power_safe=False).close()\n"
         "except OutboxFileError as error: print('in use' if 'in use' in str(error) else error)\n"
         "else: print('opened')\n"
@@ -528,7 +528,7 @@ async def test_a_full_disk_does_not_keep_flags_from_being_stored(path):
 
 
 async def test_what_nobody_waits_for_is_kept_and_saved_when_there_is_room(path, monkeypatch):
-    monkeypatch.setattr("resilient_ws.durable._RETRY", 0.01)
+    monkeypatch.setattr("resilient_ws.delivery.durable.commits._RETRY", 0.01)
     told = []
     outbox = await DurableOutbox.open(path, durability="eventual", on_failure=told.append)
     await outbox.append(entry("first"))

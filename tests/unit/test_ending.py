@@ -2,9 +2,9 @@
 
 import pytest
 
-from resilient_ws.ending import Closing, ended_error
-from resilient_ws.errors import ClientClosed, ClientStopped, RetriesExhausted
-from resilient_ws.events import CloseEvent
+from resilient_ws.api.errors import ClientClosed, ClientStopped, RetriesExhausted
+from resilient_ws.api.events import CloseEvent
+from resilient_ws.core.endings import Closing, ended_error
 
 LAST = CloseEvent(code=1006, final=True)
 

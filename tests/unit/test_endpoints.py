@@ -6,8 +6,8 @@ import pytest
 from multidict import CIMultiDict
 from yarl import URL
 
-from resilient_ws.endpoints import Endpoint, parse_url, public_url
-from resilient_ws.errors import InvalidURL
+from resilient_ws.api.endpoints import Endpoint, parse_url, public_url
+from resilient_ws.api.errors import InvalidURL
 
 HOME = Endpoint("wss://host/path")
 

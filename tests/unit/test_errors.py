@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from resilient_ws import errors
-from resilient_ws.errors import (
+from resilient_ws.api import errors
+from resilient_ws.api.errors import (
     CertificateRejected,
     ClientClosed,
     ClientStopped,
@@ -29,7 +29,7 @@ from resilient_ws.errors import (
     SetupFailed,
     SetupTimeout,
 )
-from resilient_ws.events import CloseEvent, Fate, UndeliveredEvent
+from resilient_ws.api.events import CloseEvent, Fate, UndeliveredEvent
 
 PARENTS = {
     ConnectError: (ResilientWSError,),

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resilient_ws import ErrorEvent, Fate, RetryEvent, State, StateEvent, UndeliveredEvent
-from resilient_ws.event_queue import EventQueue, weight
+from resilient_ws.runtime.event_queue import EventQueue, weight
 
 SPARABLE = (StateEvent, RetryEvent)
 

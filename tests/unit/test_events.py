@@ -3,11 +3,11 @@
 import attrs
 import pytest
 
-from resilient_ws import events
-from resilient_ws.closing import CloseOrigin
-from resilient_ws.endpoints import Endpoint
-from resilient_ws.errors import ConnectionLost
-from resilient_ws.events import (
+from resilient_ws.api import events
+from resilient_ws.api.close_codes import CloseOrigin
+from resilient_ws.api.endpoints import Endpoint
+from resilient_ws.api.errors import ConnectionLost
+from resilient_ws.api.events import (
     Attempt,
     CloseEvent,
     ErrorEvent,

@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 
 from resilient_ws import CloseEvent, CloseOrigin, ConnectError, Failure, Governor
-from resilient_ws.governor import MAX_DIALS, MAX_HOLD, SLOT, Dials, request_for_time
+from resilient_ws.core.governor import MAX_DIALS, MAX_HOLD, SLOT, Dials, request_for_time
 
 HERE, THERE = "wss://here.test", "wss://there.test"
 

@@ -4,15 +4,15 @@ import pytest
 from multidict import CIMultiDict
 from yarl import URL
 
-from resilient_ws.errors import HandshakeRejected
-from resilient_ws.transports.handshake import (
+from resilient_ws.api.errors import HandshakeRejected
+from resilient_ws.transports.shared.handshake import (
     accept_for,
     host_without_zone,
     redirect,
     same_origin,
     verify,
 )
-from resilient_ws.transports.retry_after import retry_after
+from resilient_ws.transports.shared.retry_after import retry_after
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 ACCEPT = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="  # RFC 6455 section 1.3

@@ -7,9 +7,10 @@ from types import SimpleNamespace
 import attrs
 import pytest
 
-from resilient_ws import evidence
-from resilient_ws.evidence import with_ping
-from resilient_ws.heartbeat import (
+from resilient_ws.api.options import Heartbeat
+from resilient_ws.core import evidence
+from resilient_ws.core.evidence import with_ping
+from resilient_ws.core.heartbeat import (
     DOUBTS,
     FAR,
     GRAIN,
@@ -21,7 +22,6 @@ from resilient_ws.heartbeat import (
     Reading,
     Verdict,
 )
-from resilient_ws.options import Heartbeat
 
 INTERVAL, TIMEOUT = 15.0, 10.0
 SURE = DOUBTS * SOON  # from the moment that a verdict is due to the look that gives it

@@ -36,12 +36,12 @@ def told():
         "aiohttp",  # the first client loads its transport
         "picows",
         "pytest",
-        "resilient_ws.durable",  # only with `Outbox(path=...)`
-        "resilient_ws.outbox_file",
-        "resilient_ws.persistence",
+        "resilient_ws.delivery.durable.commits",  # only with `Outbox(path=...)`
+        "resilient_ws.delivery.durable.sqlite",
+        "resilient_ws.delivery.durable.store",
         "resilient_ws.testing",
-        "resilient_ws.transports.aiohttp",
-        "resilient_ws.transports.picows",
+        "resilient_ws.transports.aiohttp.transport",
+        "resilient_ws.transports.picows.transport",
         "sqlite3",
         "tenacity",  # only with `ReconnectPolicy(wait=..., stop=...)`
         "uvloop",

@@ -5,10 +5,10 @@ import random
 
 import pytest
 
-from resilient_ws import inbox as module
-from resilient_ws import options
-from resilient_ws.events import Gap
-from resilient_ws.inbox import Inbox
+from resilient_ws.api import options
+from resilient_ws.api.events import Gap
+from resilient_ws.delivery import inbox as module
+from resilient_ws.delivery.inbox import Inbox
 
 
 class Keeper:

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from resilient_ws.transports import kernel
+from resilient_ws.transports.shared import tcp_info as kernel
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
 
@@ -253,7 +253,7 @@ def test_another_system_is_not_asked(monkeypatch, pair):
     client, peer = pair
     greet(client, peer)
     monkeypatch.setattr(sys, "platform", "win32")
-    spec = importlib.util.find_spec("resilient_ws.transports.kernel")
+    spec = importlib.util.find_spec("resilient_ws.transports.shared.tcp_info")
     elsewhere = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(elsewhere)
     assert not hasattr(elsewhere, "fcntl")

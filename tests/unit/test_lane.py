@@ -2,11 +2,11 @@
 
 import pytest
 
-from resilient_ws.errors import ConnectionLost
-from resilient_ws.options import Outbox
-from resilient_ws.outbox import UNCONFIRMED_MESSAGES, DeliveryQueue, Entry
-from resilient_ws.unconfirmed import Lane
-from resilient_ws.writer import Writer
+from resilient_ws.api.errors import ConnectionLost
+from resilient_ws.api.options import Outbox
+from resilient_ws.connection.writer import Writer
+from resilient_ws.core.delivery import UNCONFIRMED_MESSAGES, DeliveryQueue, Entry
+from resilient_ws.core.in_flight import Lane
 
 
 class Link:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from resilient_ws.transports.proxies import is_excepted, parse_proxy
+from resilient_ws.transports.shared.proxies import is_excepted, parse_proxy
 
 
 @pytest.mark.parametrize(

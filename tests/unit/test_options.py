@@ -8,7 +8,7 @@ import attrs
 import pytest
 from tenacity import stop_after_attempt, wait_fixed
 
-from resilient_ws.options import (
+from resilient_ws.api.options import (
     Heartbeat,
     Inbox,
     MiB,

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from resilient_ws.options import Outbox
-from resilient_ws.outbox import UNCONFIRMED_MESSAGES, DeliveryQueue, Entry
+from resilient_ws.api.options import Outbox
+from resilient_ws.core.delivery import UNCONFIRMED_MESSAGES, DeliveryQueue, Entry
 
 
 def open_queue(*, confirming=True, **options):
@@ -156,7 +156,7 @@ def test_what_was_dropped_for_others_stands_in_nobodys_way():
 
 
 def test_who_is_let_go_between_two_pings_gives_its_room_back_and_no_more(monkeypatch):
-    monkeypatch.setattr("resilient_ws.unconfirmed.UNCONFIRMED_MESSAGES", 4)
+    monkeypatch.setattr("resilient_ws.core.in_flight.UNCONFIRMED_MESSAGES", 4)
     queue = open_queue()
     for text in ("aaaaa", "bbb", "c"):
         queue.write_through(text, len(text), 0.0)

@@ -3,7 +3,7 @@
 import attrs
 import pytest
 
-from resilient_ws.record import Record
+from resilient_ws.api.record import Record
 
 
 def shown_short(value):

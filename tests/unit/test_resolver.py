@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from resilient_ws.transports import resolver as module
-from resilient_ws.transports.resolver import LookupResolver
+from resilient_ws.transports.shared import resolver as module
+from resilient_ws.transports.shared.resolver import LookupResolver
 
 TCP = (socket.SOCK_STREAM, socket.IPPROTO_TCP, "")
 

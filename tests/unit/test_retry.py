@@ -24,9 +24,9 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from resilient_ws.closing import CloseOrigin
-from resilient_ws.endpoints import Endpoint
-from resilient_ws.errors import (
+from resilient_ws.api.close_codes import CloseOrigin
+from resilient_ws.api.endpoints import Endpoint
+from resilient_ws.api.errors import (
     CertificateRejected,
     ConnectError,
     ConnectionLost,
@@ -36,9 +36,9 @@ from resilient_ws.errors import (
     SetupFailed,
     SetupTimeout,
 )
-from resilient_ws.events import CloseEvent, Failure, Retry, Stop
-from resilient_ws.options import ReconnectPolicy
-from resilient_ws.retry import Decision, RetryState, delay_range
+from resilient_ws.api.events import CloseEvent, Failure, Retry, Stop
+from resilient_ws.api.options import ReconnectPolicy
+from resilient_ws.core.retry import Decision, RetryState, delay_range
 
 DEFAULT = ReconnectPolicy()
 

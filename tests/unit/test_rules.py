@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 import resilient_ws
-from resilient_ws.closing import CloseOrigin
-from resilient_ws.endpoints import Endpoint
-from resilient_ws.errors import (
+from resilient_ws.api.close_codes import CloseOrigin
+from resilient_ws.api.endpoints import Endpoint
+from resilient_ws.api.errors import (
     CertificateRejected,
     ConnectError,
     ConnectionLost,
@@ -22,11 +22,11 @@ from resilient_ws.errors import (
     SetupFailed,
     SetupTimeout,
 )
-from resilient_ws.events import REPORTED, CloseEvent, ErrorEvent, Failure, Retry, Stop
-from resilient_ws.handle import CALLBACKS
-from resilient_ws.options import ReconnectPolicy
-from resilient_ws.retry import RetryState
-from resilient_ws.rules import ABOUT, REPORTS, RULES, text_of
+from resilient_ws.api.events import REPORTED, CloseEvent, ErrorEvent, Failure, Retry, Stop
+from resilient_ws.api.handle import CALLBACKS
+from resilient_ws.api.options import ReconnectPolicy
+from resilient_ws.api.rules import ABOUT, REPORTS, RULES, text_of
+from resilient_ws.core.retry import RetryState
 
 HOME = Endpoint("ws://host/")
 BY_THE_CLIENT = {"fail-fast", "close-called", "outbox-file", "owner-cancelled", "owner-ended", "defect"}

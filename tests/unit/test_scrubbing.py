@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resilient_ws import Endpoint
-from resilient_ws.scrubbing import log_raised, scrubbed, secrets_of
+from resilient_ws.core.scrubbing import log_raised, scrubbed, secrets_of
 
 TEXT = st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=4, max_size=30)
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resilient_ws import Fate, State, StateEvent, UndeliveredEvent
-from resilient_ws.stats import Timeline
+from resilient_ws.api.stats import Timeline
 
 
 def test_a_change_of_state_is_said_in_the_same_words_whoever_says_it():

@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from resilient_ws.errors import ConnectError
-from resilient_ws.transports import trust
+from resilient_ws.api.errors import ConnectError
+from resilient_ws.transports.shared import tls_context as trust
 
 
 @pytest.fixture(autouse=True)

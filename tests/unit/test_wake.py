@@ -5,7 +5,7 @@ from contextvars import ContextVar, copy_context
 
 import pytest
 
-from resilient_ws.wake import resume
+from resilient_ws.aio.resume import resume
 
 place = ContextVar("place", default="outside")
 

@@ -1,0 +1,1 @@
+"""What programs see: options, events, errors. Imports nothing of the package above it."""

@@ -1,0 +1,158 @@
+"""Where to connect, and with what: addresses, headers and subprotocols, checked at the door.
+
+Header values, subprotocols and all of a URL that may carry a token never appear in a `repr`, a text or a log.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import cast
+
+import attrs
+from yarl import URL
+
+from resilient_ws.api.connect_errors import InvalidURL
+from resilient_ws.api.record import Record
+
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+
+
+def public_url(url: URL) -> str:
+    """Returns the scheme, host, port and path of `url`: all that may appear in a log, a text or a `repr`."""
+    try:
+        port = f":{url.explicit_port}" if url.explicit_port is not None else ""
+        host = url.raw_host or ""
+    except ValueError:
+        return "(an address that cannot be shown)"
+    host = f"[{host}]" if ":" in host else host
+    return f"{url.scheme}://{host}{port}{url.raw_path}"
+
+
+def parse_url(value: object) -> URL:
+    """Returns `value`, a `str` or `yarl.URL`, as a WebSocket URL without its fragment.
+
+    Raises:
+        TypeError: It is neither.
+        InvalidURL: The scheme is not `ws` or `wss`, or there is no host that could be one.
+
+    Source: RFC 6455 section 3 (scheme, and that fragments have no meaning).
+    """
+    if not isinstance(value, str | URL):
+        raise TypeError(f"url must be a str or yarl.URL, got {type(value).__name__}")
+    try:
+        # What it holds: an `Enum` that is a `str` says something else of itself.
+        url = URL(str.__str__(value) if isinstance(value, str) else value)
+        host, scheme, port = url.host, url.scheme, url.explicit_port
+    except (ValueError, TypeError, UnicodeError) as error:
+        # Raised below, where it has no context: the text of this one may show a password.
+        failure = InvalidURL("url cannot be parsed as a URL", foreign=type(error).__name__)
+    else:
+        return _websocket_url(url, scheme, host, port)
+    raise failure
+
+
+_NOT_IN_A_REQUEST = re.compile("[^\\x21-\\x7e]")
+
+
+def _websocket_url(url: URL, scheme: str, host: str | None, port: int | None) -> URL:
+    if scheme not in ("ws", "wss"):
+        shown = f"{scheme}://" if scheme else "none"
+        raise InvalidURL(f"url must begin with ws:// or wss://, its scheme is {shown}")
+    if not host or any(char.isspace() for char in host):
+        raise InvalidURL("url must have a host without spaces, as in wss://host/path")
+    if port == 0:
+        raise InvalidURL("url must have a port from 1 to 65535, got 0")
+    if url.raw_fragment:
+        url = url.with_fragment(None)
+    # Of a `URL(encoded=True)` nothing is escaped, so it may hold what would end the line of the request.
+    if _NOT_IN_A_REQUEST.search(url.raw_path_qs) or _NOT_IN_A_REQUEST.search(url.raw_authority):
+        raise InvalidURL("url has blanks, control characters or letters beyond ASCII that are not escaped")
+    return url
+
+
+def _headers(value: Mapping[str, str] | None) -> Mapping[str, str]:
+    if value is None:
+        return NO_HEADERS
+    _check_headers(value)
+    return value
+
+
+_UNSENDABLE = re.compile("[\\x00-\\x08\\x0a-\\x1f\\x7f\\ud800-\\udfff]")
+_OF_THE_HANDSHAKE = frozenset({"connection", "content-length", "transfer-encoding", "upgrade"})
+_OPTION_FOR = {"sec-websocket-protocol": "subprotocols", "sec-websocket-extensions": "compression"}
+
+
+def is_handshake_header(name: str) -> bool:
+    """Whether the handshake itself, or the framing of HTTP, depends on this header: not for programs to set."""
+    folded = name.lower()
+    return folded in _OF_THE_HANDSHAKE or folded.startswith("sec-websocket-")
+
+
+def _check_headers(value: object) -> None:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"headers must be a mapping, got {type(value).__name__}")
+    for name, text in cast(Mapping[object, object], value).items():
+        if not isinstance(name, str) or not isinstance(text, str):
+            raise TypeError("headers must map str to str")
+        if any(c in "\r\n\0" for c in name) or any(c in "\r\n\0" for c in text):
+            raise ValueError(f"header {name!r}: CR, LF and NUL are not allowed in a header")
+        if _UNSENDABLE.search(text):
+            raise ValueError(
+                f"header {name!r}: control characters and lone surrogates are not allowed in a value (RFC 9110 5.5)"
+            )
+        if not name or any(not 33 <= ord(c) <= 126 or c in '()<>@,;:\\"/[]?={}' for c in name):
+            raise ValueError(f"header {name!r}: a header name is one or more token characters (RFC 9110 5.1)")
+        if is_handshake_header(name):
+            option = _OPTION_FOR.get(name.lower())
+            hint = f"; use {option}=" if option is not None else ""
+            raise ValueError(f"header {name!r} belongs to the handshake itself (RFC 6455 4.1){hint}")
+
+
+def _subprotocols(value: Sequence[str]) -> tuple[str, ...]:
+    _check_subprotocols(value)
+    return tuple(value)
+
+
+def _check_subprotocols(value: object) -> None:
+    if isinstance(value, str | bytes) or not isinstance(value, Sequence):
+        raise TypeError(f"subprotocols must be a sequence of str, got {type(value).__name__}")
+    names = cast(Sequence[object], value)
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"subprotocols must be a sequence of str, one is {type(name).__name__}")
+        if not name or any(not 33 <= ord(c) <= 126 or c in '()<>@,;:\\"/[]?={}' for c in name):
+            raise ValueError(f"subprotocol {name!r} must be one or more token characters (RFC 6455 4.1)")
+    if len(set(names)) != len(names):
+        raise ValueError("subprotocols must not repeat a name (RFC 6455 4.1)")
+
+
+@attrs.frozen(eq=False, repr=False)
+class Endpoint(Record):
+    """Where to connect, and with what; a URL provider may return one.
+
+    Args:
+        url: A `ws` or `wss` address, `str` or `yarl.URL`.
+        headers: Sent with the handshake besides those of the client (these win); `None` = none.
+        subprotocols: Offered instead of those of the client; empty = those of the client.
+
+    Raises:
+        InvalidURL: The address is not `ws` or `wss`.
+        TypeError, ValueError: A header or subprotocol is not valid (CR and LF are refused, and what belongs to the
+            handshake itself); or the address has a user, and there is an `Authorization` header as well.
+    """
+
+    url: URL = attrs.field(converter=parse_url, repr=public_url)
+    headers: Mapping[str, str] = attrs.field(default=None, converter=_headers, repr=False)
+    subprotocols: tuple[str, ...] = attrs.field(default=(), converter=_subprotocols, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        named = self.url.user is not None or self.url.password is not None
+        if named and any(name.lower() == "authorization" for name in self.headers):
+            raise ValueError(
+                "url and headers: a user in the address and an Authorization header exclude each other"
+            )
+
+    def __str__(self) -> str:
+        return public_url(self.url)

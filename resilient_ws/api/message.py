@@ -1,0 +1,13 @@
+"""What a message is, and its size on the wire."""
+
+from __future__ import annotations
+
+Message = str | bytes
+"""A message: `str` is sent and received as TEXT, `bytes` as BINARY."""
+
+
+def size_of(message: Message) -> int:
+    """Returns the bytes of `message` on the wire."""
+    if isinstance(message, str):
+        return len(message) if message.isascii() else len(message.encode("utf-8", "surrogatepass"))
+    return len(message)

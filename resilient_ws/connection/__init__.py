@@ -1,0 +1,1 @@
+"""What dies with its socket: one connection from its dial to its end."""

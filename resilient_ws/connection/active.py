@@ -1,0 +1,445 @@
+"""One connection from its dial to its end: where each thing that comes in belongs.
+
+A message goes to the `request` it answers, to the heartbeat it answers, or to the inbox: that of the set-up at first,
+that of the program once the connection is open. After its end a connection says nothing any more, so nothing of an
+abandoned one can act on its successor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, Protocol
+
+from resilient_ws.api import options
+from resilient_ws.api.close_codes import CloseOrigin
+from resilient_ws.api.errors import ConnectionLost, DeliveryUncertain, ResilientWSError
+from resilient_ws.api.events import Gap, Lost
+from resilient_ws.api.message import Message, size_of
+from resilient_ws.connection.pinger import Pinger
+from resilient_ws.connection.writer import Writer
+from resilient_ws.core.delivery import Entry
+from resilient_ws.core.endings import End, told_end
+from resilient_ws.delivery.inbox import Inbox
+from resilient_ws.delivery.reply_waiters import Patience
+from resilient_ws.transports.seam import Link
+
+Match = Callable[[Message], bool]
+Spawn = Callable[[str, Callable[[], Awaitable[None]]], asyncio.Task[None] | None]
+
+ON_THE_WAY: Final = 1024 * 1024
+"""Bytes beyond a full inbox that are still delivered in `close()`: more than a link holds, unless it unpacks them."""
+
+
+class _Nobody:
+    """Keeps an inbox into which nothing comes."""
+
+    def inbox_full(self) -> None:
+        pass
+
+    def inbox_relaxed(self) -> None:
+        pass
+
+    def inbox_stuck(self) -> None:
+        pass
+
+
+_SPENT: Final = Inbox(options.Inbox(), _Nobody())
+"""Takes the place of the inbox of a set-up that is over: an idle client is to hold little."""
+_NOBODY: Final = Patience(_SPENT, lambda: None)
+
+
+class Put(Protocol):
+    """Takes a message, as `Receiver.message`."""
+
+    def __call__(self, message: Message, size: int, /) -> None:
+        """Takes it."""
+
+
+class Burst(Protocol):
+    """Takes what came in one read, as `Receiver.burst`."""
+
+    def __call__(self, messages: list[Message], size: int, /, *, wakes: bool = True) -> None:
+        """Takes it."""
+
+
+class Wake(Protocol):
+    """Lets who waits go on, as `Receiver.wake`."""
+
+    def __call__(self) -> None:
+        """Lets them."""
+
+
+class Host(Protocol):
+    """What a connection tells its client."""
+
+    def connection_ended(self, live: Live, end: End, /, *, wakes: bool) -> None:
+        """It is over; called once. Without `wakes` `wake` follows."""
+
+    def wake(self) -> None:
+        """Who waits for an end goes on within this call."""
+
+    def gave_up(self, live: Live, /) -> None:
+        """It is over before it was open."""
+
+    def confirmed(self, entries: Sequence[Entry], /) -> None:
+        """The peer has read what was written; `entries` are those of it that somebody waits for."""
+
+    def answered(self, written: int, /) -> None:
+        """The peer has answered a request, so it has read the question and all that was written before."""
+
+    def confirmation_off(self, entries: Sequence[Entry], /) -> None:
+        """The peer answers no ping; `entries` are those of the written that somebody waits for."""
+
+    def confirmation_on(self) -> None:
+        """The peer has answered a ping after all."""
+
+    def failed(self, where: str, error: BaseException, /) -> None:
+        """Code of the program raised."""
+
+
+class Live:
+    """The receiver of one link, and whom its heartbeat tells.
+
+    Args:
+        host: The client.
+        bounds: Of the inbox for the set-up.
+    """
+
+    __slots__ = (
+        "_allowed",
+        "_bytes_elsewhere",
+        "_discards",
+        "_host",
+        "_inbox",
+        "_received",
+        "_requests",
+        "_watches",
+        "burst",
+        "discarded",
+        "end",
+        "hint",
+        "link",
+        "message",
+        "opened_at",
+        "patience",
+        "pinger",
+        "setup_inbox",
+        "silent_for",
+        "tried",
+        "wake",
+        "write_failed",
+        "writer",
+    )
+
+    def __init__(self, host: Host, bounds: options.Inbox) -> None:
+        self._host = host
+        self.setup_inbox = Inbox(bounds, self)
+        self.patience = Patience(self.setup_inbox, lambda: None)
+        self._inbox = self.setup_inbox
+        self._requests: list[tuple[Match, asyncio.Future[Message], int | None]] = []
+        self._watches = False
+        self._discards = False
+        self._allowed: int | None = None  # bytes that are still delivered, once the client closes
+        self.link: Link | None = None
+        self.writer: Writer | None = None
+        self.pinger: Pinger | None = None
+        self.end: End | None = None
+        self.opened_at = 0.0  # in boot time
+        self.tried = 0  # messages that came while a request was waiting for its answer
+        self.message: Put = self.setup_inbox.put
+        """Where a message goes that has arrived; swapped, so that the usual way costs no question."""
+        self.burst: Burst = self.setup_inbox.extend
+        """The same for all that came in one read."""
+        self.wake: Wake = self.setup_inbox.wake
+        self._received = 0
+        self._bytes_elsewhere = 0
+        self.discarded = 0
+        self.silent_for = 0.0
+        self.hint: str | None = None
+        self.write_failed = False
+
+    def is_paused(self) -> bool:
+        """Whether a full inbox has stopped the reading of this connection: only the one it delivers to can.
+
+        During the set-up the program's inbox may be full of what an earlier connection has brought; that pauses nothing.
+        """
+        return self._inbox.paused
+
+    def counts(self) -> dict[str, int]:
+        """What it has moved, by the names of `Stats`; without the bytes that went through the program's inbox."""
+        writer = self.writer
+        return {
+            "received": self._received if self.link is None or self.end is not None else self._messages,
+            "bytes_received": self._bytes_elsewhere,
+            "discarded": self.discarded + self.setup_inbox.dropped,
+            "sent": writer.sent if writer is not None else 0,
+            "bytes_sent": writer.bytes_sent if writer is not None else 0,
+        }
+
+    def begin(self, spawn: Spawn) -> None:
+        """Begins to read the link; one that needs a task for it gets one."""
+        if self.link is None or self.end is not None:
+            return
+        try:
+            reading = self.link.read()
+        except Exception as error:  # noqa: BLE001 - a defect in a transport must not stay unnoticed
+            self._failed(error)
+            return
+        if reading is not None:
+            spawn("reader", lambda: self._read(reading))
+
+    async def _read(self, reading: Awaitable[None]) -> None:
+        try:
+            await reading
+        except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # noqa: BLE001 - as above
+            self._failed(error)
+
+    def _failed(self, error: BaseException) -> None:
+        self._break("the reader failed", error)
+
+    def _write_failed(self, error: BaseException) -> None:
+        self.write_failed = True
+        self._break("a write failed", error)
+
+    def _break(self, what: str, error: BaseException) -> None:
+        lost = ConnectionLost(f"{what}: {type(error).__name__}")
+        lost.__cause__ = error
+        self.ended(End(code=None, origin=CloseOrigin.NETWORK, cause=lost))
+
+    def use(self, writer: Writer, pinger: Pinger) -> None:
+        """The link has what belongs to it."""
+        self.writer, self.pinger = writer, pinger
+        writer.broken = self._write_failed
+
+    def watch_replies(self) -> None:
+        """Messages may answer pings of the application's own protocol, or be such pings."""
+        self._watches = True
+        self._choose_way()
+
+    def _choose_way(self) -> None:
+        routed = self._watches or self._discards or self._requests or self._allowed is not None
+        self.message = self._route if routed else self._inbox.put
+        self.burst = self._route_all if routed else self._inbox.extend
+        self.wake = self._inbox.wake
+
+    def deliver_to(self, inbox: Inbox) -> None:
+        """From now on messages go to `inbox`; those that the set-up left go first. Whether reading goes on is the caller's."""
+        left, self.setup_inbox, self.patience = self.setup_inbox, _SPENT, _NOBODY
+        self._inbox = inbox
+        self._choose_way()
+        self._bytes_elsewhere += left.bytes_received
+        for item in left.take_all():
+            if isinstance(item, Gap):
+                inbox.gap(item)
+            elif not isinstance(item, Lost):
+                size = size_of(item)
+                self._bytes_elsewhere -= size
+                inbox.put(item, size)
+        self.discarded += left.dropped
+
+    def discard(self) -> None:
+        """From now on messages are thrown away and counted: our CLOSE has been sent."""
+        if self.link is not None and self.end is None:
+            self._allowed = ON_THE_WAY  # a read of compressed data holds a thousand times what it seems to
+            self._choose_way()
+            self.link.resume()  # the peer's CLOSE stands behind what a full inbox has kept us from reading
+        self._discards = True
+        self._choose_way()
+
+    # --- what the link tells ---
+
+    def _route(self, message: Message, size: int, *, wakes: bool = True) -> None:
+        """A whole message has arrived, and it may belong somewhere else than the inbox."""
+        if self._belongs_elsewhere(message):
+            self._bytes_elsewhere += size
+            return
+        if self._allowed is not None:
+            self._allowed -= size
+            self._discards = self._allowed <= 0
+        self._inbox.extend([message], size, wakes=wakes)
+
+    def _route_all(self, messages: list[Message], _: int, /, *, wakes: bool = True) -> None:
+        for message in messages:
+            self._route(message, size_of(message), wakes=wakes)
+
+    @property
+    def received(self) -> int:
+        """Messages received until now."""
+        return self._messages if self.end is None else self._received
+
+    @property
+    def _messages(self) -> int:
+        return self.link.look(paused=False).messages if self.link is not None else 0
+
+    def pong(self, payload: bytes, /) -> None:
+        """A PONG has arrived."""
+        if self.end is None and self.pinger is not None:
+            self.pinger.pong(payload)
+
+    def ended(self, end: End, /, *, wakes: bool = True) -> None:
+        """The connection is over."""
+        if self.end is None:
+            self._finish(end)
+            if not wakes:
+                self.wake = self._wake_all
+            self._host.connection_ended(self, end, wakes=wakes)
+
+    def _wake_all(self) -> None:
+        self._inbox.wake()
+        self._host.wake()
+
+    def cut(self) -> None:
+        """Ends it without telling the client, who knows already."""
+        if self.end is None:
+            self._finish(End(code=None, origin=CloseOrigin.LOCAL))
+        self._bytes_elsewhere += self.setup_inbox.bytes_received
+        self.discarded += self.setup_inbox.clear()
+
+    def _finish(self, end: End) -> None:
+        self.end = end
+        if self.pinger is not None:
+            self.silent_for = self.pinger.silent_for
+            self.pinger.stop()
+        if self.writer is not None:
+            self.writer.close()
+        if self.link is not None:
+            self.link.abort()
+            self._received = self._messages
+        self.setup_inbox.end()
+        if self._requests:
+            lost = DeliveryUncertain(f"the connection ended before the answer came: {told_end(end)}")
+            lost.__cause__ = end.cause
+            self.fail_requests(lost)
+
+    # --- what the heartbeat tells ---
+
+    def dead(self, cause: str, hint: str | None, rule_id: str, /) -> None:
+        """The connection is to be given up."""
+        self.hint = hint
+        lost = ConnectionLost(cause, rule_id=rule_id)
+        self.ended(End(code=None, origin=CloseOrigin.HEARTBEAT, cause=lost))
+
+    def broken(self, error: BaseException, /) -> None:
+        """The heartbeat has failed: without it a death would never be noticed, so the connection ends."""
+        try:
+            self._host.failed("heartbeat", error)
+        finally:
+            self._break("the heartbeat failed", error)
+
+    def confirmed(self, entries: Sequence[Entry], /) -> None:
+        """A PONG has covered what was written."""
+        self._host.confirmed(entries)
+
+    def confirmation_off(self, entries: Sequence[Entry], /) -> None:
+        """No ping is answered."""
+        self._host.confirmation_off(entries)
+
+    def confirmation_on(self) -> None:
+        """A ping was answered after all."""
+        self._host.confirmation_on()
+
+    def failed(self, where: str, error: BaseException, /) -> None:
+        """Code of the program raised."""
+        self._host.failed(where, error)
+
+    # --- requests ---
+
+    async def answer(
+        self, answer: asyncio.Future[Message], match: Match, written: int | None = None
+    ) -> Message:
+        """Returns the first message from now on for which `match` is true, as soon as `answer` holds it.
+
+        Args:
+            answer: Made by the caller.
+            match: Asked for each message.
+            written: What the host is told of the question when it is answered; `None` = nothing.
+
+        Raises:
+            DeliveryUncertain: The connection ended first.
+        """
+        if self.end is not None and not answer.done():
+            raise DeliveryUncertain("the connection ended before the answer came")
+        mine = (match, answer, written)
+        self._requests.append(mine)
+        self._choose_way()
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            if answer.done() and not answer.cancelled() and answer.exception() is None:
+                self._give_back(answer.result())
+            raise
+        finally:
+            self._requests.remove(mine)
+            self._choose_way()
+
+    def _give_back(self, message: Message) -> None:
+        """The answer came in the moment in which the call was cancelled: then it is a message like any other."""
+        size = size_of(message)
+        if self._discards:
+            self.discarded += 1
+        elif self._inbox.put_late(message, size, ended=self.end is not None):
+            self._bytes_elsewhere -= size
+        else:
+            self.discarded += 1
+
+    def fail_requests(self, error: ResilientWSError) -> None:
+        """Ends every request with `error`."""
+        for _, answer, _ in self._requests:
+            if not answer.done():
+                answer.set_exception(error)
+
+    def _belongs_elsewhere(self, message: Message) -> bool:
+        if self._discards:
+            self.discarded += 1
+            return True
+        pinger = self.pinger
+        if pinger is not None and pinger.answers(message):
+            return True  # before any request: a `match` that is true for everything must not keep it from the server
+        if self._requests:
+            self.tried += 1
+        for mine in self._requests:
+            match, answer, written = mine
+            if answer.done():
+                continue
+            try:
+                if not match(message):
+                    continue
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - it fails its own call only
+                answer.set_exception(_bearable(error))
+                continue
+            answer.set_result(message)
+            if pinger is not None:
+                pinger.note_data()
+            if written is not None:
+                self._host.answered(written)
+            return True
+        return pinger is not None and pinger.is_reply(message)
+
+    # --- the bounds of the set-up ---
+
+    def inbox_full(self) -> None:
+        """Reading is to pause."""
+        if self.link is not None:
+            self.link.pause()
+
+    def inbox_relaxed(self) -> None:
+        """Reading may go on."""
+        # What the link holds is told within the call, and must not come before what a set-up that is over has left.
+        if self.link is not None and self.end is None and self.setup_inbox is not _SPENT:
+            self.link.resume()
+
+    def inbox_stuck(self) -> None:
+        """The answer to a request of the set-up cannot come."""
+        self.patience.stuck()
+
+
+def _bearable(error: BaseException) -> BaseException:
+    """Returns what a future takes: instead of a `StopIteration` what a coroutine would raise (PEP 479)."""
+    if not isinstance(error, StopIteration):
+        return error
+    instead = RuntimeError("match raised StopIteration")
+    instead.__cause__ = error
+    return instead

@@ -1,0 +1,1 @@
+"""What decides. Knows no event loop, no clock, no randomness and no network."""

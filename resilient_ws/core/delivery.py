@@ -1,0 +1,464 @@
+"""Accepted messages until their fate is known: waiting, written, confirmed, or lost in one of the named ways.
+
+Knows no clock, loop or network: `now` comes in, what became of messages goes out, the caller acts. Each message is in
+exactly one place:
+
+    accept -> lanes (waiting) -> hand (being written) -> unconfirmed -> confirmed
+                                   ^                       |
+                                   +-- resent (in front) <-+  the connection ended
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from math import inf
+from typing import NamedTuple
+
+from resilient_ws.api.events import Fate
+from resilient_ws.api.message import Message
+from resilient_ws.api.options import Outbox
+from resilient_ws.core.in_flight import UNCONFIRMED_MESSAGES, Lane, Unconfirmed, Unkept
+from resilient_ws.core.pending import Backlog
+from resilient_ws.core.priority_queue import Entry, Lanes
+
+ENDS_IN_A_ROW = 2
+"""After how many connections in a row that a message may have ended, messages are sent one by one."""
+
+__all__ = ["UNCONFIRMED_MESSAGES", "DeliveryQueue", "Entry", "Loss", "Remains"]
+
+
+class Loss(NamedTuple):
+    """What the end of a connection did: which messages are `UNCERTAIN` now, and how many will be sent again."""
+
+    uncertain: list[Entry]
+    resent: int
+
+
+class Remains(NamedTuple):
+    """What the end of the client left: what was never written (`ABANDONED`), and the rest (`UNCERTAIN`)."""
+
+    abandoned: list[Entry]
+    uncertain: list[Entry]
+
+
+class DeliveryQueue(Backlog):
+    """The accounting of one client's outgoing messages over all its connections.
+
+    On a connection: `connected`; then `write_through`, `take` followed by `written` or `untake`, and `mark` and
+    `confirm` around each ping and its PONG; then `lost`. `accept` and `expire` at any time, `close` once.
+
+    Args:
+        options: The bounds, the overflow rule, and what happens to plain messages that become uncertain.
+
+    Attributes:
+        abandoned: How many were never written when the client ended.
+        suspects: Whether a message that was to be sent again may have ended the last connection.
+        unverified: How many were let go while no PONG could arrive.
+    """
+
+    __slots__ = (
+        "_ahead",
+        "_confirmed",
+        "_confirming",
+        "_ends_in_a_row",
+        "_hand",
+        "_lanes",
+        "_max_resends",
+        "_resent",
+        "_resent_size",
+        "_singly",
+        "_ttl",
+        "_unconfirmed",
+        "_unkept",
+        "abandoned",
+        "suspects",
+        "uncertain",
+        "unverified",
+    )
+
+    def __init__(self, options: Outbox) -> None:
+        super().__init__(options)
+        self.abandoned = self.unverified = 0
+        self.suspects = False
+        self._confirmed = 0
+        self._hand: Entry | None = None
+        self._confirming = False
+        self._unconfirmed = Unconfirmed(options.on_uncertain == "resend")
+        self._unkept = Unkept()
+        self._ttl = options.ttl
+        self._max_resends = options.max_resends
+        self._ends_in_a_row = 0
+        self._singly = (
+            False  # what is sent again goes one by one; counted in `_ahead`, so that nothing passes it
+        )
+
+    # ------------------------------------------------------------------------------------------ what there is
+
+    @property
+    def confirmed(self) -> int:
+        """How many messages a PONG has covered, or were written while confirmation was off."""
+        return self._confirmed + len(self._unkept.items)
+
+    @property
+    def unconfirmed(self) -> int:
+        """How many messages are written, or being written, and not confirmed."""
+        return self._unconfirmed.count + (self._hand is not None)
+
+    @property
+    def unconfirmed_bytes(self) -> int:
+        """The bytes of those messages."""
+        return self._unconfirmed.size + (self._hand.size if self._hand is not None else 0)
+
+    @property
+    def confirming(self) -> bool:
+        """Whether what is written now is kept until a PONG covers it."""
+        return self._confirming
+
+    @property
+    def unmarked(self) -> bool:
+        """Whether something is unconfirmed that no ping covers yet."""
+        return bool(self._unconfirmed.items)
+
+    def is_settled(self, position: int) -> bool:
+        """Whether every message accepted before `position` has its end.
+
+        Messages written between the same two pings settle together, so later ones may delay the answer, as does one
+        that took the place of an older one with its key.
+        """
+        if self._hand is not None and self._hand.position < position:
+            return False
+        if any(entry.position < position for entry in self._resent):
+            return False
+        return self._lanes.oldest_position() >= position and self._unconfirmed.is_behind(position)
+
+    # ------------------------------------------------------------------------------------------ writing
+
+    def connected(self, *, confirming: bool) -> None:
+        """A connection is open; `lost` was called for the one before.
+
+        Args:
+            confirming: Whether written messages are kept until a PONG covers them; else written is confirmed.
+        """
+        self._confirming = confirming
+        self._unconfirmed.begin(self._position)
+
+    def write_through(self, message: Message, size: int, now: float) -> bool:
+        """Accepts a plain message as written already, if it has to wait for nothing.
+
+        Args:
+            message: `str`, or `bytes` that nobody changes.
+            size: Bytes of its payload, 0 to `max_bytes`.
+            now: Seconds of the caller's clock; one object for many messages is faster than equal ones.
+
+        Returns:
+            Whether it was accepted. If so, the caller hands it to the socket before anything else; if not, nothing
+            has changed: no connection is open, something waits, or the bounds for the unconfirmed are reached.
+        """
+        unconfirmed = self._unconfirmed
+        items = unconfirmed.items
+        total = unconfirmed.size + size
+        if self._ahead or total > self._max_bytes or len(items) >= unconfirmed.limit:
+            return False
+        if self._confirming:
+            if now is not unconfirmed.now:
+                unconfirmed.stamp(now)
+            items.append(message)
+            unconfirmed.size = total
+        else:
+            self._confirmed += 1
+        return True
+
+    def open(self, lane: Lane, now: float, limit: int) -> None:
+        """Opens `lane` for as many plain messages as it has left, if they fit; `settle` follows before anything else.
+
+        Args:
+            lane: A closed one.
+            now: As for `write_through`.
+            limit: How many bytes may be sent.
+        """
+        if self._ahead:
+            return
+        if not self._confirming:
+            self.settle()
+            lane.counted, lane.limit = self._unkept, min(limit, self._max_bytes)
+            return
+        unconfirmed = self._unconfirmed
+        if unconfirmed.limit - len(unconfirmed.items) < lane.left:
+            return
+        if now is not unconfirmed.now:
+            unconfirmed.stamp(now)
+        lane.counted, lane.limit = unconfirmed, min(unconfirmed.size + limit, self._max_bytes)
+
+    def settle(self) -> None:
+        """A lane is closed: what went through it is written."""
+        if self._unkept.items:
+            self._confirmed += len(self._unkept.items)
+            self._unkept.clear()
+
+    def take_back(self, messages: Sequence[Message], now: float) -> list[Entry]:
+        """The last plain messages that were accepted as written were not, no byte of them: they wait instead.
+
+        Returns:
+            What was evicted for them.
+        """
+        self.settle()
+        if self._confirming:
+            accepted = self._unconfirmed.unwind(len(messages))
+        else:
+            self._confirmed -= len(messages)
+            accepted = [(message, now) for message in messages]
+        evicted: list[Entry] = []
+        for message, then in accepted:
+            size = _size_of(message)
+            expires_at = inf if self._ttl is None else then + self._ttl
+            entry = Entry(message, size, then, self._unconfirmed.resends, expires_at=expires_at)
+            evicted += self.accept(entry)
+        return evicted
+
+    def doubt(self, messages: Sequence[Message], now: float) -> None:
+        """The last plain messages that counted as confirmed, since confirmation is off, may not have been written.
+
+        They count as unconfirmed instead, until `lost`, which has to follow.
+        """
+        self._confirmed -= len(messages)
+        for message in messages:
+            self._unconfirmed.append(Entry(message, _size_of(message), now, self._unconfirmed.resends))
+
+    def retract(self, size: int) -> None:
+        """Takes the last `write_through`, of `size` bytes, back: the socket did not take it."""
+        if self._confirming:
+            self._unconfirmed.items.pop()
+            self._unconfirmed.size -= size
+        else:
+            self._confirmed -= 1
+
+    @property
+    def has_hand(self) -> bool:
+        """Whether a message was taken and is neither written nor put back."""
+        return self._hand is not None
+
+    def fits(self, size: int) -> bool:
+        """Whether a message may be written now: a connection is open, and the unconfirmed are within their bounds.
+
+        One message fits, whatever its size, while nothing is unconfirmed.
+        """
+        unconfirmed = self._unconfirmed
+        if len(unconfirmed.items) >= unconfirmed.limit:
+            return False
+        return unconfirmed.size + size <= self._max_bytes or not unconfirmed.count
+
+    def take(self) -> Entry | None:
+        """Takes the next message in hand, to be written; `written` or `untake` follows.
+
+        Deadlines are not looked at: `expire` comes first.
+
+        Returns:
+            `None` if nothing waits or the next message does not fit.
+        """
+        assert self._hand is None, "the message taken before is neither written nor put back"
+        if self._singly and self._confirming:
+            if self._unconfirmed.count:
+                return None
+            if not self._resent:
+                self._send_singly(singly=False)
+        entry = self.next
+        if entry is None or not self.fits(entry.size):
+            return None
+        if entry.written:
+            self._resent_queue.popleft()
+            self._resent_size -= entry.size
+        else:
+            self._lanes.pop(entry)
+        self._hand = entry
+        return entry
+
+    def untake(self) -> None:
+        """The message in hand was not written, no byte of it: it goes back in front.
+
+        For this one message the bounds of what waits may be passed.
+        """
+        entry = self._release()
+        self._ahead += 1
+        if entry.written:
+            self._resent_queue.appendleft(entry)
+            self._resent_size += entry.size
+        else:
+            self._lanes.put_back(entry)
+
+    def written(self) -> Entry | None:
+        """The message in hand was handed to the socket whole.
+
+        Returns:
+            The entry if it counts as confirmed at once, because confirmation is off; else `None`.
+        """
+        entry = self._release()
+        if not self._confirming:
+            self._confirmed += 1
+            return entry
+        self._unconfirmed.append(entry)
+        return None
+
+    # ------------------------------------------------------------------------------------------ confirming
+
+    @property
+    def needs_ping(self) -> bool:
+        """Whether a ping should go out at once: half of a bound is reached, and it would cover something new."""
+        unconfirmed = self._unconfirmed
+        if not unconfirmed.items:
+            return False
+        return 2 * unconfirmed.count >= UNCONFIRMED_MESSAGES or 2 * unconfirmed.size >= self._max_bytes
+
+    def mark(self) -> int:
+        """Returns the mark of a ping that is sent now: it covers what was written whole until now."""
+        return self._unconfirmed.mark(self._position)
+
+    def confirm(self, mark: int) -> Sequence[Entry]:
+        """The PONG for `mark` came: what its ping covers is confirmed, as are the messages of earlier pings.
+
+        A mark of an earlier connection, or one that was confirmed already, confirms nothing.
+
+        Returns:
+            Those of the confirmed that have a token or a record.
+        """
+        count, watched = self._unconfirmed.confirm(mark)
+        self._confirmed += count
+        return watched
+
+    @property
+    def written_so_far(self) -> int:
+        """How many messages have been written, for `confirm_first`; one that is in hand counts."""
+        return self._unconfirmed.written + (self._hand is not None)
+
+    def confirm_first(self, written: int) -> Sequence[Entry]:
+        """The peer has answered what was written last when `written_so_far` was so many: it has all of that.
+
+        Returns:
+            Those of the confirmed that have a token or a record.
+        """
+        if not self._confirming:
+            return ()
+        count, watched = self._unconfirmed.confirm_first(written)
+        self._confirmed += count
+        return watched
+
+    def turn_off(self) -> Sequence[Entry]:
+        """Confirmation is off for the rest of this connection: what was written counts as confirmed.
+
+        Returns:
+            Those that have a token or a record.
+        """
+        watched = self._unconfirmed.watched()
+        self._confirmed += self._unconfirmed.count
+        self._unconfirmed.forget()
+        self.connected(confirming=False)
+        return watched
+
+    def let_go(self, size: int) -> Sequence[Entry]:
+        """Gives up the confirmation of the oldest written messages until one of `size` bytes may be written.
+
+        It stops early, without room, at a message that is to be sent again if it gets lost. Those given up are
+        counted as `unverified`.
+
+        Returns:
+            Those that have a token or a record.
+        """
+        watched: list[Entry] = []
+        unconfirmed = self._unconfirmed
+        while unconfirmed.count and not self.fits(size) and not unconfirmed.oldest_resends():
+            entry = unconfirmed.pop()
+            self.unverified += 1
+            if entry.watched:
+                watched.append(entry)
+        return watched
+
+    # ------------------------------------------------------------------------------------------ ends
+
+    def lost(self, *, poison: bool = False, suspect: bool = False) -> Loss:
+        """The connection has ended: what was unconfirmed is uncertain, or goes in front to be sent again.
+
+        A message still in hand counts as written; if no byte of it was, `untake` comes first.
+
+        Args:
+            poison: Whether the peer said that it cannot take what we sent: then nothing is sent again, since it
+                might end every connection.
+            suspect: Whether a message may have ended it. After two such ends in a row what is sent again goes one by one,
+                each confirmed before the next; a message that was alone is given up after `max_resends`.
+        """
+        again: list[Entry] = []
+        uncertain: list[Entry] = []
+        entries = self._take_unconfirmed()
+        self._ends_in_a_row = self._ends_in_a_row + 1 if suspect else 0
+        known = suspect and len(entries) == 1
+        if known:
+            for entry in self._resent:
+                entry.ends = 0  # it was only in flight with the one that is known now
+        for entry in entries:
+            entry.ends += suspect
+            given_up = known and entry.ends > self._max_resends
+            (again if entry.resend and not (poison or given_up) else uncertain).append(entry)
+        self.suspects = suspect and any(entry.resend for entry in entries)
+        if again and self._ends_in_a_row >= ENDS_IN_A_ROW:
+            self._send_singly(singly=True)
+        for entry in again:
+            entry.written = True
+            self._resent_size += entry.size
+        if again:
+            self._resent_queue.extendleft(reversed(again))
+        self._ahead += len(again)
+        self.uncertain += len(uncertain)
+        return Loss(uncertain, len(again))
+
+    def _send_singly(self, *, singly: bool) -> None:
+        self._ahead += singly - self._singly
+        self._singly = singly
+        self._ends_in_a_row = 0
+
+    def restore(self, entries: Iterable[Entry]) -> list[tuple[Entry, Fate]]:
+        """As `Backlog.restore`; messages that may have ended connections before are sent one by one."""
+        ends = super().restore(entries)
+        if any(entry.ends >= ENDS_IN_A_ROW for entry in self._resent):
+            self._send_singly(singly=True)
+        return ends
+
+    def resent(self) -> list[Entry]:
+        """The messages that will be sent again, in order."""
+        return list(self._resent)
+
+    def close(self, *, keep: bool = False) -> Remains:
+        """The client has ended: takes out all that is left. A message still in hand counts as written.
+
+        Args:
+            keep: Whether what is to be sent, or sent again, goes on waiting, since a store has it for another time.
+        """
+        if keep:
+            return Remains([], self.lost().uncertain)
+        uncertain = [*self._take_unconfirmed(), *self._resent]
+        abandoned = self._lanes.in_order()
+        self.uncertain += len(uncertain)
+        self.abandoned += len(abandoned)
+        self._lanes = Lanes()
+        self._resent = ()
+        self._resent_size = 0
+        self._ahead = 0
+        self._singly = False
+        return Remains(abandoned, uncertain)
+
+    def _take_unconfirmed(self) -> list[Entry]:
+        entries = self._unconfirmed.clear()
+        if self._hand is not None:
+            entries.append(self._release())
+        for entry in entries:
+            entry.sent += 1
+        self._confirming = False
+        return entries
+
+    def _release(self) -> Entry:
+        entry = self._hand
+        assert entry is not None, "no message was taken"
+        self._hand = None
+        self._ahead -= 1
+        return entry
+
+
+def _size_of(message: Message) -> int:
+    return len(message.encode()) if isinstance(message, str) else len(message)

@@ -1,0 +1,509 @@
+"""The life of one client: what has happened to it, what to tell of that, and what to do next.
+
+Theory of operation. `TRANSITIONS` is the table of states that a program sees. `Life` holds the state together with
+everything else that is known of the past: how often the client was open, what was lost, who asked for the end. Each
+method notes one fact and returns what to tell, in order. `act` is what the supervisor does now. It is never asked to
+remember anything: it carries out the act, notes what came of it, and looks at `act` again.
+
+A fact may come at any time: a connection ends, or `close()` is called, while the supervisor waits for something else. So
+the act may change under it, and a result that comes too late is of no consequence: `judged` and `waited` do nothing
+unless their act is still the current one.
+
+Knows no clock, no loop, no connection. Times are passed in: `now` on the clock of the event loop, `boot` on the one that
+counts suspended time.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import attrs
+
+from resilient_ws.api.close_codes import CloseCode, CloseOrigin
+from resilient_ws.api.endpoints import Endpoint
+from resilient_ws.api.errors import ClientClosed, ClientStopped, RetriesExhausted
+from resilient_ws.api.events import (
+    Attempt,
+    CloseEvent,
+    Event,
+    Failure,
+    Fate,
+    Gap,
+    OpenEvent,
+    ReconnectEvent,
+    RetryEvent,
+    State,
+    StateEvent,
+    Stop,
+)
+from resilient_ws.api.rules import text_of
+from resilient_ws.core.delivery import Entry
+from resilient_ws.core.endings import Closing, Ending, close_event, describe_end, final_event
+from resilient_ws.core.retry import Decision, RetryState
+
+# ------------------------------------------------------------------------------------------------ the states
+
+
+class Fact(enum.StrEnum):
+    """What can happen to a client."""
+
+    STARTED = "start()"
+    OPENED = "handshake, setup and subscriptions done"
+    FAILED = "the attempt failed"
+    LOST = "the connection ended"
+    DIALED = "the backoff is over"
+    CLOSE_ASKED = "close()"
+    ENDED = "nothing is left to do"
+
+
+TRANSITIONS: Final[Mapping[State, Mapping[Fact, State]]] = {
+    State.IDLE: {Fact.STARTED: State.CONNECTING, Fact.CLOSE_ASKED: State.CLOSING},
+    State.CONNECTING: {
+        Fact.OPENED: State.OPEN,
+        Fact.FAILED: State.BACKOFF,
+        Fact.CLOSE_ASKED: State.CLOSING,
+    },
+    State.OPEN: {Fact.LOST: State.BACKOFF, Fact.CLOSE_ASKED: State.CLOSING},
+    State.BACKOFF: {
+        Fact.DIALED: State.CONNECTING,
+        Fact.CLOSE_ASKED: State.CLOSING,
+        Fact.ENDED: State.CLOSED,
+    },
+    State.CLOSING: {Fact.ENDED: State.CLOSED},
+    State.CLOSED: {},
+}
+
+# ------------------------------------------------------------------------------------------------ the acts
+
+
+@attrs.frozen(eq=False)
+class Load:
+    """Read the outbox file, then call `loaded` or `unloadable`."""
+
+
+@attrs.frozen(eq=False)
+class Dial:
+    """Make one attempt: call `dialing` as it begins, then `opened` or `failed`."""
+
+
+@attrs.frozen(eq=False)
+class Serve:
+    """A connection is open: wait until something happens."""
+
+
+@attrs.frozen(eq=False)
+class Judge:
+    """Ask the retry rules about a failure, then call `judged`."""
+
+    failure: Failure
+
+
+@attrs.frozen(eq=False)
+class Wait:
+    """Wait until `until` on the loop's clock, then call `waited`."""
+
+    until: float
+
+
+@attrs.frozen(eq=False)
+class Goodbye:
+    """Make the closing handshake on the connection that is open, then call `said_goodbye`."""
+
+
+@attrs.frozen(eq=False)
+class End:
+    """Settle what is left, then call `ended` with it.
+
+    Attributes:
+        final: The last event, as far as it is known.
+        ending: The connection that ended with the client; `None` = none was open.
+    """
+
+    final: CloseEvent
+    ending: Ending | None = None
+
+
+@attrs.frozen(eq=False)
+class Done:
+    """Nothing is left to do."""
+
+
+Act = Load | Dial | Serve | Judge | Wait | Goodbye | End | Done
+
+
+@attrs.frozen(eq=False)
+class Settled:
+    """A message has its fate: what becomes an `UndeliveredEvent`."""
+
+    entry: Entry
+    fate: Fate
+    at_the_end: bool = False
+
+
+Told = Event | Settled
+"""What a fact is answered with: to be told in this order."""
+
+
+class Life:
+    """Everything that is known of one client, and what follows from it.
+
+    Args:
+        retry: Decides about failures; `Life` tells it of dials and openings.
+        fail_fast: Whether the failure of the first attempt ends the client.
+        has_file: Whether an outbox file is to be read first.
+    """
+
+    __slots__ = (
+        "_dials_since_loss",
+        "_ending",
+        "_fail_fast",
+        "_has_file",
+        "_hurried",
+        "_interrupted",
+        "_lost_at",
+        "_resent",
+        "_retry",
+        "act",
+        "attempts",
+        "cause",
+        "closes",
+        "closing",
+        "first_error",
+        "last_close",
+        "last_endpoint",
+        "last_failure",
+        "opens",
+        "state",
+    )
+
+    def __init__(self, retry: RetryState, *, fail_fast: bool = False, has_file: bool = False) -> None:
+        self._retry = retry
+        self._fail_fast = fail_fast
+        self._has_file = has_file
+        self.state = State.IDLE
+        self.act: Act = Done()
+        """What the supervisor does now."""
+        self.attempts = 0
+        self.opens = 0
+        self.closes: dict[CloseOrigin, int] = {}
+        self.cause: ClientClosed | None = None
+        """What ended the client; `None` = `close()` did, or it has not ended."""
+        self.first_error: Exception | None = None
+        """Why the first attempt that failed did so."""
+        self.last_close: CloseEvent | None = None
+        self.last_endpoint: Endpoint | None = None
+        """Where the last attempt led."""
+        self.last_failure: Failure | None = None
+        """Why the last attempt or connection failed."""
+        self.closing: Closing | None = None
+        """What `close()` asked for, with its deadlines."""
+        self._interrupted = False  # `close()` was called, and draining is over
+        self._hurried = False  # the next backoff is cut short
+        self._ending: Ending | None = None  # of a connection, until it is told
+        self._lost_at: float | None = None
+        self._resent = 0
+        self._dials_since_loss = 0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more is accepted."""
+        return self.state is State.CLOSING or self.state is State.CLOSED
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether what is under way is given up, because the client closes and does not drain."""
+        return self._interrupted
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether the client closes and still goes on until everything is settled."""
+        return self.closing is not None and not self._interrupted
+
+    @property
+    def ending(self) -> Ending | None:
+        """The connection that has ended and of which nothing has been told yet."""
+        return self._ending
+
+    # ------------------------------------------------------------------------------------------ the way up
+
+    def started(self, boot: float) -> list[Told]:
+        """`start()` was called."""
+        self._retry.started(boot)
+        self.act = Load() if self._has_file else Dial()
+        return self._step(Fact.STARTED)
+
+    def started_to_close(self, boot: float) -> None:
+        """`close()` was called on a client that was never started. `close_asked` follows."""
+        self._retry.started(boot)
+        self.act = Load() if self._has_file else Dial()
+
+    def loaded(self) -> None:
+        """The outbox file has been read."""
+        if isinstance(self.act, Load):
+            self.act = Dial()
+
+    def unloadable(self, error: Exception) -> list[Told]:
+        """The outbox file cannot be used, which ends the client."""
+        told = self._step(Fact.FAILED)
+        self._stop(ClientStopped(f"the client has ended: {error}"), error, "outbox-file")
+        return told
+
+    def dialing(self, boot: float) -> Attempt:
+        """An attempt begins; returns what a URL provider is told about it."""
+        self.attempts += 1
+        self._dials_since_loss += 1
+        return Attempt(
+            number=self._retry.dialing(boot),
+            endpoint=self.last_endpoint,
+            last_failure=self.last_failure,
+            last_close=self.last_close,
+        )
+
+    def opened(self, event: OpenEvent, boot: float) -> tuple[list[Told], Gap | None]:
+        """The attempt has led to an open connection; returns the gap before its first message, too."""
+        self.opens += 1
+        self._retry.opened()
+        self.last_endpoint = event.endpoint
+        told: list[Told] = [*self._step(Fact.OPENED), event]
+        gap: Gap | None = None
+        close = self.last_close
+        if close is not None and self._lost_at is not None:
+            downtime = boot - self._lost_at
+            gap = Gap(close=close, downtime=downtime)
+            told.append(
+                ReconnectEvent(
+                    attempts=self._dials_since_loss,
+                    downtime=downtime,
+                    close=close,
+                    resent=self._resent,
+                    uncertain=close.uncertain - self._resent,
+                    endpoint=event.endpoint,
+                )
+            )
+        self._dials_since_loss = 0
+        if isinstance(self.act, Dial):
+            self.act = Serve()
+        return told, gap
+
+    # ------------------------------------------------------------------------------------------ the way down
+
+    def failed(self, failure: Failure) -> list[Told]:
+        """The attempt has failed."""
+        told = self._step(Fact.FAILED)
+        self.last_failure = failure
+        if failure.endpoint is not None:
+            self.last_endpoint = failure.endpoint
+        if self.first_error is None and isinstance(failure.error, Exception):
+            self.first_error = failure.error
+        if isinstance(self.act, Dial):
+            self.act = Judge(failure)
+        return told
+
+    def lost(self, ending: Ending) -> list[Told]:
+        """The open connection has ended."""
+        origin = CloseOrigin.LOCAL if self._interrupted else ending.end.origin
+        self.closes[origin] = self.closes.get(origin, 0) + 1
+        self._ending = ending
+        self._lost_at = ending.at
+        if isinstance(self.act, Serve):
+            number = self._retry.next_failure_number(ending.opened_for)
+            self.act = Judge(ending.failure(number))
+        return self._step(Fact.LOST)
+
+    @property
+    def verdict(self) -> Decision | None:
+        """What is decided about the current failure before the program is asked; `None` = ask."""
+        failure = self.act.failure if isinstance(self.act, Judge) else None
+        if self._fail_fast and not self.opens and failure and not isinstance(failure.error, Stop):
+            return Decision(stop=True, rule=text_of("fail-fast"), rule_id="fail-fast")
+        return None
+
+    def judged(self, decision: Decision, now: float, boot: float) -> list[Told]:
+        """The retry rules have decided about the failure of the current act."""
+        if not isinstance(self.act, Judge):
+            return []  # close() came first
+        failure, ending = self.act.failure, self._ending
+        if decision.stop:
+            self._give_up(failure, decision, boot)
+            return []
+        told: list[Told] = []
+        self._ending = None
+        if ending is not None:
+            close = close_event(
+                ending,
+                will_retry=True,
+                retry_in=decision.delay,
+                rule=_with_hint(decision.rule, ending),
+                rule_id=decision.rule_id,
+            )
+            self.last_close = close
+            self.last_failure = ending.failure(failure.attempt, close)
+            self._resent = ending.resent
+            told.append(close)
+            told += [Settled(entry, Fate.UNCERTAIN) for entry in ending.uncertain]
+        told.append(
+            RetryEvent(
+                attempt=self._retry.failures,
+                delay=decision.delay,
+                cause=failure.error if failure.error is not None else describe_end(failure.close),
+                rule=decision.rule,
+                rule_id=decision.rule_id,
+            )
+        )
+        self.act = self._waiting(now + decision.delay, now, boot)
+        return told
+
+    def hurry(self, now: float, boot: float) -> None:
+        """The next backoff, or the current one, is cut short."""
+        self._hurried = True
+        if isinstance(self.act, Wait):
+            self.act = self._waiting(self.act.until, now, boot)
+
+    def _waiting(self, until: float, now: float, boot: float) -> Wait:
+        return Wait(min(until, now + self._retry.redial_in(boot)) if self._hurried else until)
+
+    def waited(self) -> list[Told]:
+        """The backoff is over."""
+        if not isinstance(self.act, Wait):
+            return []
+        self._hurried = False
+        self.act = Dial()
+        return self._step(Fact.DIALED)
+
+    # ------------------------------------------------------------------------------------------ the end
+
+    def close_asked(self, closing: Closing) -> list[Told]:
+        """`close()` was called; the client goes on until `interrupt`."""
+        self.closing = closing
+        return self._step(Fact.CLOSE_ASKED)
+
+    def interrupt(self) -> None:
+        """What is under way is given up."""
+        self._interrupted = True
+        if isinstance(self.act, Serve):
+            self.act = Goodbye()
+        elif not isinstance(self.act, Goodbye | End):
+            self._end_as_asked()
+
+    def said_goodbye(self) -> None:
+        """The connection that was open has ended with a closing handshake, or without."""
+        if isinstance(self.act, Goodbye):
+            self._end_as_asked()
+
+    def breaking(self) -> list[Told]:
+        """The client cannot go on: a defect, or its task was ended from outside. `broken` follows."""
+        return self._step(Fact.CLOSE_ASKED)
+
+    def broken(
+        self, cause: BaseException, rule_id: str, text: str, *, rule: str | None = None, asked: bool
+    ) -> None:
+        """The connection that was open is gone, too.
+
+        Args:
+            cause: What has ended the client.
+            rule_id: The same as a rule.
+            text: That of the exception.
+            rule: The text of the rule; `None` = that of its id.
+            asked: Whether this is the end that `close()` asked for, if it was called.
+        """
+        if self.state is State.CLOSED:
+            return
+        if asked and self.closing is not None:
+            self._end_as_asked()
+        else:
+            self._stop(ClientStopped(text), cause, rule_id, self._ending, rule=rule)
+
+    def _end_as_asked(self) -> None:
+        if self._ending is None:
+            final = CloseEvent(code=CloseCode.ABNORMAL_CLOSURE, synthesized=True, origin=CloseOrigin.LOCAL)
+        else:
+            final = attrs.evolve(close_event(self._ending), origin=CloseOrigin.LOCAL)
+        final = attrs.evolve(final, rule=text_of("close-called"), rule_id="close-called")
+        self.act = End(final, self._ending)
+
+    def _give_up(self, failure: Failure, decision: Decision, boot: float) -> None:
+        text = f"the client has ended: {_with_hint(decision.rule, self._ending)}"
+        stopped: ClientClosed = ClientStopped(text)
+        if decision.exhausted:
+            stopped = RetriesExhausted(text, attempts=self._retry.attempt, elapsed=self._retry.elapsed(boot))
+        error = failure.error if failure.error is not None else describe_end(failure.close)
+        self._stop(stopped, error, decision.rule_id, self._ending, failure, rule=decision.rule)
+
+    def _stop(
+        self,
+        stopped: ClientClosed,
+        cause: BaseException,
+        rule_id: str,
+        ending: Ending | None = None,
+        failure: Failure | None = None,
+        *,
+        rule: str | None = None,
+    ) -> None:
+        """The client ends by itself: `stopped` is raised where the program waits, unless `close()` came first.
+
+        Args:
+            stopped: What is raised.
+            cause: What it is raised from.
+            rule_id: Which rule decided.
+            ending: The end of the connection that was open, if one was.
+            failure: What the rule was asked about.
+            rule: Its text with the verdict; `None` = the text of the rule alone.
+        """
+        stopped.__cause__ = cause
+        if self.closing is None:
+            self.cause = stopped
+        final = final_event(ending, failure, cause)
+        text = text_of(rule_id) if rule is None else rule
+        self.act = End(attrs.evolve(final, rule=_with_hint(text, ending), rule_id=rule_id), ending)
+
+    def ended(
+        self, *, abandoned: Sequence[Entry], uncertain: Sequence[Entry], waiting: int, unread: int
+    ) -> tuple[list[Told], list[Told]]:
+        """The act `End` is carried out: nothing follows. Returns what to tell of messages, and of the client.
+
+        Args:
+            abandoned: Accepted messages that were never written.
+            uncertain: Those that were written and are neither confirmed nor told.
+            waiting: How many were pending before that.
+            unread: How many received messages the program has not taken.
+        """
+        if not isinstance(self.act, End):
+            return [], []
+        final, ending = self.act.final, self.act.ending
+        left = (*(ending.uncertain if ending is not None else ()), *uncertain)
+        fates: list[Told] = [Settled(entry, Fate.UNCERTAIN, at_the_end=True) for entry in left]
+        fates += [Settled(entry, Fate.ABANDONED, at_the_end=True) for entry in abandoned]
+        self.last_close = attrs.evolve(
+            final,
+            unsent=waiting - len(uncertain) if ending is None else final.unsent,
+            uncertain=len(uncertain) if ending is None else final.uncertain,
+            unread=unread,
+            final=True,
+        )
+        self._ending = None
+        self.act = Done()
+        return fates, [*self._apply(Fact.ENDED), self.last_close]
+
+    # ------------------------------------------------------------------------------------------ the table
+
+    def _step(self, fact: Fact) -> list[Told]:
+        """Takes a step of the table; while the client closes, what happens changes its state no longer."""
+        return [] if self.is_over else self._apply(fact)
+
+    def _apply(self, fact: Fact) -> list[Told]:
+        """The one place that writes `state`.
+
+        Raises:
+            RuntimeError: The table has no such step; a defect of this package.
+        """
+        old, new = self.state, TRANSITIONS[self.state].get(fact)
+        if new is None:
+            raise RuntimeError(f"{fact.name} cannot happen in {old.name}")
+        self.state = new
+        return [StateEvent(old=old, new=new)]
+
+
+def _with_hint(rule: str, ending: Ending | None) -> str:
+    return rule if ending is None or ending.hint is None else f"{rule}; {ending.hint}"

@@ -1,0 +1,1 @@
+"""What outlives a connection: messages in both directions."""

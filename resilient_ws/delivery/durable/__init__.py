@@ -1,0 +1,1 @@
+"""The outbox file: accepted messages that survive the process."""

@@ -1,0 +1,71 @@
+"""Who waits for an answer of the peer: reading goes on for them, and they are told when it cannot come.
+
+Knows neither messages nor connections; what is waited for is somebody else's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any
+
+from resilient_ws.api.errors import InboxFull, ResilientWSError
+from resilient_ws.delivery.inbox import Inbox
+
+
+class Patience:
+    """The calls of one client that wait for an answer.
+
+    Args:
+        inbox: Through which the answers must come.
+        ask: Called when somebody begins to wait for a PONG.
+    """
+
+    __slots__ = ("_ask", "_asking", "_inbox", "_waiters")
+
+    def __init__(self, inbox: Inbox, ask: Callable[[], None]) -> None:
+        self._inbox = inbox
+        self._ask = ask
+        self._waiters: list[asyncio.Future[Any]] = []
+        self._asking = 0
+
+    @property
+    def asks(self) -> bool:
+        """Whether somebody waits for a PONG."""
+        return self._asking > 0
+
+    @contextmanager
+    def waiting(self, waiter: asyncio.Future[Any], *, asks: bool) -> Generator[None]:
+        """While it is entered, reading goes on to twice the bounds of the inbox; `waiter` fails if that is not enough.
+
+        Args:
+            waiter: What the call awaits.
+            asks: Whether a PONG is what it waits for.
+        """
+        self._waiters.append(waiter)
+        self._asking += asks
+        try:
+            if not self._inbox.expect():
+                self.stuck()
+            if asks:
+                self._ask()
+            yield
+        finally:
+            self._waiters.remove(waiter)
+            self._asking -= asks
+            self._inbox.expect_no_more()
+
+    def stuck(self) -> None:
+        """The inbox is full beyond twice its bounds: the answers cannot come."""
+        self.fail(
+            lambda: InboxFull(
+                "the awaited answer stands behind received messages that the program does not take"
+            )
+        )
+
+    def fail(self, error: Callable[[], ResilientWSError]) -> None:
+        """Ends every wait with an exception."""
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_exception(error())

@@ -1,0 +1,1 @@
+"""What runs one client: its supervisor, its attempts, and how it reports."""

@@ -1,0 +1,1 @@
+"""A client without a network: the peer is played by the test."""

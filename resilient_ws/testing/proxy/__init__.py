@@ -1,0 +1,1 @@
+"""Proxies in front of a real server: bad networks, and forward proxies."""

@@ -1,0 +1,1 @@
+"""Frames moved by aiohttp."""

@@ -1,0 +1,1 @@
+"""What both transports need: dialing, handshakes, frames, sockets."""
