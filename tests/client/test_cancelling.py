@@ -7,8 +7,8 @@ from collections import Counter
 import pytest
 
 from resilient_ws import ClientClosed, DeliveryUncertain, NotConnected, Outbox, State, UndeliveredEvent
+from resilient_ws.connection.writer import Writer
 from resilient_ws.testing import FakeTransport
-from resilient_ws.writer import Writer
 from tests.client.kit import settle, stage
 
 pytestmark = pytest.mark.promise("P8")

@@ -15,8 +15,8 @@ from resilient_ws import (
     Lost,
     State,
     WebSocketClient,
-    options,
 )
+from resilient_ws.api import options
 from resilient_ws.delivery import inbox as inboxes
 from resilient_ws.testing import FakeTransport
 from tests.client.kit import URL, now, settle, stage

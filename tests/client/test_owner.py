@@ -11,9 +11,9 @@ from resilient_ws import (
     ReconnectPolicy,
     State,
     WebSocketClient,
-    opening,
 )
 from resilient_ws.core.retry import RetryState
+from resilient_ws.runtime import attempt as opening
 from resilient_ws.runtime.supervisor import Supervisor
 from resilient_ws.testing import FakeTransport, run_virtual
 from tests.client.kit import URL, stage

@@ -24,8 +24,8 @@ from resilient_ws import (
     Stop,
     UndeliveredEvent,
     WebSocketClient,
-    durable,
 )
+from resilient_ws.delivery.durable import commits as durable
 from resilient_ws.delivery.durable.sqlite import OutboxFile
 from resilient_ws.testing import FakeTransport, PingAnswers
 from tests.outbox_files import Gate, fill_up, on_thread

@@ -20,10 +20,10 @@ from resilient_ws import (
     ReconnectPolicy,
     UndeliveredEvent,
     WebSocketClient,
-    persistence,
 )
 from resilient_ws.core.delivery import DeliveryQueue
 from resilient_ws.core.priority_queue import Entry
+from resilient_ws.delivery.durable import store as persistence
 from resilient_ws.delivery.durable.commits import DurableOutbox
 from resilient_ws.delivery.durable.sqlite import Opening, OutboxFile
 from resilient_ws.testing import FakeTransport, PingAnswers

@@ -25,8 +25,8 @@ from resilient_ws import (
     ResilientWSError,
     State,
     WebSocketClient,
-    config,
 )
+from resilient_ws.runtime import config
 from resilient_ws.testing import Opcode, encode_frame
 from resilient_ws.testing.server.wire import RSV1
 from resilient_ws.transports import make_transport
