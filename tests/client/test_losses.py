@@ -151,6 +151,7 @@ async def test_the_loss_that_ends_the_client_is_told_by_the_end_itself():
         played.peer.send("1")
         await settle()
         played.peer.drop()
+        await settle()
         assert await take(stream, 1) == ["1"]
         assert not stream.is_current
         with pytest.raises(ClientStopped):

@@ -91,6 +91,7 @@ def test_threads_never_get_the_same_key_and_none_fails(monkeypatch):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 @pytest.mark.parametrize("after_use", [False, True])
 def test_a_forked_child_draws_keys_of_its_own(after_use):
     """One that is forked later, too: the list is another one then."""
