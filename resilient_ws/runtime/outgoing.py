@@ -1,4 +1,4 @@
-"""The sending methods of the client: the program's side of the outbox."""
+"""The sending half of the client: `send`, `flush`, `request` and subscriptions."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ from resilient_ws.runtime.attempt import Subscription
 from resilient_ws.runtime.callbacks import check_loop
 from resilient_ws.runtime.supervisor import Supervisor
 
-# What may wait to be written of one intent: declared for the first time, once more, taken back, and declared after that.
+# The frames of one subscription that can be pending in the writer: the first declaration, a repeated one, the
+# unsubscribe message, and a declaration made after that message.
 _NEW, _AGAIN, _FAREWELL, _LAST = "new", "again", "farewell", "last"
 
 Sendable = Message | bytearray | memoryview
 
 
 class Outgoing:
-    """Sends messages, asks, and declares intents."""
+    """Send messages, make requests, and declare subscriptions."""
 
     def __init__(self, engine: Supervisor) -> None:
         self._engine = engine
         self._sender = engine.sender
         self._max_bytes = engine.config.outbox.max_bytes
-        self._thread: int | None = None  # in which the client was started
+        self._thread: int | None = None  # the thread that started the client
 
     async def send(
         self,
@@ -42,35 +43,41 @@ class Outgoing:
         key: str | None = None,
         priority: int = 0,
     ) -> None:
-        """Sends a message, now or as soon as there is a connection, in the order of the calls.
+        """Send a message now, or as soon as a connection is open.
 
-        It waits only before it accepts: when it has returned, the message is accepted; when it raised or was
-        cancelled, it is not. What becomes of an accepted message is reported (`on_undelivered`) unless the peer has it.
+        Messages are sent in the order of the calls. `send` waits only until the message is accepted, for example for
+        room in the outbox. If it returns, the message is accepted. If it raises or is cancelled, the message is not
+        accepted and will not be sent; `confirm` is the exception. An accepted message that is not delivered, or may
+        not have been, is reported to `on_undelivered`.
 
         Args:
-            message: `str` is sent as TEXT, bytes-like as BINARY (copied unless it is `bytes`).
-            ttl: Seconds or `timedelta` after which it is dropped unless written; `None` = that of the outbox.
-            confirm: Return only when the peer is known to have it. Cancelled while it waits for that, or ended by an
-                exception, the message stays accepted.
-            queue: `False` = only on a connection that is open now, and never sent again.
-            on_uncertain: `"report"` or `"resend"`, for this message; `None` = that of the outbox. `"resend"` switches
-                confirmation on, unless `Outbox(confirm=False)` rules it out.
-            key: A waiting message with the same key is replaced by this one; `None` = replaces nothing.
-            priority: What waits with a higher one leaves first.
+            message: The message. A `str` is sent as TEXT, a bytes-like object as BINARY (copied unless it is `bytes`).
+            ttl: Seconds (above 0) or `timedelta` after which the message is dropped if it has not been written;
+                `None` uses `Outbox.ttl`.
+            confirm: Wait until the peer is known to have received the message. If this wait is cancelled or raises,
+                the message stays accepted.
+            queue: `False` sends the message only if a connection is open now, and never resends it.
+            on_uncertain: `"report"` or `"resend"` for this message; `None` uses `Outbox.on_uncertain`. `"resend"`
+                enables confirmation; it is an error with `Outbox(confirm=False)`.
+            key: Replace the pending message with the same key, if any; `None` replaces nothing.
+            priority: Any `int`. Pending messages with a higher priority are sent first.
 
         Raises:
             OutboxFull: No connection is open and the outbox is full, with `overflow="raise"`.
             ClientClosed: The client is closing or has ended.
-            MessageTooBig: It is larger than `outbox.max_bytes`.
-            NotConnected: With `queue=False`, no connection is open; or it would have to wait before `start()`.
-            OutboxFileError: The outbox file could not take it: the disk is full or broken.
-            DeliveryUncertain: With `confirm`, it was accepted and may or may not have arrived. Or confirmation is off on
-                the connection of now: then it was not sent, as the text says.
-            InboxFull: With `confirm`, the confirmation stands behind received messages that nobody takes.
+            MessageTooBig: The message is larger than `Outbox.max_bytes`.
+            NotConnected: No connection is open, with `queue=False`; or `send` would have to wait and `start()` has not
+                been called.
+            OutboxFileError: The message could not be written to the outbox file: the disk is full or broken.
+            DeliveryUncertain: With `confirm`, the message was accepted and may or may not have arrived. Also if
+                confirmation is off on the current connection; then the text says that the message was not sent.
+            InboxFull: With `confirm`, the confirmation is queued behind unread messages.
             TypeError, ValueError: The message or an option has the wrong type or value.
         """
-        # What `send_now` does, without a call for each message, while the lane is open. The thread is compared, not the
-        # loop: to ask for the running loop takes half as long as all of this.
+        # The fast path: this is `send_now` written out, to save a call per message. Invariant: while `lane.left` is
+        # above 0, nothing is pending ahead of this message, so appending it to `lane.held` keeps the order of the
+        # calls. `lane.limit` bounds the bytes in flight. Comparing threads replaces `get_running_loop()`, which costs
+        # half as much as this whole block.
         if (
             ttl is None
             and on_uncertain is None
@@ -127,10 +134,12 @@ class Outgoing:
         key: str | None = None,
         priority: int = 0,
     ) -> None:
-        """Sends `obj` as compact JSON text; everything else is as for `send`.
+        """Send `obj` as compact JSON in a TEXT message.
+
+        The options, errors and cancel-safety are those of `send`.
 
         Raises:
-            TypeError, ValueError: `json.dumps` cannot encode it.
+            TypeError, ValueError: `json.dumps` cannot encode `obj`.
         """
         text = json.dumps(obj, separators=(",", ":"), ensure_ascii=False)
         await self.send(
@@ -138,16 +147,19 @@ class Outgoing:
         )
 
     async def flush(self, timeout: Duration | None = None) -> None:
-        """Waits until each message accepted before is confirmed or its fate reported. Cancel-safe.
+        """Wait until every message accepted so far is settled.
+
+        A message is settled when it is confirmed or its fate has been reported to `on_undelivered`. Cancel-safe:
+        cancelling `flush` changes nothing.
 
         Args:
-            timeout: Seconds or `timedelta`, 0 or more; `None` = no limit.
+            timeout: Seconds or `timedelta`, 0 or more; `None` means no limit.
 
         Raises:
-            TimeoutError: It took longer; nothing is withdrawn.
+            TimeoutError: `timeout` elapsed first. All messages stay accepted.
             ClientClosed: The client ended first.
-            InboxFull: The confirmation stands behind received messages that nobody takes.
-            NotConnected: It would have to wait and the client has not been started.
+            InboxFull: The confirmation is queued behind unread messages.
+            NotConnected: `flush` would have to wait and `start()` has not been called.
         """
         self._check_loop()
         limit = seconds("timeout", timeout, zero=True, none=True)
@@ -159,7 +171,7 @@ class Outgoing:
             if not scope.expired():
                 raise
             queue = self._engine.sender.queue
-            left = f"{queue.waiting} messages are not written and {queue.unconfirmed} not confirmed"
+            left = f"{queue.waiting} messages are pending and {queue.unconfirmed} are not confirmed"
             raise TimeoutError(
                 f"not flushed within timeout={limit:g} s: {left}; {self._engine.standing()}"
             ) from None
@@ -170,21 +182,23 @@ class Outgoing:
         match: Callable[[Message], bool],
         timeout: Duration | None = None,
     ) -> Message:
-        """Sends a message with `queue=False`, and returns the first one received from then on that matches.
+        """Send a message and return the first reply that matches.
 
-        The reply is consumed, everything else is delivered as usual. It proves that the peer has read the question and all
-        that was sent before it, so those messages are confirmed. Cancel-safe.
+        The message is sent as with `queue=False`. The reply is consumed; every other message is delivered as usual.
+        The reply proves that the peer has read the request and everything sent before it, so those messages become
+        confirmed. Cancel-safe: after a cancellation no reply is consumed; the request may have been sent.
 
         Args:
-            message: As for `send`.
-            match: Asked for each message on its arrival; must not block. If it raises, so does this call.
-            timeout: Seconds or `timedelta`, 0 or more; `None` = no limit.
+            message: The request, as for `send`.
+            match: A function called with each message as it arrives; it must not block. If it raises, `request` raises
+                the same exception.
+            timeout: Seconds or `timedelta`, 0 or more; `None` means no limit.
 
         Raises:
             NotConnected: No connection is open.
-            DeliveryUncertain: The connection ended before the answer came.
-            TimeoutError: No answer in time.
-            InboxFull: The answer stands behind received messages that nobody takes.
+            DeliveryUncertain: The connection ended before the reply arrived.
+            TimeoutError: No reply matched within `timeout`.
+            InboxFull: The reply is queued behind unread messages.
             ClientClosed, MessageTooBig, TypeError, ValueError: As for `send`.
         """
         function("match", match, sync=True)
@@ -200,7 +214,7 @@ class Outgoing:
                 with sender.patience.waiting(answer, asks=False):
                     await sender.admit_unqueued(size, answer)
                     if answer.done():
-                        return answer.result()  # it has failed
+                        return answer.result()  # raises: it failed while waiting for room
                     live = self._engine.live
                     assert live is not None
                     written = sender.write_unqueued(plain, size)
@@ -210,9 +224,9 @@ class Outgoing:
             if not scope.expired():
                 raise
             what = (
-                f"{live.tried - tried} messages came and none matched"
+                f"{live.tried - tried} messages arrived and none matched"
                 if live is not None
-                else "the message still waits for room and is not written"
+                else "the request is pending and has not been written"
             )
             raise TimeoutError(
                 f"no reply within timeout={limit:g} s: {what}; {self._engine.standing()}"
@@ -224,14 +238,17 @@ class Outgoing:
         message: Sendable | Callable[[], Sendable],
         unsubscribe: Sendable | None = None,
     ) -> None:
-        """Declares an intent: sent now if a connection is open, and on each one after `setup`, before the outbox.
+        """Declare a subscription, sent now and again on every new connection.
 
-        Intents are sent in the order of their declaration; the same key replaces, also one that still waits for room.
+        If a connection is open, `message` is sent now. On each new connection it is sent after `setup` and before the
+        outbox. Subscriptions are sent in the order of their declaration. Declaring a key again replaces the earlier
+        subscription, even one that is still pending.
 
         Args:
-            key: What names it; any hashable.
-            message: What to send, or a function that makes it anew each time (signed timestamps).
-            unsubscribe: What `unsubscribe(key)` sends on an open connection; `None` = nothing.
+            key: Any hashable that names the subscription.
+            message: The message to send, or a function without arguments that returns it, called each time (for signed
+                timestamps).
+            unsubscribe: The message that `unsubscribe(key)` sends if a connection is open; `None` sends nothing.
 
         Raises:
             ClientClosed: The client has ended.
@@ -251,13 +268,15 @@ class Outgoing:
             return
         try:
             now = subscription.render(self._max_bytes)
-        except Exception as error:  # noqa: BLE001 - as on a later connection, where nobody could catch it
+        except Exception as error:  # noqa: BLE001 - reported as on later connections
             engine.failed("subscribe", error)
             return
         live.writer.post(now, name=_name_of_declaration(live.writer, key, is_new=before is None))
 
     def unsubscribe(self, key: Hashable) -> None:
-        """Takes an intent back; an unknown key is of no consequence.
+        """Remove a subscription; an unknown key is ignored.
+
+        If a connection is open, the `unsubscribe` message of the subscription is sent.
 
         Raises:
             ClientClosed: The client has ended.
@@ -269,10 +288,10 @@ class Outgoing:
             return
         writer = live.writer
         if writer.withdraw((_LAST, key)):
-            return  # what takes back the one before waits, too
+            return  # the unsubscribe message of the earlier declaration is pending already
         if writer.is_crowded:
             if writer.withdraw((_NEW, key)):
-                return  # it leaves no trace
+                return  # never written, so there is nothing to unsubscribe
             writer.withdraw((_AGAIN, key))
         if gone.unsubscribe is not None and not writer.waits((_FAREWELL, key)):
             writer.post(gone.unsubscribe, name=(_FAREWELL, key))
@@ -297,13 +316,15 @@ def _check_options(confirm: object, queue: object, key: object, priority: object
 
 
 def _name_of_declaration(writer: Writer, key: Hashable, *, is_new: bool) -> tuple[str, Hashable]:
-    """Returns by which name a declaration waits for room: so that few are kept for each key, in the right order."""
+    """Return the name of a pending declaration.
+
+    A post replaces the pending frame of the same name, so each key keeps a bounded number of frames, in the right order.
+    """
     if writer.waits((_FAREWELL, key)):
         if not writer.waits((_NEW, key)):
             return _LAST, key
-        writer.withdraw(
-            (_FAREWELL, key)
-        )  # declared, taken back and declared once more, and nothing of it is written
+        # Declared, unsubscribed and declared again, and nothing of it has been written.
+        writer.withdraw((_FAREWELL, key))
         return _NEW, key
     if writer.waits((_NEW, key)) or (is_new and not writer.waits((_AGAIN, key))):
         return _NEW, key

@@ -123,18 +123,18 @@ TABLE = {
     ),
     "flush, silent peer": (
         flush, sent_something, {},
-        ["not flushed within timeout=2 s", "0 messages are not written and 1 not confirmed", "open"],
+        ["not flushed within timeout=2 s", "0 messages are pending and 1 are not confirmed", "open"],
     ),
     "flush, no connection": (
         flush, sent_without_connection, {"reconnect": ReconnectPolicy(wait=wait_fixed(30))},
-        ["1 messages are not written and 0 not confirmed", "backoff", "the last failure: ConnectionLost"],
+        ["1 messages are pending and 0 are not confirmed", "backoff", "the last failure: ConnectionLost"],
     ),
     "request, silent peer": (
         request, sent_something, {},
-        ["no reply within timeout=2 s", "0 messages came and none matched", "the client is open"],
+        ["no reply within timeout=2 s", "0 messages arrived and none matched", "the client is open"],
     ),
     "request, other messages": (
-        request, other_messages, {}, ["no reply within timeout=2 s", "3 messages came and none matched"],
+        request, other_messages, {}, ["no reply within timeout=2 s", "3 messages arrived and none matched"],
     ),
 }  # fmt: skip
 
@@ -175,7 +175,7 @@ async def test_a_request_that_was_never_written_says_so():
         played.peer.congest()
         for _ in range(10):
             await played.client.send("x" * 10)
-        with pytest.raises(TimeoutError, match="the message still waits for room and is not written"):
+        with pytest.raises(TimeoutError, match="the request is pending and has not been written"):
             await played.client.request("x" * 100, never, timeout=2)
         played.peer.recover()
 
@@ -189,7 +189,7 @@ async def test_a_request_of_the_set_up():
         seen.append(str(caught.value))
 
     async with stage(setup=setup):
-        assert seen == ["no reply within timeout=2 s during the set-up: 0 messages came and none matched"]
+        assert seen == ["no reply within timeout=2 s during the set-up: 0 messages arrived and none matched"]
 
 
 async def test_reading_that_is_paused_is_named():
