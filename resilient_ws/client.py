@@ -199,7 +199,7 @@ class WebSocketClient(Callbacks, Outgoing):
         await self.close()
 
     def start(self) -> None:
-        """Begins connecting, in the background. A second call does nothing.
+        """Begin connecting, in the background. A second call does nothing.
 
         Raises:
             ClientClosed: The client has ended; make a new one.
@@ -216,7 +216,7 @@ class WebSocketClient(Callbacks, Outgoing):
         self._thread = get_ident()
 
     async def ready(self, timeout: Duration | None = None) -> None:
-        """Waits until the state is `OPEN`. Cancel-safe.
+        """Wait until the state is `OPEN`. Cancel-safe.
 
         Args:
             timeout: Seconds or `timedelta`, 0 or more; `None` = no limit.
@@ -240,7 +240,7 @@ class WebSocketClient(Callbacks, Outgoing):
             raise TimeoutError(f"not open within timeout={limit:g} s: {self._engine.standing()}") from None
 
     async def close(self, code: int = 1000, reason: str = "", drain: Duration | None = None) -> None:
-        """Ends the client, from any state and any task, within `drain` + `close_timeout`.
+        """End the client, from any state and any task, within `drain` + `close_timeout`.
 
         It refuses further sends, wakes everything that is blocked, writes what waits if a connection is open, sends a
         CLOSE, reads to the peer's CLOSE, and returns after the callbacks have run. What was received before is still
@@ -268,7 +268,7 @@ class WebSocketClient(Callbacks, Outgoing):
         await engine.wait_closed()
 
     async def run(self, *, signals: Sequence[signal.Signals] = (signal.SIGINT, signal.SIGTERM)) -> None:
-        """Starts the client and returns when it is closed: the main function of a program made of callbacks.
+        """Start the client and return when it is closed: the main function of a program made of callbacks.
 
         A cancelled call closes the client first; cancelled while that is under way, it does not wait for the end of it.
 
@@ -296,7 +296,7 @@ class WebSocketClient(Callbacks, Outgoing):
             raise engine.ended_error()
 
     def reconnect_now(self, code: int = 1000, reason: str = "") -> None:
-        """Ends a back-off wait, or replaces the connection that is open; never sooner than `min_delay` after the last dial.
+        """End the current backoff, or replace the open connection; never sooner than `min_delay` after the last dial.
 
         The old connection is sent a CLOSE with `code` and `reason`. Some gateways drop the session on 1000 and 1001,
         and keep it to be resumed on another code, such as 4000. Without an open connection nothing is sent.
@@ -319,7 +319,7 @@ class WebSocketClient(Callbacks, Outgoing):
     # ------------------------------------------------------------------------------------------ receiving
 
     async def recv(self) -> Message:
-        """Waits for the next message, across reconnects, and takes it: `str` for TEXT, `bytes` for BINARY.
+        """Wait for the next message, across reconnects, and take it: `str` for TEXT, `bytes` for BINARY.
 
         Cancel-safe: a cancelled call takes nothing.
 

@@ -73,7 +73,7 @@ class GapSource(Protocol):
     """What has `with_gaps`, as a `WebSocketClient` has; a step of that iteration must be cancel-safe."""
 
     def with_gaps(self, *, lost: Literal[True]) -> AsyncIterator[Message | Gap | Lost]:
-        """Returns messages, with a `Lost` where a connection was lost and a `Gap` wherever some may be missing."""
+        """Return messages, with a `Lost` where a connection was lost and a `Gap` wherever some may be missing."""
         ...
 
 
@@ -195,7 +195,7 @@ class SnapshotThenDeltas(Generic[S, D]):
     # ------------------------------------------------------------------------------------------ messages
 
     def _take(self) -> Numbered[D] | None:
-        """Takes the next delta of what is at hand; `None` = there is none."""
+        """Take the next delta of what is at hand; `None` = there is none."""
         delta, self._delta = self._delta, None
         while delta is None and self._buffer:
             delta = self._read(self._buffer.popleft())
@@ -211,7 +211,7 @@ class SnapshotThenDeltas(Generic[S, D]):
         return (value, *numbers) if isinstance(numbers, tuple) else (value, numbers, numbers)
 
     async def _next_connection(self) -> Gap | None:
-        """Waits for the connection after the one that was lost; returns the gap between them."""
+        """Wait for the connection after the one that was lost; return the gap between them."""
         while self._is_lost:
             item = await self._receive()
             self._keep(item)
@@ -229,13 +229,13 @@ class SnapshotThenDeltas(Generic[S, D]):
             raise
 
     async def _read_on(self) -> None:
-        """Keeps what is received, until the source ends; `_receive` says so when all before it was taken."""
+        """Keep what is received, until the source ends; `_receive` says so when all before it was taken."""
         with suppress(Exception):
             while True:
                 self._keep(await self._receive())
 
     def _keep(self, item: Message | Gap | Lost) -> None:
-        """Keeps what was received while a snapshot is needed."""
+        """Keep what was received while a snapshot is needed."""
         if isinstance(item, Gap | Lost):
             self._buffer.clear()
             self._delta = None
@@ -249,7 +249,7 @@ class SnapshotThenDeltas(Generic[S, D]):
     # ------------------------------------------------------------------------------------------ the snapshot
 
     async def _seed(self) -> Snapshot[S]:
-        """Fetches until a snapshot fits to the deltas at hand."""
+        """Fetch until a snapshot fits to the deltas at hand."""
         while True:
             await self._wait_for_turn()
             while self._is_lost and self._end is None:
@@ -281,7 +281,7 @@ class SnapshotThenDeltas(Generic[S, D]):
             raise error
 
     def _needed(self, sequence: int) -> int:
-        """Drops what a snapshot up to `sequence` contains; returns up to where one is needed."""
+        """Drop what a snapshot up to `sequence` contains; return up to where one is needed."""
         if self._overflowed:
             return sequence + 1
         while (delta := self._take()) is not None:
@@ -292,7 +292,7 @@ class SnapshotThenDeltas(Generic[S, D]):
         return sequence
 
     async def _fetch(self) -> Snapshot[S] | Exception:
-        """Returns a snapshot, or what `fetch_snapshot` raised; what is received meanwhile is kept."""
+        """Return a snapshot, or what `fetch_snapshot` raised; what is received meanwhile is kept."""
         async with asyncio.TaskGroup() as group:
             reading = group.create_task(self._read_on(), name="resilient_ws:deltas")
             try:
@@ -304,7 +304,7 @@ class SnapshotThenDeltas(Generic[S, D]):
                 reading.cancel()
 
     async def _wait_for_turn(self) -> None:
-        """Waits until the next fetch may begin; what is received meanwhile is kept."""
+        """Wait until the next fetch may begin; what is received meanwhile is kept."""
         loop = asyncio.get_running_loop()
         if loop.time() < self._earliest:
             with suppress(TimeoutError):

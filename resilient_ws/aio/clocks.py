@@ -18,7 +18,7 @@ from pathlib import Path
 
 
 def boot_time() -> float:
-    """Returns the seconds since some fixed instant, those included for which the machine was suspended.
+    """Return the seconds since some fixed instant, those included for which the machine was suspended.
 
     It never goes back and no clock setting moves it; only differences mean something. Where the system has no such
     clock (neither Linux, macOS nor Windows) it is `time.monotonic`, which may stop while the machine is suspended.
@@ -28,13 +28,13 @@ def boot_time() -> float:
 
 
 def wall_time() -> float:
-    """Returns the seconds since the epoch, as `time.time`: the same in all processes, moved when the clock is set."""
+    """Return the seconds since the epoch, as `time.time`: the same in all processes, moved when the clock is set."""
     replaced = _replaced("wall_time")
     return time.time() if replaced is None else replaced()
 
 
 def _replaced(name: str) -> Callable[[], float] | None:
-    """Returns the clock of that name which the running event loop brings along; `None` = it has none, or none runs."""
+    """Return the clock of that name which the running event loop brings along; `None` = it has none, or none runs."""
     return getattr(_running_loop(), name, None)
 
 
@@ -46,7 +46,7 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
 
 
 def _find_boot_clock() -> Callable[[], float]:
-    """Returns the clock of this system that counts suspended time.
+    """Return the clock of this system that counts suspended time.
 
     Source: clock_gettime(2) of Linux (`CLOCK_BOOTTIME`) and of macOS, whose `CLOCK_MONOTONIC` goes on in sleep while
     Python's `time.monotonic` (`mach_absolute_time`) stops. That of Windows goes on.
@@ -67,12 +67,12 @@ _real_boot_time = _find_boot_clock()
 
 
 def boot_clock() -> Callable[[], float]:
-    """Returns what `boot_time` asks on the event loop that runs now, for callers that ask it often."""
+    """Return what `boot_time` asks on the event loop that runs now, for callers that ask it often."""
     return _replaced("boot_time") or _real_boot_time
 
 
 def boot_id() -> str | None:
-    """Returns a name for the time since the machine was started; `None` = this system has none.
+    """Return a name for the time since the machine was started; `None` = this system has none.
 
     Boot times of two processes can be compared where this is equal.
     """
@@ -99,7 +99,7 @@ class SteadyClock:
         self.slept = -math.inf
 
     def __call__(self) -> float:
-        """Returns the time in seconds."""
+        """Return the time in seconds."""
         boot = boot_time()
         running = running_time()
         self.slept = max(self.slept, boot - running)
@@ -107,6 +107,6 @@ class SteadyClock:
 
 
 def running_time() -> float:
-    """Returns the seconds since some fixed instant for which the machine has run."""
+    """Return the seconds since some fixed instant for which the machine has run."""
     loop = _running_loop()
     return loop.time() if loop is not None and hasattr(loop, "boot_time") else time.monotonic()

@@ -13,7 +13,7 @@ from typing import Any
 
 
 def resume(waiter: asyncio.Future[None]) -> None:
-    """Ends `waiter`; the task that waits for it takes its step within this call, where that can be, else in the next turn.
+    """End `waiter`; the task that waits for it takes its step within this call, where that can be, else in the next turn.
 
     To be called last in a callback of the event loop: whatever the program does until it waits again is done within.
     In asyncio's debug mode the next turn it is, since the loop tells of slow steps by the name of the callback.
@@ -46,12 +46,12 @@ class _Reentrant:
         self._context = context
 
     def run(self, call: Callable[..., object], *args: object) -> object:
-        """Calls `call` in a copy of the context."""
+        """Call `call` in a copy of the context."""
         return self._context.copy().run(call, *args)
 
 
 def let_nested_loop_read(loop: asyncio.AbstractEventLoop, descriptor: int) -> None:
-    """Lets a loop that runs within a step taken by `resume` read the same socket.
+    """Let a loop that runs within a step taken by `resume` read the same socket.
 
     Notebooks and debuggers run the loop within a handler (`nest_asyncio`). The handler may have been resumed in the call that
     the loop makes to read a socket, in a context that cannot be entered twice: every further read would fail, over and over.
@@ -70,7 +70,7 @@ def let_nested_loop_read(loop: asyncio.AbstractEventLoop, descriptor: int) -> No
 
 
 def at_once(call: Callable[[], None]) -> None:
-    """Calls `call`, a step that the loop would take in its next turn; to be called last, as `resume`."""
+    """Call `call`, a step that the loop would take in its next turn; to be called last, as `resume`."""
     try:
         copy_context().run(call)
     except BaseException as error:  # noqa: BLE001 - as above
@@ -78,7 +78,7 @@ def at_once(call: Callable[[], None]) -> None:
 
 
 def _let_out(error: BaseException) -> None:
-    """Lets `error` end the loop. Raised here it might not: the transports of uvloop take it for an error of theirs."""
+    """Let `error` end the loop. Raised here it might not: the transports of uvloop take it for an error of theirs."""
     asyncio.get_running_loop().call_soon(_raise, error)
 
 

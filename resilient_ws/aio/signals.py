@@ -88,7 +88,7 @@ _taken: dict[signal.Signals, _Taken] = {}
 
 
 def _take(number: signal.Signals, loop: asyncio.AbstractEventLoop) -> _Taken | None:
-    """Takes the signal where nobody has chosen a handler for it; `None` where it is not to be had."""
+    """Take the signal where nobody has chosen a handler for it; `None` where it is not to be had."""
     before = signal.getsignal(number)
     if not _is_default(before):
         return None
@@ -113,7 +113,7 @@ def _checked(signals: Sequence[signal.Signals]) -> tuple[signal.Signals, ...]:
 
 
 def _is_default(handler: _Handler) -> bool:
-    """Whether nobody has chosen this handler; `asyncio.run` puts one of its own in the place of Python's for SIGINT."""
+    """Return whether nobody has chosen this handler; `asyncio.run` puts one of its own in the place of Python's for SIGINT."""
     if handler is signal.SIG_DFL or handler is signal.default_int_handler:
         return True
     return isinstance(getattr(getattr(handler, "func", None), "__self__", None), asyncio.Runner)

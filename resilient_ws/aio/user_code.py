@@ -30,7 +30,7 @@ class Call:
         return self._waiter
 
     def is_awaited_by(self, task: asyncio.Task[Any] | None) -> None:
-        """Says which task waits for the result from now on."""
+        """Say which task waits for the result from now on."""
         self._waiter = task
         if task is not None and self._noticed is not None:
             for notice in self._noticed:
@@ -39,7 +39,7 @@ class Call:
 
     @contextmanager
     def noticed(self, loop: asyncio.AbstractEventLoop) -> Generator[asyncio.Future[None]]:
-        """Gives a future that is done when a task begins to wait for the result: code may run before one does."""
+        """Give a future that is done when a task begins to wait for the result: code may run before one does."""
         notice: asyncio.Future[None] = loop.create_future()
         if self._noticed is None:
             self._noticed = []
@@ -54,7 +54,7 @@ _call: ContextVar[Call] = ContextVar("resilient_ws_call")
 
 
 def enter() -> None:
-    """Says that what calls this will call user code, which has nothing to do with whatever started the caller."""
+    """Say that what calls this will call user code, which has nothing to do with whatever started the caller."""
     _call.set(Call())
 
 
@@ -64,7 +64,7 @@ def current_call() -> Call | None:
 
 
 async def called(pending: Awaitable[T], call: Call | None = None) -> T:
-    """Waits for what user code has returned; `enter` was called before that code was.
+    """Wait for what user code has returned; `enter` was called before that code was.
 
     Args:
         pending: What it returned.
@@ -90,19 +90,19 @@ async def called_apart(pending: Awaitable[T]) -> T:
 
 
 def is_waited_for_by(task: asyncio.Task[Any] | None) -> bool:
-    """Whether `task` waits for the code that calls this."""
+    """Return whether `task` waits for the code that calls this."""
     call = _call.get(None)
     return task is not None and call is not None and call.waiter is task
 
 
 def is_being_cancelled() -> bool:
-    """Whether somebody cancels the running task; if not, a `CancelledError` is one that the program's code raised."""
+    """Return whether somebody cancels the running task; if not, a `CancelledError` is one that the program's code raised."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
 
 def must_pass(error: BaseException) -> bool:
-    """Whether `error`, which code of the program let out, is not about that code: the task or the process is to end."""
+    """Return whether `error`, which code of the program let out, is not about that code: the task or the process is to end."""
     if isinstance(error, asyncio.CancelledError):
         return is_being_cancelled()
     return isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit)

@@ -23,7 +23,7 @@ class Line:
         return bool(self._waiters)
 
     async def wait(self, may: Callable[[bool], bool]) -> None:
-        """Returns as soon as `may` says so: it is asked at once, and again whenever this call is woken.
+        """Return as soon as `may` says so: it is asked at once, and again whenever this call is woken.
 
         Args:
             may: Whether the call may go on; given whether it is the first in the line. What it raises ends the wait.
@@ -32,7 +32,7 @@ class Line:
             await self.join(may)
 
     async def join(self, may: Callable[[bool], bool]) -> None:
-        """Returns when it was woken and `may` says so, as for `wait`."""
+        """Return when it was woken and `may` says so, as for `wait`."""
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         try:
@@ -67,7 +67,7 @@ class Line:
                 waiter.set_result(None)
 
     def fail(self, error: Callable[[], ResilientWSError]) -> None:
-        """Ends every wait with an exception."""
+        """End every wait with an exception."""
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_exception(error())

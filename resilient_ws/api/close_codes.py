@@ -171,7 +171,7 @@ _FACTS: Final = {int(code): facts for code, facts in CLOSE_CODES.items()}
 
 
 def rule_for(code: int) -> CloseRule:
-    """Returns what the default does after an end with `code`, any integer.
+    """Return what the default does after an end with `code`, any integer.
 
     3000-3999 (registered by libraries) and 4000-4999 (private to an application) retry; what else is not in
     `CLOSE_CODES` is undefined and retries unless it repeats.
@@ -183,7 +183,7 @@ def rule_for(code: int) -> CloseRule:
 
 
 def describe(code: int) -> str:
-    """Returns the code with its name, such as `1001 Going Away` or `4321 application code`."""
+    """Return the code with its name, such as `1001 Going Away` or `4321 application code`."""
     facts = _FACTS.get(code)
     if facts is not None:
         return f"{int(code)} {facts.name}"
@@ -195,17 +195,17 @@ def describe(code: int) -> str:
 
 
 def described(code: int, reason: str) -> str:
-    """Returns the code with its name and, where there is one, the peer's reason on one line."""
+    """Return the code with its name and, where there is one, the peer's reason on one line."""
     return f'{describe(code)} ("{on_one_line(reason)}")' if reason else describe(code)
 
 
 def on_one_line(text: str) -> str:
-    """Returns what a peer said with all that could move the cursor escaped: a line of a log is a line."""
+    """Return what a peer said with all that could move the cursor escaped: a line of a log is a line."""
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def check_close(code: object, reason: object) -> tuple[int, str]:
-    """Checks what a program asks to send in a CLOSE frame.
+    """Check what a program asks to send in a CLOSE frame.
 
     Args:
         code: 1000, 1001, or 3000-4999; the other codes are not for applications (RFC 6455 7.4).

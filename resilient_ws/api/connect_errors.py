@@ -44,7 +44,7 @@ def _error(
     cause: BaseException | None,
     suppressed: bool,
 ) -> ResilientWSError:
-    """Makes a copy of an exception, without a call of its own `__init__`."""
+    """Make a copy of an exception, without a call of its own `__init__`."""
     made = kind.__new__(kind, *args)
     made.args = args
     made.__dict__.update(state)

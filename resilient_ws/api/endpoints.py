@@ -20,7 +20,7 @@ NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 def public_url(url: URL) -> str:
-    """Returns the scheme, host, port and path of `url`: all that may appear in a log, a text or a `repr`."""
+    """Return the scheme, host, port and path of `url`: all that may appear in a log, a text or a `repr`."""
     try:
         port = f":{url.explicit_port}" if url.explicit_port is not None else ""
         host = url.raw_host or ""
@@ -31,7 +31,7 @@ def public_url(url: URL) -> str:
 
 
 def parse_url(value: object) -> URL:
-    """Returns `value`, a `str` or `yarl.URL`, as a WebSocket URL without its fragment.
+    """Return `value`, a `str` or `yarl.URL`, as a WebSocket URL without its fragment.
 
     Raises:
         TypeError: It is neither.
@@ -85,7 +85,7 @@ _OPTION_FOR = {"sec-websocket-protocol": "subprotocols", "sec-websocket-extensio
 
 
 def is_handshake_header(name: str) -> bool:
-    """Whether the handshake itself, or the framing of HTTP, depends on this header: not for programs to set."""
+    """Return whether the handshake itself, or the framing of HTTP, depends on this header: not for programs to set."""
     folded = name.lower()
     return folded in _OF_THE_HANDSHAKE or folded.startswith("sec-websocket-")
 

@@ -168,7 +168,7 @@ class ConcurrencyError(ResilientWSError):
 
     @classmethod
     def other_loop(cls) -> ConcurrencyError:
-        """Returns the one for a call from another event loop."""
+        """Return the one for a call from another event loop."""
         return cls(
             "the client belongs to another event loop, the one in which it was started. From another thread use "
             "asyncio.run_coroutine_threadsafe(client.send(...), loop) for what is awaited, and "

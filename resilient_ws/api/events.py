@@ -278,7 +278,7 @@ class Stale(Record):
 
 
 def merged(first: Gap, second: Gap) -> Gap:
-    """Returns one gap for two that no message separates; `close` is that of the later one, if it has one."""
+    """Return one gap for two that no message separates; `close` is that of the later one, if it has one."""
     return Gap(
         close=second.close if second.close is not None else first.close,
         downtime=first.downtime + second.downtime,

@@ -51,16 +51,16 @@ class Handle(Generic[T]):
         self.is_async = _is_async(function)
 
     def __call__(self, event: T) -> Awaitable[object] | object:
-        """Calls the function itself."""
+        """Call the function itself."""
         return self.function(event)
 
     def remove(self) -> None:
-        """Unregisters the callback; it is not called again. A second call does nothing."""
+        """Unregister the callback; it is not called again. A second call does nothing."""
         self._remove(self)
 
 
 def _is_async(function: Callback[Any]) -> bool:
-    """Whether calling `function` surely gives a coroutine; a function that returns one is found out by its first call."""
+    """Return whether calling `function` surely gives a coroutine; a function that returns one is found out by its first call."""
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
         getattr(function, "__call__", None)  # noqa: B004 - whether that is async, not whether there is one
     )

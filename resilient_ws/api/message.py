@@ -7,7 +7,7 @@ Message = str | bytes
 
 
 def size_of(message: Message) -> int:
-    """Returns the bytes of `message` on the wire."""
+    """Return the bytes of `message` on the wire."""
     if isinstance(message, str):
         return len(message) if message.isascii() else len(message.encode("utf-8", "surrogatepass"))
     return len(message)

@@ -35,7 +35,7 @@ def seconds(name: str, value: object, *, zero: bool = ..., none: Literal[False] 
 @overload
 def seconds(name: str, value: object, *, zero: bool = ..., none: bool) -> float | None: ...
 def seconds(name: str, value: object, *, zero: bool = False, none: bool = False) -> float | None:
-    """Returns `value` in seconds.
+    """Return `value` in seconds.
 
     Args:
         name: The field, for the error text.
@@ -62,7 +62,7 @@ def seconds(name: str, value: object, *, zero: bool = False, none: bool = False)
 
 
 def factor_of_growth(name: str, value: object) -> float:
-    """Returns `value`, a number of 1 or more; raises `TypeError` or `ValueError` naming the field."""
+    """Return `value`, a number of 1 or more; raise `TypeError` or `ValueError` naming the field."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
     number = _as_float(value)
@@ -79,7 +79,7 @@ def _as_float(value: float) -> float:
 
 
 def whole(name: str, value: object, *, low: int = 1) -> int:
-    """Returns `value`, an `int` of `low` or more; raises `TypeError` or `ValueError` naming the field."""
+    """Return `value`, an `int` of `low` or more; raise `TypeError` or `ValueError` naming the field."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an int, got {type(value).__name__}")
     if value < low:
@@ -88,7 +88,7 @@ def whole(name: str, value: object, *, low: int = 1) -> int:
 
 
 def one_of(name: str, value: object, allowed: tuple[str, ...]) -> str:
-    """Returns `value`, one of `allowed`; raises `TypeError` or `ValueError` naming the field."""
+    """Return `value`, one of `allowed`; raise `TypeError` or `ValueError` naming the field."""
     shown = ", ".join(repr(item) for item in allowed)
     if not isinstance(value, str):
         raise TypeError(f"{name} must be one of {shown}, got {type(value).__name__}")
@@ -98,13 +98,13 @@ def one_of(name: str, value: object, allowed: tuple[str, ...]) -> str:
 
 
 def switch(name: str, value: object) -> None:
-    """Raises `TypeError` unless `value` is `True`, `False` or `None`."""
+    """Raise `TypeError` unless `value` is `True`, `False` or `None`."""
     if value is not None and not isinstance(value, bool):
         raise TypeError(f"{name} must be True, False or None, got {type(value).__name__}")
 
 
 def function(name: str, value: object, *, sync: bool = False, takes: int = 1) -> None:
-    """Checks a function of the program.
+    """Check a function of the program.
 
     Args:
         name: The option, for the error text.
@@ -132,7 +132,7 @@ def function(name: str, value: object, *, sync: bool = False, takes: int = 1) ->
 
 
 def named(value: object) -> str:
-    """Returns what a function is called in the program."""
+    """Return what a function is called in the program."""
     while isinstance(value, partial):
         value = value.func
     name = getattr(value, "__qualname__", None)
@@ -140,7 +140,7 @@ def named(value: object) -> str:
 
 
 def _number(value: Duration) -> float:
-    """Converts for the type checkers; `_normalise` checks, since it knows the name of the field."""
+    """Convert for the type checkers; `_normalise` checks, since it knows the name of the field."""
     return value.total_seconds() if isinstance(value, timedelta) else value
 
 
@@ -149,7 +149,7 @@ def _number_or_none(value: Duration | None) -> float | None:
 
 
 def _normalise(options: object, *names: str, zero: bool = False, none: bool = False) -> None:
-    """Checks the named durations of a frozen object that is being made, and leaves floats in them."""
+    """Check the named durations of a frozen object that is being made, and leave floats in them."""
     for name in names:
         object.__setattr__(options, name, seconds(name, getattr(options, name), zero=zero, none=none))
 
@@ -225,7 +225,7 @@ class Heartbeat(Record):
         idle_timeout: Duration | None = None,
         answer: Answer | None = None,
     ) -> Self:
-        """Sends the ping message of the application's own protocol, for servers that answer only that.
+        """Send the ping message of the application's own protocol, for servers that answer only that.
 
         Args:
             message: What to send, `str` or bytes-like, or a function that makes it (counters, timestamps). While that
@@ -340,7 +340,7 @@ RESEND_UNCONFIRMED = "on_uncertain='resend' needs confirmation to know what to s
 
 
 def _path(value: str | os.PathLike[str] | None) -> str | None:
-    """Returns the name of a file; what it names is looked at when the client starts."""
+    """Return the name of a file; what it names is looked at when the client starts."""
     if value is None:
         return None
     try:

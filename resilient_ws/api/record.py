@@ -54,7 +54,7 @@ class Record:
 
 
 def _record(kind: type[Record], fields: Mapping[str, Any]) -> Record:
-    """Makes a record of values that were checked when the first one was made."""
+    """Make a record of values that were checked when the first one was made."""
     made = kind.__new__(kind)
     for name, value in fields.items():
         object.__setattr__(made, name, value)
@@ -62,7 +62,7 @@ def _record(kind: type[Record], fields: Mapping[str, Any]) -> Record:
 
 
 def portable(value: Any) -> Any:
-    """Returns `value` so that it can be pickled, as far as that depends on exceptions and mappings.
+    """Return `value` so that it can be pickled, as far as that depends on exceptions and mappings.
 
     Some exceptions of other packages cannot be pickled, or cannot be read back: an exception with their type and text
     takes their place. Views of a mapping become a mapping of their own.
@@ -81,7 +81,7 @@ def portable(value: Any) -> Any:
 
 
 def deep(value: Any, memo: dict[int, Any]) -> Any:
-    """Returns a deep copy of `value`; exceptions are shared, since many cannot be copied."""
+    """Return a deep copy of `value`; exceptions are shared, since many cannot be copied."""
     if isinstance(value, BaseException):
         return value
     return copy.deepcopy(portable(value), memo)

@@ -152,7 +152,7 @@ REPORTS: Final[Mapping[str, str]] = MappingProxyType({
 
 
 def text_of(rule_id: str, /, **facts: object) -> str:
-    """Returns the text of a rule.
+    """Return the text of a rule.
 
     Args:
         rule_id: Which, one of `RULES`.

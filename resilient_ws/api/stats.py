@@ -106,7 +106,7 @@ class _Line:
             self.ages = min(age, self.ages[0]), max(age, self.ages[1])
 
     def shown(self, clock: Callable[[float], str]) -> str:
-        """Returns it in words; `clock` turns a time of day into text."""
+        """Return it in words; `clock` turns a time of day into text."""
         began, ended = clock(self.began), clock(self.ended)
         if self.ages is not None:
             low, high = (f"{age:.1f}" for age in self.ages)
@@ -133,7 +133,7 @@ class Timeline:
         self._past: list[_Line] = []
 
     def note(self, event: Event) -> str:
-        """Remembers an event; returns it in words."""
+        """Remember an event; return it in words."""
         text = told(event)
         if isinstance(event, UndeliveredEvent):
             self._add(event.fate.value, event.age)
@@ -142,7 +142,7 @@ class Timeline:
         return text
 
     def say(self, text: str) -> None:
-        """Remembers what is no event."""
+        """Remember what is no event."""
         self._add(text, None)
 
     def _add(self, text: str, age: float | None) -> None:
@@ -155,7 +155,7 @@ class Timeline:
             del past[0]
 
     def lines(self, clock: Callable[[float], str]) -> list[str]:
-        """Returns one line for each, the oldest first; `clock` turns a time of day into text."""
+        """Return one line for each, the oldest first; `clock` turns a time of day into text."""
         return [line.shown(clock) for line in self._past]
 
 
@@ -164,12 +164,12 @@ _STEPS: Final = {(old, new): f"state {old} -> {new}" for old in State for new in
 
 
 def changed(old: State, new: State) -> str:
-    """Returns in words that the state has changed; all clients remember the same text."""
+    """Return in words that the state has changed; all clients remember the same text."""
     return _STEPS[old, new]
 
 
 def told(event: Event) -> str:
-    """Returns what happened, in words, without any secret."""
+    """Return what happened, in words, without any secret."""
     if isinstance(event, StateEvent):
         return changed(event.old, event.new)
     if isinstance(event, OpenEvent):

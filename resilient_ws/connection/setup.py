@@ -126,7 +126,7 @@ class Connection:
             if not scope.expired():
                 raise
             what = (
-                f"{self._live.tried - tried} messages came and none matched"
+                f"{self._live.tried - tried} messages arrived and none matched"
                 if tried is not None
                 else "the message still waits for room and is not written"
             )

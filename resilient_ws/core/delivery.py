@@ -120,7 +120,7 @@ class DeliveryQueue(Backlog):
         return bool(self._unconfirmed.items)
 
     def is_settled(self, position: int) -> bool:
-        """Whether every message accepted before `position` has its end.
+        """Return whether every message accepted before `position` has its end.
 
         Messages written between the same two pings settle together, so later ones may delay the answer, as does one
         that took the place of an older one with its key.
@@ -143,7 +143,7 @@ class DeliveryQueue(Backlog):
         self._unconfirmed.begin(self._position)
 
     def write_through(self, message: Message, size: int, now: float) -> bool:
-        """Accepts a plain message as written already, if it has to wait for nothing.
+        """Accept a plain message as written already, if it has to wait for nothing.
 
         Args:
             message: `str`, or `bytes` that nobody changes.
@@ -169,7 +169,7 @@ class DeliveryQueue(Backlog):
         return True
 
     def open(self, lane: Lane, now: float, limit: int) -> None:
-        """Opens `lane` for as many plain messages as it has left, if they fit; `settle` follows before anything else.
+        """Open `lane` for as many plain messages as it has left, if they fit; `settle` follows before anything else.
 
         Args:
             lane: A closed one.
@@ -225,7 +225,7 @@ class DeliveryQueue(Backlog):
             self._unconfirmed.append(Entry(message, _size_of(message), now, self._unconfirmed.resends))
 
     def retract(self, size: int) -> None:
-        """Takes the last `write_through`, of `size` bytes, back: the socket did not take it."""
+        """Take the last `write_through`, of `size` bytes, back: the socket did not take it."""
         if self._confirming:
             self._unconfirmed.items.pop()
             self._unconfirmed.size -= size
@@ -238,7 +238,7 @@ class DeliveryQueue(Backlog):
         return self._hand is not None
 
     def fits(self, size: int) -> bool:
-        """Whether a message may be written now: a connection is open, and the unconfirmed are within their bounds.
+        """Return whether a message may be written now: a connection is open, and the unconfirmed are within their bounds.
 
         One message fits, whatever its size, while nothing is unconfirmed.
         """
@@ -248,7 +248,7 @@ class DeliveryQueue(Backlog):
         return unconfirmed.size + size <= self._max_bytes or not unconfirmed.count
 
     def take(self) -> Entry | None:
-        """Takes the next message in hand, to be written; `written` or `untake` follows.
+        """Take the next message in hand, to be written; `written` or `untake` follows.
 
         Deadlines are not looked at: `expire` comes first.
 
@@ -309,7 +309,7 @@ class DeliveryQueue(Backlog):
         return 2 * unconfirmed.count >= UNCONFIRMED_MESSAGES or 2 * unconfirmed.size >= self._max_bytes
 
     def mark(self) -> int:
-        """Returns the mark of a ping that is sent now: it covers what was written whole until now."""
+        """Return the mark of a ping that is sent now: it covers what was written whole until now."""
         return self._unconfirmed.mark(self._position)
 
     def confirm(self, mark: int) -> Sequence[Entry]:
@@ -354,7 +354,7 @@ class DeliveryQueue(Backlog):
         return watched
 
     def let_go(self, size: int) -> Sequence[Entry]:
-        """Gives up the confirmation of the oldest written messages until one of `size` bytes may be written.
+        """Give up the confirmation of the oldest written messages until one of `size` bytes may be written.
 
         It stops early, without room, at a message that is to be sent again if it gets lost. Those given up are
         counted as `unverified`.

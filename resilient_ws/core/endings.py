@@ -87,7 +87,7 @@ class Closing(Record):
 
     @classmethod
     def within(cls, limit: float | None, begins: float, code: int, reason: str) -> Self:
-        """Returns it with the deadlines that leave both their time in the `limit` seconds after `begins`."""
+        """Return it with the deadlines that leave both their time in the `limit` seconds after `begins`."""
         if limit is None:
             return cls(code, reason, None, None)
         until = begins + limit
@@ -127,7 +127,7 @@ class Ending(Record):
     excused: bool = False
 
     def failure(self, number: int, close: CloseEvent | None = None) -> Failure:
-        """Returns what the retry rules are asked.
+        """Return what the retry rules are asked.
 
         Args:
             number: Of the failure, among those in a row.
@@ -143,7 +143,7 @@ class Ending(Record):
 
 
 def close_event(ending: Ending, **future: Any) -> CloseEvent:
-    """Returns the event for it; `future` are the fields of what follows, none of them = nothing is said about it yet."""
+    """Return the event for it; `future` are the fields of what follows, none of them = nothing is said about it yet."""
     return _close_event(
         ending.end,
         opened_for=ending.opened_for,
@@ -178,7 +178,7 @@ def _close_event(end: End, **more: Any) -> CloseEvent:
 
 
 def failed_with(failure: Failure) -> str:
-    """Returns why something failed, in words; the text of a foreign exception may hold a secret and is left out."""
+    """Return why something failed, in words; the text of a foreign exception may hold a secret and is left out."""
     error = failure.error
     if isinstance(error, ResilientWSError):
         return f"{type(error).__name__} ({error})"
@@ -188,12 +188,12 @@ def failed_with(failure: Failure) -> str:
 
 
 def told_end(end: End) -> str:
-    """Returns how a link ended, in words: the code, the peer's reason on one line, and what was seen."""
+    """Return how a link ended, in words: the code, the peer's reason on one line, and what was seen."""
     return str(_close_event(end))
 
 
 def burst_hint(end: End, subscriptions: int) -> str | None:
-    """Returns what to try where a peer may have cut the connection because of the burst of declared subscriptions.
+    """Return what to try where a peer may have cut the connection because of the burst of declared subscriptions.
 
     Args:
         end: Of a connection that had only just been opened.
@@ -208,7 +208,7 @@ def burst_hint(end: End, subscriptions: int) -> str | None:
 
 
 def failed_attempt(failed: AttemptFailed, number: int) -> Failure:
-    """Returns what the retry rules are asked after an attempt."""
+    """Return what the retry rules are asked after an attempt."""
     error = failed.error
     answer = error if isinstance(error, ConnectError) else None
     return Failure(
@@ -223,7 +223,7 @@ def failed_attempt(failed: AttemptFailed, number: int) -> Failure:
 
 
 def final_event(ending: Ending | None, failure: Failure | None, cause: BaseException) -> CloseEvent:
-    """Returns the event for the end of the client by a rule: of its connection, or an extra one where none was open."""
+    """Return the event for the end of the client by a rule: of its connection, or an extra one where none was open."""
     if ending is not None:
         return close_event(ending)
     if failure is not None and failure.close is not None:
@@ -243,7 +243,7 @@ def final_event(ending: Ending | None, failure: Failure | None, cause: BaseExcep
 
 
 def describe_end(close: CloseEvent | None) -> BaseException:
-    """Returns an exception that says how a connection ended, for chaining."""
+    """Return an exception that says how a connection ended, for chaining."""
     if close is not None and close.cause is not None:
         return close.cause
     return ConnectionLost(str(close) if close is not None else "the connection ended")
@@ -256,7 +256,7 @@ def ended_error(
     last_close: CloseEvent | None,
     undelivered: list[UndeliveredEvent],
 ) -> ClientClosed:
-    """Returns the exception for a call that comes too late.
+    """Return the exception for a call that comes too late.
 
     Args:
         cause: What ended the client; `None` = `close()` did.
@@ -283,10 +283,10 @@ def ended_error(
 
 
 def is_poison(end: End) -> bool:
-    """Whether the peer said that it cannot take what we sent: sent again, it would end every connection."""
+    """Return whether the peer said that it cannot take what we sent: sent again, it would end every connection."""
     return end.origin is CloseOrigin.PEER and end.code in _POISON
 
 
 def is_suspect(end: End) -> bool:
-    """Whether a message of ours may be why the peer sent CLOSE."""
+    """Return whether a message of ours may be why the peer sent CLOSE."""
     return end.origin is CloseOrigin.PEER and end.code is not None and end.code not in _INNOCENT

@@ -62,22 +62,22 @@ class Reading(Record):
 
 
 def in_flight(reading: Reading) -> int:
-    """Returns how many bytes of ours a living kernel would acknowledge by and by."""
+    """Return how many bytes of ours a living kernel would acknowledge by and by."""
     return reading.pending if reading.in_flight is None else reading.in_flight
 
 
 def _spoke_at(reading: Reading) -> float:
-    """Returns when the peer last said something whole."""
+    """Return when the peer last said something whole."""
     return max(reading.message_at, reading.spoke_at)
 
 
 def has_left(target: float, reading: Reading) -> bool:
-    """Whether all that was written up to `target` is gone; `STANDS` has not been written yet."""
+    """Return whether all that was written up to `target` is gone; `STANDS` has not been written yet."""
     return reading.left >= target or (target < STANDS and not reading.pending)
 
 
 def with_ping(reading: Reading, size: int) -> Reading | None:
-    """Returns what a look would show after a ping of `size` bytes was written; `None` where one has to be taken.
+    """Return what a look would show after a ping of `size` bytes was written; `None` where one has to be taken.
 
     Nothing stood in its way, and the peer's kernel has not acknowledged it yet.
     """
@@ -117,7 +117,7 @@ class Quiet:
         self.step = FIRST_STEP
 
     def observe(self, now: float, reading: Reading, coarsest: float) -> None:
-        """Notes whether the ping has left by now; `coarsest` bounds `step`."""
+        """Note whether the ping has left by now; `coarsest` bounds `step`."""
         if self.left_at is not None:
             return
         if has_left(self.target, reading):
@@ -126,7 +126,7 @@ class Quiet:
             self.step = min(2 * self.step, coarsest)
 
     def restart(self, now: float) -> None:
-        """Lets the clock begin again."""
+        """Let the clock begin again."""
         self.since = now
         if self.left_at is not None:
             self.left_at = now
@@ -208,7 +208,7 @@ class Answers:
         return self._counted - self._pings[0].counted
 
     def sent(self, number: int, now: float, reading: Reading, *, stands: bool = False) -> None:
-        """Remembers when ping `number` went out; one that `stands` is told again when it does."""
+        """Remember when ping `number` went out; one that `stands` is told again when it does."""
         if number == self.last:
             if stands:
                 return
@@ -219,7 +219,7 @@ class Answers:
         self.last = number
 
     def came(self, number: int, now: float) -> float | None:
-        """Takes the answer to ping `number`; returns its round trip in seconds, `None` if it is owed no more.
+        """Take the answer to ping `number`; return its round trip in seconds, `None` if it is owed no more.
 
         RFC 6455 5.5.3: "may elect to send a Pong frame for only the most recently processed Ping frame", so it
         answers those before it, too.
@@ -239,7 +239,7 @@ class Answers:
     def count(
         self, now: float, since: float, before: Reading, reading: Reading, *, late: float = 0.0
     ) -> None:
-        """Counts the stretch from `since` to `now`, which ended `late` seconds after it was to end."""
+        """Count the stretch from `since` to `now`, which ended `late` seconds after it was to end."""
         if late:
             self._missed += 1
             if self._missed < COUNTED_LATE:
@@ -251,7 +251,7 @@ class Answers:
             self._counted += max(0.0, min(now, _spoke_at(reading) + self.gap) - since)
 
     def depart(self, before: Reading, reading: Reading) -> None:
-        """Notes which pings have left, and begins anew for those that stand behind what moves."""
+        """Note which pings have left, and begin anew for those that stand behind what moves."""
         moved = reading.left != before.left
         for ping in reversed(self._pings):
             if ping.target is None:
@@ -263,7 +263,7 @@ class Answers:
                 ping.counted = self._counted
 
     def restart(self) -> None:
-        """Begins to count anew for each ping."""
+        """Begin to count anew for each ping."""
         for ping in self._pings:
             ping.counted = self._counted
 

@@ -142,17 +142,17 @@ class Dials:
         return not self._gates
 
     def held(self, origin: Origin, now: float) -> Hold | None:
-        """Returns why nobody is let in, `None` if somebody may be."""
+        """Return why nobody is let in, `None` if somebody may be."""
         gate = self._gates.get(origin)
         return gate.held(now) if gate is not None else None
 
     def waiting(self, origin: Origin) -> int:
-        """Returns how many clients wait to be let in."""
+        """Return how many clients wait to be let in."""
         gate = self._gates.get(origin)
         return len(gate.queue) + len(gate.asleep) if gate is not None else 0
 
     def dialing(self, origin: Origin) -> int:
-        """Returns how many dials are under way."""
+        """Return how many dials are under way."""
         gate = self._gates.get(origin)
         return gate.dialing if gate is not None else 0
 
@@ -166,7 +166,7 @@ class Dials:
         hurried: bool = False,
         first: bool = False,
     ) -> Ticket:
-        """Asks to be let in; `leave` follows, whatever happens.
+        """Ask to be let in; `leave` follows, whatever happens.
 
         Args:
             origin: Where to.
@@ -284,7 +284,7 @@ class Dials:
 
     @staticmethod
     def _lift(gate: _Gate, hold: Hold, now: float) -> None:
-        """Ends a hold early; each of those who waited keeps what it has drawn."""
+        """End a hold early; each of those who waited keeps what it has drawn."""
         gate.hold = None
         for ticket in gate.asleep:
             if ticket.due is not None and not ticket.hurried:
@@ -342,7 +342,7 @@ class Governor:
     )
 
     def dials(self, loop: object) -> Dials:
-        """Returns the dials of one event loop, which has its own clock and its own thread."""
+        """Return the dials of one event loop, which has its own clock and its own thread."""
         # In one step, since clients in several threads may ask at once.
         return self._loops.get(loop) or self._loops.setdefault(loop, Dials(self.max_dials, self.max_hold))
 
@@ -352,7 +352,7 @@ SHARED: Final = Governor()
 
 
 def request_for_time(failure: Failure, delay: float) -> tuple[float, str, bool] | None:
-    """Returns what a failure says about its whole origin: for how long to leave it alone, why, and whether it said so.
+    """Return what a failure says about its whole origin: for how long to leave it alone, why, and whether it said so.
 
     Args:
         failure: Of an attempt or a connection.

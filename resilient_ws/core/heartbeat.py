@@ -213,7 +213,7 @@ class HeartbeatMonitor:
     # --- what happens ---
 
     def look(self, now: float, reading: Reading, *, suspended: float = 0.0) -> Verdict:
-        """Judges by what the connection shows now.
+        """Judge by what the connection shows now.
 
         Args:
             now: Seconds; later than `deadline` by more than `LATE` means that our loop stood still.
@@ -239,7 +239,7 @@ class HeartbeatMonitor:
     def ping_sent(
         self, number: int, now: float, reading: Reading, *, stands: bool = False, asks_only: bool = False
     ) -> None:
-        """Takes note of a ping that was just handed to the transport, whoever wanted it; the next is `interval` away.
+        """Take note of a ping that was just handed to the transport, whoever wanted it; the next is `interval` away.
 
         Args:
             number: Larger than that of any ping before.
@@ -262,7 +262,7 @@ class HeartbeatMonitor:
         self._act(now)
 
     def asked(self, now: float, reading: Reading) -> None:
-        """Lets the silence begin, unless it has: the peer was asked by something other than a ping that was told.
+        """Let the silence begin, unless it has: the peer was asked by something other than a ping that was told.
 
         Args:
             now: Seconds.
@@ -275,7 +275,7 @@ class HeartbeatMonitor:
         self._act(now)
 
     def pong(self, number: int, now: float) -> float | None:
-        """Takes an answer to ping `number`; it answers the pings before it too, and is a sign of life in any case.
+        """Take an answer to ping `number`; it answers the pings before it too, and is a sign of life in any case.
 
         Returns:
             The round trip in seconds; `None` for a ping that was answered before or never sent.
@@ -297,7 +297,7 @@ class HeartbeatMonitor:
         return max(self._late, now - self.deadline)
 
     def _observe(self, now: float, reading: Reading, late: float) -> None:
-        """Takes in what changed since the last look, for which it is too `late`."""
+        """Take in what changed since the last look, for which it is too `late`."""
         before, since = self._reading, self._looked_at
         self._reading, self._looked_at, self._looked_late = reading, now, late
         if reading.received != before.received:
@@ -333,7 +333,7 @@ class HeartbeatMonitor:
             self._spent = {other: spent for other, spent in self._spent.items() if other != rule}
 
     def _ask_again(self, now: float) -> None:
-        """Lets a silence begin anew with a fresh ping, or with the last one if that was only just sent."""
+        """Let a silence begin anew with a fresh ping, or with the last one if that was only just sent."""
         if self._quiet is None:
             return
         if now - self._pinged_at < min(1.0, self._interval / 2):
@@ -343,7 +343,7 @@ class HeartbeatMonitor:
             self._owes_ping = True
 
     def _begin_anew(self, now: float, most: int) -> None:
-        """Forgets what spoke against the peer, but for the rules that have been excused `most` times in a row."""
+        """Forget what spoke against the peer, but for the rules that have been excused `most` times in a row."""
         spent = dict(self._spent)
         for rule in _RULES:
             times = spent.get(rule, 0)
@@ -362,7 +362,7 @@ class HeartbeatMonitor:
     # --- what is judged ---
 
     def _judge(self, now: float, late: float) -> str | None:
-        """Returns the cause of death, if there is one and it was doubted often enough."""
+        """Return the cause of death, if there is one and it was doubted often enough."""
         due, rule = self._first_due()
         if now < due:
             self._doubts = 0
@@ -384,7 +384,7 @@ class HeartbeatMonitor:
         return None
 
     def _first_due(self) -> tuple[float, Rule]:
-        """Returns when the first of the rules is broken if nothing changes, and which."""
+        """Return when the first of the rules is broken if nothing changes, and which."""
         due = self._silence_due()
         rule: Rule = _SILENCE
         answer = self._answers.due(self._reading, self._looked_at, late=self._looked_late)
@@ -444,7 +444,7 @@ class HeartbeatMonitor:
         self._deadline = None
 
     def _next_look(self) -> float:
-        """Returns the first moment at which a look can change anything."""
+        """Return the first moment at which a look can change anything."""
         looked_at, quiet = self._looked_at, self._quiet
         due, _ = self._first_due()
         wake = min(self._next_ping, self._again_at if self._doubts else due)
@@ -458,7 +458,7 @@ class HeartbeatMonitor:
 
 
 def _ping_after(now: float, interval: float) -> float:
-    """Returns when the next ping is due: `interval` later, or less than `SHARED` before that.
+    """Return when the next ping is due: `interval` later, or less than `SHARED` before that.
 
     So the pings of many connections share turns of the loop, and with them what it takes to wake the process
     (`python -m benchmarks.idle`).

@@ -50,7 +50,7 @@ class Segment:
         self.watched: list[Entry] = []
 
     def entries(self, resend: bool) -> Iterator[Entry]:
-        """Yields each message as an entry; `resend` is that of the plain ones."""
+        """Yield each message as an entry; `resend` is that of the plain ones."""
         stamps = iter(self.stamps)
         accepted_at = 0.0
         upcoming = next(stamps, None)
@@ -67,7 +67,7 @@ class Segment:
             yield entry
 
     def pop(self, resend: bool) -> Entry:
-        """Removes and returns the oldest message."""
+        """Remove and return the oldest message."""
         entry = next(self.entries(resend))
         if not isinstance(self.items, deque):
             self.items = deque(self.items)  # it may be long, and more may go from its front
@@ -80,7 +80,7 @@ class Segment:
         return entry
 
     def cut(self, count: int) -> tuple[int, int, list[Entry]]:
-        """Removes the oldest messages, `count` at most; returns how many, their bytes, and the watched ones."""
+        """Remove the oldest messages, `count` at most; return how many, their bytes, and the watched ones."""
         gone = list(islice(self.items, count))
         if isinstance(self.items, deque):
             for _ in gone:
@@ -204,7 +204,7 @@ class Unconfirmed:
         return self._closed_count + len(self.items)
 
     def begin(self, position: int) -> None:
-        """Opens the next segment; what is added to it has this position or a later one, unless it is an entry."""
+        """Open the next segment; what is added to it has this position or a later one, unless it is an entry."""
         self.open = Segment(self.open.number + 1, position)
         self._low = position  # that of the open segment
         self.items = self.open.items
@@ -212,12 +212,12 @@ class Unconfirmed:
         self.now = None
 
     def stamp(self, now: float) -> None:
-        """Notes that plain messages are accepted at `now` from here on."""
+        """Note that plain messages are accepted at `now` from here on."""
         self.now = now
         self.open.stamps.append((self.open.gone + len(self.items), now))
 
     def unwind(self, count: int) -> list[tuple[Message, float]]:
-        """Removes the newest plain messages of the open segment; returns them in order, with the time of each."""
+        """Remove the newest plain messages of the open segment; return them in order, with the time of each."""
         entries = list(self.open.entries(self._resend))[-count:] if count else []
         for entry in entries:
             self.items.pop()
@@ -225,7 +225,7 @@ class Unconfirmed:
         return [(entry.message, entry.accepted_at) for entry in entries]
 
     def append(self, entry: Entry) -> None:
-        """Adds an entry that was written."""
+        """Add an entry that was written."""
         self.items.append(entry)
         self.size += entry.size
         if entry.token is not None or entry.record is not None:
@@ -234,7 +234,7 @@ class Unconfirmed:
             self._low = self.open.low = entry.position
 
     def mark(self, position: int) -> int:
-        """Returns a mark that covers everything in it now; what is added from here on has this position or above."""
+        """Return a mark that covers everything in it now; what is added from here on has this position or above."""
         segment = self.open
         if segment.items:
             segment.size = self.size - sum(earlier.size for earlier in self._closed)
@@ -244,7 +244,7 @@ class Unconfirmed:
         return self.open.number - 1
 
     def confirm(self, mark: int) -> tuple[int, list[Entry]]:
-        """Removes what `mark` covers; returns how many messages that were, and the watched ones."""
+        """Remove what `mark` covers; return how many messages that were, and the watched ones."""
         before = self._closed_count
         watched: list[Entry] = []
         while self._closed and self._closed[0].number <= mark:
@@ -263,7 +263,7 @@ class Unconfirmed:
         return self._left + self.count
 
     def confirm_first(self, written: int) -> tuple[int, list[Entry]]:
-        """Removes what was in it when `written` was so many; returns how many messages that were, and the watched ones."""
+        """Remove what was in it when `written` was so many; return how many messages that were, and the watched ones."""
         before = self.count
         watched: list[Entry] = []
         while self._closed and written - self._left >= len(self._closed[0].items):
@@ -282,12 +282,12 @@ class Unconfirmed:
         return before - self.count, watched
 
     def oldest_resends(self) -> bool:
-        """Whether the oldest message is to be sent again if it gets lost; some message must be there."""
+        """Return whether the oldest message is to be sent again if it gets lost; some message must be there."""
         oldest = (self._closed[0] if self._closed else self.open).items[0]
         return oldest.resend if isinstance(oldest, Entry) else self._resend
 
     def pop(self) -> Entry:
-        """Removes and returns the oldest message; some message must be there."""
+        """Remove and return the oldest message; some message must be there."""
         self._left += 1
         if not self._closed:
             entry = self.open.pop(self._resend)
@@ -305,11 +305,11 @@ class Unconfirmed:
         return entry
 
     def watched(self) -> list[Entry]:
-        """Returns the entries in it whose confirmation somebody wants to hear of."""
+        """Return the entries in it whose confirmation somebody wants to hear of."""
         return [entry for segment in (*self._closed, self.open) for entry in segment.watched]
 
     def clear(self) -> list[Entry]:
-        """Removes everything and lets nothing in until `begin`; returns it in order."""
+        """Remove everything and let nothing in until `begin`; return it in order."""
         self.limit = 0
         if not self.count:
             return []
@@ -318,7 +318,7 @@ class Unconfirmed:
         return entries
 
     def forget(self) -> None:
-        """Removes everything and lets nothing in until `begin`."""
+        """Remove everything and let nothing in until `begin`."""
         self._left += self.count
         self._closed.clear()
         self._closed_count = 0
@@ -328,5 +328,5 @@ class Unconfirmed:
         self.limit = 0
 
     def is_behind(self, position: int) -> bool:
-        """Whether each message in it may have been accepted at `position` or later."""
+        """Return whether each message in it may have been accepted at `position` or later."""
         return all(segment.low >= position for segment in (*self._closed, self.open) if segment.items)

@@ -251,7 +251,7 @@ class Life:
         return told
 
     def dialing(self, boot: float) -> Attempt:
-        """An attempt begins; returns what a URL provider is told about it."""
+        """An attempt begins; return what a URL provider is told about it."""
         self.attempts += 1
         self._dials_since_loss += 1
         return Attempt(
@@ -262,7 +262,7 @@ class Life:
         )
 
     def opened(self, event: OpenEvent, boot: float) -> tuple[list[Told], Gap | None]:
-        """The attempt has led to an open connection; returns the gap before its first message, too."""
+        """The attempt has led to an open connection; return the gap before its first message, too."""
         self.opens += 1
         self._retry.opened()
         self.last_endpoint = event.endpoint
@@ -489,7 +489,7 @@ class Life:
     # ------------------------------------------------------------------------------------------ the table
 
     def _step(self, fact: Fact) -> list[Told]:
-        """Takes a step of the table; while the client closes, what happens changes its state no longer."""
+        """Take a step of the table; while the client closes, what happens changes its state no longer."""
         return [] if self.is_over else self._apply(fact)
 
     def _apply(self, fact: Fact) -> list[Told]:

@@ -74,7 +74,7 @@ class Backlog:
         return [entry for entry in (*self._resent, *self._lanes.in_order()) if entry.watched]
 
     def has_room(self, size: int, key: str | None = None) -> bool:
-        """Whether a message fits within the bounds for what waits.
+        """Return whether a message fits within the bounds for what waits.
 
         Messages that will be written again are not counted: the bounds for the unconfirmed hold for them. Reserved
         room is taken.
@@ -91,12 +91,12 @@ class Backlog:
         return lanes.count + self._reserved < self._max_messages and size <= room
 
     def reserve(self, size: int) -> None:
-        """Takes the room of one message that is about to be accepted; `release` follows."""
+        """Take the room of one message that is about to be accepted; `release` follows."""
         self._reserved += 1
         self._reserved_size += size
 
     def release(self, size: int) -> None:
-        """Gives that room back: the message is accepted in this same step, or it is not."""
+        """Give that room back: the message is accepted in this same step, or it is not."""
         self._reserved -= 1
         self._reserved_size -= size
 
@@ -106,7 +106,7 @@ class Backlog:
         return self._reserved > 0
 
     def accept(self, entry: Entry) -> Sequence[Entry]:
-        """Appends `entry` to what waits, and returns what was evicted for it.
+        """Append `entry` to what waits, and return what was evicted for it.
 
         It never refuses: with the overflow rules `raise` and `wait` the caller asks `has_room` before. A waiting
         message with the same key is evicted; `entry` takes its place, or goes to the end if the priorities differ.
@@ -140,21 +140,21 @@ class Backlog:
         return evicted
 
     def barrier(self) -> int:
-        """Returns a position behind all messages accepted until now, for `DeliveryQueue.is_settled`."""
+        """Return a position behind all messages accepted until now, for `DeliveryQueue.is_settled`."""
         self._position += 1
         return self._position
 
     def waits(self, entry: Entry) -> bool:
-        """Whether `entry` is still to be written for the first time."""
+        """Return whether `entry` is still to be written for the first time."""
         return self._lanes.holds(entry)
 
     def withdraw(self, entry: Entry) -> None:
-        """Takes back a message that waits, as if it had never been accepted."""
+        """Take back a message that waits, as if it had never been accepted."""
         self._lanes.remove(entry)
         self._ahead -= 1
 
     def restore(self, entries: Iterable[Entry]) -> list[tuple[Entry, Fate]]:
-        """Takes over what an earlier process left, in order, before anything else; returns what has an end.
+        """Take over what an earlier process left, in order, before anything else; return what has an end.
 
         What that process had decided holds. Entries that may have been written go in front if they are to be sent again, else they
         are uncertain. Of those with one key that were not, the newest takes the place of the oldest. No bound is applied:
@@ -193,7 +193,7 @@ class Backlog:
         return ends
 
     def expire(self, now: float) -> list[Entry]:
-        """Removes and returns the messages that have waited past their time, the earliest first."""
+        """Remove and return the messages that have waited past their time, the earliest first."""
         due = self._lanes.expire(now)
         self._ahead -= len(due)
         self.expired += len(due)
@@ -206,7 +206,7 @@ class Backlog:
 
 
 def _judged(entries: list[Entry]) -> list[Entry]:
-    """Sets `written` to whether each one may have been written, as far as their order tells more than the marks do.
+    """Set `written` to whether each one may have been written, as far as their order tells more than the marks do.
 
     Within a priority they were written in order, but for one with a key, which may have taken an earlier place.
     """

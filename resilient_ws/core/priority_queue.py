@@ -123,7 +123,7 @@ class Lanes:
         self._pushed = 0
 
     def append(self, entry: Entry) -> None:
-        """Puts `entry` at the end of its lane; its position is above all others there."""
+        """Put `entry` at the end of its lane; its position is above all others there."""
         self.count += 1
         self.size += entry.size
         self._lane(entry.priority).append(entry)
@@ -141,7 +141,7 @@ class Lanes:
         return None
 
     def pop(self, entry: Entry) -> None:
-        """Takes out an entry that is the first of its lane."""
+        """Take out an entry that is the first of its lane."""
         self.count -= 1
         self.size -= entry.size
         lane = self._lanes[entry.priority]
@@ -153,7 +153,7 @@ class Lanes:
             del self._keys[entry.key]
 
     def remove(self, entry: Entry) -> None:
-        """Takes out an entry that waits anywhere."""
+        """Take out an entry that waits anywhere."""
         lane = self._lanes[entry.priority]
         index = bisect_left(lane, entry.position, key=_position)
         lane.rotate(-index)
@@ -161,7 +161,7 @@ class Lanes:
         lane.rotate(index)
 
     def put_back(self, entry: Entry) -> None:
-        """Puts an entry that was taken out in front of its lane again.
+        """Put an entry that was taken out in front of its lane again.
 
         One with the same key that came meanwhile stays where it is; a third would replace that one.
         """
@@ -178,7 +178,7 @@ class Lanes:
         return self._keys.get(key) if key is not None else None
 
     def replace(self, old: Entry, new: Entry) -> None:
-        """Takes `old` out and puts `new`, which has its key, in its place, or at the end of another lane."""
+        """Take `old` out and put `new`, which has its key, in its place, or at the end of another lane."""
         if new.priority != old.priority:
             self.remove(old)
             self.append(new)
@@ -201,7 +201,7 @@ class Lanes:
         return min((lane[0].position for lane in self._lanes.values() if lane), default=math.inf)
 
     def expire(self, now: float) -> list[Entry]:
-        """Takes out and returns the entries whose time has passed, the earliest first."""
+        """Take out and return the entries whose time has passed, the earliest first."""
         due: list[Entry] = []
         deadlines = self._deadlines
         while deadlines and deadlines[0][0] <= now:
@@ -230,7 +230,7 @@ class Lanes:
         return lane
 
     def holds(self, entry: Entry) -> bool:
-        """Whether `entry` is in one of the lanes."""
+        """Return whether `entry` is in one of the lanes."""
         lane = self._lanes.get(entry.priority)
         if lane is None:
             return False

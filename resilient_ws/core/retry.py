@@ -32,7 +32,7 @@ class Random(Protocol):
     """What draws the delays; `random.Random` does."""
 
     def uniform(self, a: float, b: float) -> float:
-        """Returns a number from `a` to `b`."""
+        """Return a number from `a` to `b`."""
         ...
 
 
@@ -58,7 +58,7 @@ class Decision(Record):
 
 
 def delay_range(policy: ReconnectPolicy, n: int, *, slow: bool = False) -> tuple[float, float]:
-    """Returns the range, in seconds, from which the delay before retry `n` is drawn evenly.
+    """Return the range, in seconds, from which the delay before retry `n` is drawn evenly.
 
     The lower end stays apart from the upper one at the cap, so that many clients never fall into step.
 
@@ -141,7 +141,7 @@ class RetryState:
         self._down_since = self._unconnected_since = now
 
     def dialing(self, now: float) -> int:
-        """A dial begins; returns its number since the last stable connection, from 1."""
+        """A dial begins; return its number since the last stable connection, from 1."""
         if self._down_since is None:
             self._down_since = now
         self._dialed_at = now
@@ -158,7 +158,7 @@ class RetryState:
         self._table.opened()
 
     def elapsed(self, now: float) -> float:
-        """Returns the seconds without an open connection since the last stable one was lost, or since the start.
+        """Return the seconds without an open connection since the last stable one was lost, or since the start.
 
         The seconds for which a connection was open that did not become stable are left out: what matters is for how
         long the program has had none, and a peer that accepts and hangs up at once must not set the count back.
@@ -166,20 +166,20 @@ class RetryState:
         return 0.0 if self._down_since is None else max(0.0, now - self._down_since)
 
     def time_left(self, now: float) -> float | None:
-        """Returns the seconds for which an attempt may still begin (`max_elapsed`), 0 or more; `None` = no limit."""
+        """Return the seconds for which an attempt may still begin (`max_elapsed`), 0 or more; `None` = no limit."""
         limit = self._policy.max_elapsed
         return None if limit is None else max(0.0, limit - self.elapsed(now))
 
     def spread(self) -> float:
-        """Returns a delay, in seconds, drawn as for a retry of now: what keeps clients apart that waited together."""
+        """Return a delay, in seconds, drawn as for a retry of now: what keeps clients apart that waited together."""
         return self._draw(*delay_range(self._policy, max(1, self.failures), slow=self._table.is_slow))
 
     def redial_in(self, now: float) -> float:
-        """Returns the seconds until `reconnect_now()` may dial: `min_delay` after the last dial, 0 or more."""
+        """Return the seconds until `reconnect_now()` may dial: `min_delay` after the last dial, 0 or more."""
         return max(0.0, self._dialed_at + self._policy.min_delay - now)
 
     def next_failure_number(self, opened_for: float | None) -> int:
-        """Returns `Failure.attempt` for a failure after `opened_for` seconds open (`None`: never), changing nothing."""
+        """Return `Failure.attempt` for a failure after `opened_for` seconds open (`None`: never), changing nothing."""
         return 1 if self._is_stable(opened_for) else self.failures + 1
 
     def failed(
@@ -192,7 +192,7 @@ class RetryState:
         held: Callable[[int], tuple[float, str] | None] = lambda _: None,
         excused: bool = False,
     ) -> Decision:
-        """A connection has ended or an attempt has failed; returns what follows.
+        """A connection has ended or an attempt has failed; return what follows.
 
         Args:
             failure: What has happened.
@@ -237,7 +237,7 @@ class RetryState:
         return self._paced(failure, now, verdict, default, errors, held)
 
     def was_stable(self, failure: Failure) -> bool:
-        """Whether nothing was wrong with the address: the connection lasted, or the program replaced it."""
+        """Return whether nothing was wrong with the address: the connection lasted, or the program replaced it."""
         return self._is_stable(failure.opened_for) or is_replaced(failure.close)
 
     def _is_stable(self, opened_for: float | None) -> bool:
@@ -314,7 +314,7 @@ class RetryState:
     def _limit(
         self, state: RetryCallState | None, now: float, delay: float, errors: list[tuple[str, BaseException]]
     ) -> tuple[str, dict[str, object]] | None:
-        """Returns which rule forbids an attempt after `delay`, and what its text names; `None` = none does."""
+        """Return which rule forbids an attempt after `delay`, and what its text names; `None` = none does."""
         policy = self._policy
         if policy.max_attempts is not None and self.attempt >= policy.max_attempts:
             return "max-attempts", {"limit": policy.max_attempts}
@@ -332,7 +332,7 @@ class RetryState:
         return None
 
     def _tenacity_state(self, failure: Failure, now: float) -> RetryCallState | None:
-        """Returns what tenacity's strategies look at, on our clock instead of its own; `None` where there are none."""
+        """Return what tenacity's strategies look at, on our clock instead of its own; `None` where there are none."""
         if self._policy.wait is None and self._policy.stop is None:
             return None
         from tenacity import (  # most programs have no strategy: loaded for those who do
@@ -357,7 +357,7 @@ def _stopped(rule_id: str, **facts: object) -> Decision:
 
 
 def _retry_after(failure: Failure) -> float:
-    """Returns the seconds the server asked to wait, whatever its status; 0 where it did not, or made no sense.
+    """Return the seconds the server asked to wait, whatever its status; 0 where it did not, or made no sense.
 
     Source: RFC 9110 section 10.2.3 (429, 503 and 3xx are examples); 418, 403 and 502 are seen in the field.
     """

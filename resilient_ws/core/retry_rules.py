@@ -106,7 +106,7 @@ class DefaultTable:
         self.is_slow = False
 
     def after(self, failure: Failure, *, rejected: bool, outage: float, excused: bool = False) -> Default:
-        """Returns what the table says about a failure.
+        """Return what the table says about a failure.
 
         Args:
             failure: What has happened.
@@ -204,12 +204,12 @@ class DefaultTable:
 
 
 def is_replaced(close: CloseEvent | None) -> bool:
-    """Whether the program itself replaced a live connection: no failure of anybody, so no limit applies."""
+    """Return whether the program itself replaced a live connection: no failure of anybody, so no limit applies."""
     return close is not None and close.origin is CloseOrigin.LOCAL
 
 
 def _dropped(close: CloseEvent) -> str:
-    """Returns the id of an end that says nothing against reconnecting."""
+    """Return the id of an end that says nothing against reconnecting."""
     cause = close.cause
     if isinstance(cause, ConnectionLost) and cause.rule_id:
         return cause.rule_id
@@ -217,7 +217,7 @@ def _dropped(close: CloseEvent) -> str:
 
 
 def _is_mistake_of_the_server(failure: Failure) -> bool:
-    """Whether the answer to the handshake is wrong: a proxy, a deploy or a portal may have given it.
+    """Return whether the answer to the handshake is wrong: a proxy, a deploy or a portal may have given it.
 
     An address that is wrong although it was dialed is one to which the server has redirected.
     """
@@ -228,7 +228,7 @@ def _is_mistake_of_the_server(failure: Failure) -> bool:
 
 
 def _named(error: BaseException | None) -> str:
-    """Returns the type of `error`, with its text only where that is ours: a foreign one may hold a secret."""
+    """Return the type of `error`, with its text only where that is ours: a foreign one may hold a secret."""
     if error is None:
         return "the attempt failed"
     name = type(error).__name__

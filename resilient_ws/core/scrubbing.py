@@ -16,7 +16,7 @@ _LEAST_SECRET: Final = 4
 
 
 def secrets_of(endpoint: Endpoint) -> set[str]:
-    """Returns what an endpoint holds that must not be shown: header values, subprotocols, and parts of its URL."""
+    """Return what an endpoint holds that must not be shown: header values, subprotocols, and parts of its URL."""
     url = endpoint.url
     found: set[str | None] = {url.user, url.password, url.raw_user, url.raw_password, url.raw_query_string}
     found.update(url.query.values())
@@ -30,7 +30,7 @@ def secrets_of(endpoint: Endpoint) -> set[str]:
 
 
 def scrubbed(text: str, secrets: Iterable[str] = ()) -> str:
-    """Returns `text` without `secrets`, and with no more of each URL in it than scheme, host, port and path."""
+    """Return `text` without `secrets`, and with no more of each URL in it than scheme, host, port and path."""
     for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, "***")
     return _ADDRESS.sub(_public, text)
@@ -46,7 +46,7 @@ def _public(found: re.Match[str]) -> str:
 def log_raised(
     log: logging.Logger, level: int, what: str, error: BaseException, secrets: Iterable[str]
 ) -> None:
-    """Logs that user code has raised `error`, with the traceback.
+    """Log that user code has raised `error`, with the traceback.
 
     The record carries the exception itself only where its text holds no secret: handlers that format it by themselves
     would show one.

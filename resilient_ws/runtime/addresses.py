@@ -98,11 +98,11 @@ class Addresses:
         return self._static[0].url.host or "" if self._static else "provider"
 
     def fixed(self, index: int) -> Endpoint | None:
-        """Returns address `index`; `None` where a provider has to be asked."""
+        """Return address `index`; `None` where a provider has to be asked."""
         return self._static[index] if self._static else None
 
     async def next(self, index: int, attempt: Attempt) -> Endpoint:
-        """Returns where to dial.
+        """Return where to dial.
 
         Args:
             index: Which of several addresses.
@@ -133,7 +133,7 @@ class Addresses:
             raise ConnectError(f"the URL provider raised {type(error).__name__}") from error
 
     def _complete(self, given: object) -> Endpoint:
-        """Returns an endpoint with the client's own headers and subprotocols beneath its own."""
+        """Return an endpoint with the client's own headers and subprotocols beneath its own."""
         if not isinstance(given, str | URL | Endpoint):
             raise TypeError(f"an address must be a str, yarl.URL or Endpoint, got {type(given).__name__}")
         endpoint = given if isinstance(given, Endpoint) else Endpoint(given)
@@ -145,7 +145,7 @@ class Addresses:
 
 
 def _merge(defaults: Mapping[str, str], own: Mapping[str, str]) -> Mapping[str, str]:
-    """Returns `own` and those of `defaults` that it does not replace; names compare without case (RFC 9110 5.1)."""
+    """Return `own` and those of `defaults` that it does not replace; names compare without case (RFC 9110 5.1)."""
     if not defaults and not own:
         return NO_HEADERS
     # What a value holds: an `Enum` that is a `str` says something else of itself, and the transports would send that.

@@ -53,7 +53,7 @@ class Subscription(Record):
     unsubscribe: Message | None = attrs.field(default=None, repr=False)
 
     def render(self, limit: int) -> Message:
-        """Returns the message to send now."""
+        """Return the message to send now."""
         made: object = self.message() if callable(self.message) else self.message
         return checked(made, limit)[0]
 
@@ -133,12 +133,12 @@ class Opener:
             options.transport.on_redirect = self._redirected
 
     def interrupt(self) -> None:
-        """Gives up the attempt of the moment, and every later one at once."""
+        """Give up the attempt of the moment, and every later one at once."""
         self._interrupted = True
         self._cut_short()
 
     def waits_for(self) -> str:
-        """Returns in words what the attempt that is under way waits for; empty where none is."""
+        """Return in words what the attempt that is under way waits for; empty where none is."""
         turn = self._turns.waits_for()
         if turn or not self._step:
             return turn
@@ -151,7 +151,7 @@ class Opener:
         self._step, self._since = step, asyncio.get_running_loop().time()
 
     def abandon(self) -> None:
-        """Frees the socket of the attempt of the moment, whatever the program's code is doing with it."""
+        """Free the socket of the attempt of the moment, whatever the program's code is doing with it."""
         if self._live is not None:
             self._live.cut()
 
@@ -167,7 +167,7 @@ class Opener:
             scope.reschedule(until if limit is None else min(until, limit))
 
     async def open(self, index: int, attempt: Attempt, *, first: bool) -> Live:
-        """Returns a connection that is set up.
+        """Return a connection that is set up.
 
         Args:
             index: Which of several addresses.
@@ -274,7 +274,7 @@ class Opener:
                 scope.reschedule(None if limit is None else limit + loop.time() - began)
 
     async def _take_turn(self, origin: Origin | None, *, passing: bool = False) -> None:
-        """Waits until the governor lets this client dial; what that takes is not part of `open_timeout`."""
+        """Wait until the governor lets this client dial; what that takes is not part of `open_timeout`."""
         self._check()
         if self._turns.ask(origin, passing=passing):
             return  # without a scope: the five of an attempt took 6 us each
@@ -342,7 +342,7 @@ class Opener:
             raise AttemptFailed(failure, endpoint)
 
     async def _declare(self, live: Live) -> None:
-        """Writes the declared subscriptions, with what is declared and taken back meanwhile."""
+        """Write the declared subscriptions, with what is declared and taken back meanwhile."""
         assert live.writer is not None
         wanted = self._subscriptions
         written: dict[Hashable, Subscription] = {}
@@ -365,20 +365,20 @@ class Opener:
             raise Interrupted
 
     def _begin(self, limit: float | None) -> asyncio.Timeout:
-        """Returns the scope of one step, which `interrupt` can end early."""
+        """Return the scope of one step, which `interrupt` can end early."""
         self._check()
         self._scope = asyncio.timeout(limit)
         return self._scope
 
 
 def _read_retry_after(error: Exception) -> None:
-    """Sees to it that a `Retry-After` is never lost, whichever answer to the handshake it came with."""
+    """See to it that a `Retry-After` is never lost, whichever answer to the handshake it came with."""
     if isinstance(error, ConnectError) and error.retry_after is None and error.headers is not None:
         error.retry_after = retry_after(error.headers)
 
 
 def _late(limit: float | None, endpoint: Endpoint | None, waits_for: str) -> str:
-    """Returns that an attempt took too long, and for what it waited."""
+    """Return that an attempt took too long, and for what it waited."""
     text = f"no connection within open_timeout={limit} s"
     if endpoint is None:
         return f"{text}: waited for the URL provider"
@@ -386,7 +386,7 @@ def _late(limit: float | None, endpoint: Endpoint | None, waits_for: str) -> str
 
 
 def _forget_frames(error: BaseException) -> None:
-    """Lets go of the frames through which a transport's exception came.
+    """Let go of the frames through which a transport's exception came.
 
     They hold headers and addresses, which tools that print local variables would show, and a whole connection for as
     long as a program keeps the event.

@@ -63,10 +63,10 @@ class Host(Protocol):
         ...
 
     def log_raised(self, what: str, error: BaseException, /) -> None:
-        """Logs what user code has raised."""
+        """Log what user code has raised."""
 
     def spawn(self, name: str, function: Callable[[], Any], /) -> asyncio.Task[None] | None:
-        """Starts a lane, a child of the owner task; called when there is something to do and no lane runs."""
+        """Start a lane, a child of the owner task; called when there is something to do and no lane runs."""
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -142,7 +142,7 @@ class Dispatcher:
     # ------------------------------------------------------------------------------------------ who is told
 
     def register(self, name: str, function: Callback[Any]) -> Handle[Any]:
-        """Adds a callback; it sees what happens from now on."""
+        """Add a callback; it sees what happens from now on."""
         check_function(name, function)
         self._check_loop()
         if name == "on_message" and not self.consumes_messages and self._inbox.is_awaited:
@@ -168,7 +168,7 @@ class Dispatcher:
         self._inbox.dismiss()  # the lane, if it waits; a callback that runs is not disturbed
 
     def _check_loop(self) -> None:
-        """Raises where a callback cannot be added or removed now; after the end it can be anywhere."""
+        """Raise where a callback cannot be added or removed now; after the end it can be anywhere."""
         if not self._over:
             check_loop(self._loop)
 
@@ -178,7 +178,7 @@ class Dispatcher:
         return bool(self._callbacks.get("on_message"))
 
     def subscribe(self) -> Subscription:
-        """Returns an iterator over the events from now on."""
+        """Return an iterator over the events from now on."""
         self._check_loop()
         subscription = Subscription(self._over, lambda: self._loop, self._max_bytes)
         if not self._over:
@@ -188,13 +188,13 @@ class Dispatcher:
         return subscription
 
     def hears(self, kind: type[Event]) -> bool:
-        """Whether an event of this kind would be told to a callback or an iterator."""
+        """Return whether an event of this kind would be told to a callback or an iterator."""
         return bool(self._callbacks.get(CALLBACK_OF[kind]) or self._subscriptions)
 
     # ------------------------------------------------------------------------------------------ what is told
 
     def emit(self, event: Event) -> None:
-        """Hands `event` to every `events()` iterator and queues it for the callbacks."""
+        """Hand `event` to every `events()` iterator and queue it for the callbacks."""
         subscriptions, handles = self._subscriptions, self._callbacks.get(CALLBACK_OF[type(event)])
         if not (handles or subscriptions):
             return
@@ -209,7 +209,7 @@ class Dispatcher:
             self._start()
 
     def _has_room(self, queue: EventQueue, event: Event, size: int) -> bool:
-        """Whether `event` may be queued; drops one that can be spared where that makes room for it."""
+        """Return whether `event` may be queued; drops one that can be spared where that makes room for it."""
         if queue.fits(size) or (isinstance(event, CloseEvent) and event.final):
             return True
         if not self._lost:
@@ -222,7 +222,7 @@ class Dispatcher:
         return queue.fits(size)
 
     def after(self, call: Callable[[], None]) -> None:
-        """Calls `call` when the callbacks have been told of the events until now.
+        """Call `call` when the callbacks have been told of the events until now.
 
         That is never, if a callback never returns. More than 10,000 calls do not wait: beyond, `call` is called at once.
         """
@@ -237,14 +237,14 @@ class Dispatcher:
             self._after.append((self._number, call))
 
     def _is_told(self, number: int) -> bool:
-        """Whether the callbacks have been told of the events up to `number`."""
+        """Return whether the callbacks have been told of the events up to `number`."""
         for at in (self._sync_at, self._async_at, self._ready.first, self._waiting.first):
             if at is not None and at <= number:
                 return False
         return True
 
     def _call_after(self) -> None:
-        """Calls what has waited for the events that have been told."""
+        """Call what has waited for the events that have been told."""
         after = self._after
         while after and self._is_told(after[0][0]):
             after.popleft()[1]()
@@ -258,24 +258,24 @@ class Dispatcher:
     # ------------------------------------------------------------------------------------------ the lanes
 
     def serve_at_once(self, emits: Callable[[], None]) -> None:
-        """Calls `emits`, and then the sync callbacks for its events: the last thing that a callback of the loop does."""
+        """Call `emits`, and then the sync callbacks for its events: the last thing that a callback of the loop does."""
         self._due = True
         emits()
         at_once(self._step)
 
     def serve(self) -> None:
-        """Starts the lanes for which there is something to do."""
+        """Start the lanes for which there is something to do."""
         self._loop = asyncio.get_running_loop()
         self.serve_messages()
         self._start()
 
     def serve_messages(self) -> None:
-        """Starts the message lane, if there is a callback for it and none runs."""
+        """Start the message lane, if there is a callback for it and none runs."""
         if self.consumes_messages and not _is_running(self._message_lane):
             self._message_lane = self._host.spawn("messages", self._serve_messages)
 
     def _start(self) -> None:
-        """Starts the lanes for events, unless they run.
+        """Start the lanes for events, unless they run.
 
         Sync callbacks are called by the loop, which costs a third of a task; by a task at the end, when lanes are waited
         for.
@@ -313,7 +313,7 @@ class Dispatcher:
         self._stopped = True
 
     def _step(self) -> None:
-        """Calls the sync callbacks that are due; what takes longer than a turn is left for the next one."""
+        """Call the sync callbacks that are due; what takes longer than a turn is left for the next one."""
         self._due = False
         if self._over or _is_running(self._sync_lane):
             return
@@ -324,7 +324,7 @@ class Dispatcher:
             self._start()
 
     async def _serve_ready(self) -> None:
-        """Calls the sync callbacks that are due at the end of the client."""
+        """Call the sync callbacks that are due at the end of the client."""
         enter()
         while self._ready:
             self._call_ready()
@@ -332,7 +332,7 @@ class Dispatcher:
                 await self._give_way("events")
 
     def _call_ready(self) -> None:
-        """Calls sync callbacks for one turn; passes async ones on to their lane."""
+        """Call sync callbacks for one turn; pass async ones on to their lane."""
         assert self._loop is not None
         clock = self._loop.time
         until = clock() + TURN
@@ -359,7 +359,7 @@ class Dispatcher:
                 return
 
     def _call_sync(self, name: str, handle: Handle[Any], event: Event) -> _Begun | None:
-        """Calls one callback that was taken for a sync one; returns what it turns out to want to be awaited."""
+        """Call one callback that was taken for a sync one; return what it turns out to want to be awaited."""
         pending = self._call(name, handle, event)
         if pending is None:
             return None
@@ -370,7 +370,7 @@ class Dispatcher:
         return _Begun(name, pending, call)
 
     def _leave(self, number: int, size: int, event: Event, later: list[Handle[Any] | _Begun]) -> None:
-        """Leaves callbacks for one event to the async lane."""
+        """Leave callbacks for one event to the async lane."""
         if not self._has_room(self._waiting, event, size):
             later = [one for one in later if isinstance(one, _Begun)]
             if not later:
@@ -382,7 +382,7 @@ class Dispatcher:
                 one.call.is_awaited_by(self._async_lane)
 
     async def _serve_waiting(self) -> None:
-        """Awaits the async callbacks, one at a time."""
+        """Await the async callbacks, one at a time."""
         clock = asyncio.get_running_loop().time
         until = clock() + TURN
         enter()
@@ -439,7 +439,7 @@ class Dispatcher:
                     await self._await("on_message", pending, message)
 
     def _call(self, name: str, handle: Handle[Any], argument: Event | Message) -> Awaitable[object] | None:
-        """Calls one callback; returns what is to be awaited of it, `None` if it is done."""
+        """Call one callback; return what is to be awaited of it, `None` if it is done."""
         if handle not in self._callbacks[name]:
             return None  # removed meanwhile
         try:
@@ -456,7 +456,7 @@ class Dispatcher:
     async def _await(
         self, name: str, pending: Awaitable[object], argument: Event | Message, call: Call | None = None
     ) -> None:
-        """Awaits what a callback has returned; reports what it raises."""
+        """Await what a callback has returned; report what it raises."""
         try:
             await called(pending, call)
         except asyncio.CancelledError as error:
@@ -470,7 +470,7 @@ class Dispatcher:
             await self._give_way(name)
 
     async def _give_way(self, name: str) -> None:
-        """Lets the loop turn once."""
+        """Let the loop turn once."""
         try:
             await asyncio.sleep(0)
         except asyncio.CancelledError as error:
@@ -481,7 +481,7 @@ class Dispatcher:
     def _survive(
         self, name: str, error: asyncio.CancelledError, argument: Event | Message | None = None
     ) -> None:
-        """Raises `error` where the client ends the lane; else a callback raised it, or had its own task cancelled."""
+        """Raise `error` where the client ends the lane; else a callback raised it, or had its own task cancelled."""
         if is_being_cancelled() and (self._stopped or self._host.is_ending):
             raise error
         self._report(name, error, argument)
@@ -501,7 +501,7 @@ def _is_running(lane: asyncio.Task[None] | None) -> bool:
 
 
 def check_loop(home: asyncio.AbstractEventLoop | None) -> None:
-    """Checks that a client of the loop `home` may be used here; `None` = it may be anywhere.
+    """Check that a client of the loop `home` may be used here; `None` = it may be anywhere.
 
     Raises:
         ConcurrencyError: In another loop, or in another thread while that loop runs; the text names the way out.

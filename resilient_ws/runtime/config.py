@@ -86,7 +86,7 @@ def make_config(
     transport: Any,
     fail_fast: object,
 ) -> Config:
-    """Checks the arguments of `WebSocketClient`; see there.
+    """Check the arguments of `WebSocketClient`; see there.
 
     Raises:
         InvalidURL, TypeError, ValueError: One is wrong; the text names it.
@@ -144,7 +144,7 @@ _LONGEST_PATH: Final = 107 if sys.platform == "linux" else 103
 
 
 def _unix_socket(value: object) -> str | None:
-    """Returns a path that a Unix socket may have.
+    """Return a path that a Unix socket may have.
 
     Raises:
         TypeError, ValueError: It is none, or the system has no Unix sockets.
@@ -169,7 +169,7 @@ def _unix_socket(value: object) -> str | None:
 
 
 def _local_address(value: object) -> tuple[str, int] | None:
-    """Returns host and port to bind to.
+    """Return host and port to bind to.
 
     Raises:
         TypeError, ValueError: They cannot be bound to.
@@ -191,7 +191,7 @@ def _local_address(value: object) -> tuple[str, int] | None:
 
 
 def _check_together(options: TransportOptions) -> None:
-    """Raises `ValueError` for options that exclude each other."""
+    """Raise `ValueError` for options that exclude each other."""
     if options.unix_socket is not None:
         for name in ("proxy", "local_address"):
             if getattr(options, name) is not None:
@@ -201,7 +201,7 @@ def _check_together(options: TransportOptions) -> None:
 
 
 def _transport(given: object, options: TransportOptions) -> Transport:
-    """Returns the transport of that name; or the object itself, which is told the options if it wants to know them."""
+    """Return the transport of that name; or the object itself, which is told the options if it wants to know them."""
     _check_together(options)
     if isinstance(given, str):
         return make_transport(one_of("transport", given, ("aiohttp", "picows")), options)

@@ -23,7 +23,7 @@ class Consumer:
         self._inbox = engine.inbox
 
     async def recv(self) -> Message:
-        """Returns the next message; raises at the end whatever ended the client."""
+        """Return the next message; raise at the end whatever ended the client."""
         self.check()
         try:
             return await self._inbox.get()
@@ -32,17 +32,17 @@ class Consumer:
         raise error  # out of the handler, so that it keeps its own cause
 
     def wait(self) -> asyncio.Future[None] | None:
-        """Checks who may receive, and begins to wait; see `Inbox.wait`."""
+        """Check who may receive, and begin to wait; see `Inbox.wait`."""
         return self._inbox.wait(self.check())
 
     async def step(self) -> Message:
-        """Returns the next message of an iteration."""
+        """Return the next message of an iteration."""
         while isinstance(item := await self.step_with_marks(), Gap | Lost):
             pass
         return item
 
     async def step_with_marks(self) -> Message | Gap | Lost:
-        """Returns the next message, gap or loss of an iteration, which ends quietly only when we closed."""
+        """Return the next message, gap or loss of an iteration, which ends quietly only when we closed."""
         self.check()
         try:
             return await self._inbox.get_with_marks()
@@ -51,11 +51,11 @@ class Consumer:
         raise error
 
     def end_of_iteration(self) -> Exception:
-        """Returns what ends an iteration."""
+        """Return what ends an iteration."""
         return StopAsyncIteration() if self._engine.life.cause is None else self._engine.ended_error()
 
     def check(self) -> asyncio.AbstractEventLoop:
-        """Returns the running loop; raises where nobody may receive now."""
+        """Return the running loop; raise where nobody may receive now."""
         engine = self._engine
         if self._inbox.claimed:
             raise ConcurrencyError("on_message callbacks are the consumer of this client")

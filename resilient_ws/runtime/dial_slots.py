@@ -55,12 +55,12 @@ class Turns:
         self._lent: Ticket | None = None  # the turn that was given back while code of the program runs
 
     def expected(self, index: int) -> Origin | None:
-        """Returns the origin of address `index`; that of its last answer where a URL provider has to be asked."""
+        """Return the origin of address `index`; that of its last answer where a URL provider has to be asked."""
         endpoint = self._addresses.fixed(index)
         return origin_of(endpoint) if endpoint is not None else self._last
 
     def held(self, index: int) -> tuple[float, str] | None:
-        """Returns for how many seconds the origin of address `index` asked to be left alone, and that it did."""
+        """Return for how many seconds the origin of address `index` asked to be left alone, and that it did."""
         dials = self._dials
         if dials is None or dials.is_quiet:
             return None
@@ -69,12 +69,12 @@ class Turns:
         return (hold.until - now, _asked(origin, hold)) if hold is not None else None
 
     def waiting(self, index: int) -> int:
-        """Returns how many clients wait for their turn at the origin of address `index`."""
+        """Return how many clients wait for their turn at the origin of address `index`."""
         origin = self.expected(index)
         return self._dials.waiting(origin) if self._dials is not None and origin is not None else 0
 
     def under_way(self, index: int) -> int:
-        """Returns how many dials to the origin of address `index` are under way."""
+        """Return how many dials to the origin of address `index` are under way."""
         origin = self.expected(index)
         return self._dials.dialing(origin) if self._dials is not None and origin is not None else 0
 
@@ -84,7 +84,7 @@ class Turns:
         return self._retry.time_left(boot_time()) if self._dials is not None else None
 
     def ask(self, origin: Origin | None, *, passing: bool = False) -> bool:
-        """Asks for this client's turn to dial `origin`; returns whether it is there already. `leave` follows.
+        """Ask for this client's turn to dial `origin`; return whether it is there already. `leave` follows.
 
         A turn at the same origin that was taken before stands; one at another origin is given back.
 
@@ -118,7 +118,7 @@ class Turns:
         return True
 
     async def come(self) -> None:
-        """Returns when the turn that was asked for is there."""
+        """Return when the turn that was asked for is there."""
         ticket, dials = self._ticket, self._dials
         assert ticket is not None
         assert dials is not None
@@ -149,13 +149,13 @@ class Turns:
             self._waiter.set_result(None)
 
     def lend(self) -> None:
-        """Gives the turn back while code of the program runs, however long it takes; `ask` then has the first place."""
+        """Give the turn back while code of the program runs, however long it takes; `ask` then has the first place."""
         ticket = self._ticket
         self.leave()
         self._lent = ticket
 
     def waits_for(self) -> str:
-        """Returns in words why it is not this client's turn; empty where it is."""
+        """Return in words why it is not this client's turn; empty where it is."""
         ticket, dials = self._ticket, self._dials
         if ticket is None or dials is None or ticket.granted_at is not None:
             return ""
@@ -182,7 +182,7 @@ class Turns:
             self._dials.hurry(ticket, now, now + self._retry.redial_in(boot_time()))
 
     def failed(self, failure: Failure, decision: Decision) -> None:
-        """Lets the other clients know what a failure says about its origin."""
+        """Let the other clients know what a failure says about its origin."""
         if self._dials is None or failure.endpoint is None:
             return
         request = request_for_time(failure, math.inf if decision.stop else decision.delay)
@@ -192,7 +192,7 @@ class Turns:
 
 
 def origin_of(endpoint: Endpoint) -> Origin:
-    """Returns scheme, host and port of an endpoint."""
+    """Return scheme, host and port of an endpoint."""
     return str(endpoint.url.origin())
 
 

@@ -21,7 +21,7 @@ Waiting = tuple[int, int, Event, Any]
 
 
 def weight(event: Event) -> int:
-    """Returns the bytes of the messages that an event keeps alive."""
+    """Return the bytes of the messages that an event keeps alive."""
     if isinstance(event, UndeliveredEvent):
         return size_of(event.message)
     if isinstance(event, ErrorEvent):
@@ -64,13 +64,13 @@ class EventQueue:
         return queue[0][0] if queue else None
 
     def fits(self, size: int) -> bool:
-        """Whether one more event of `size` bytes stays within the bounds."""
+        """Return whether one more event of `size` bytes stays within the bounds."""
         if len(self) >= self._max_events:
             return False
         return not size or not self._bytes or self._bytes + size <= self._max_bytes
 
     def append(self, number: int, size: int, event: Event, listeners: Any = None) -> None:
-        """Adds an event, whatever the bounds say; `number` is larger than that of every event before it."""
+        """Add an event, whatever the bounds say; `number` is larger than that of every event before it."""
         waiting = (number, size, event, listeners)
         if isinstance(event, _SPARABLE):
             if not self._sparable:
@@ -83,7 +83,7 @@ class EventQueue:
         self._bytes += size
 
     def put_back(self, number: int, size: int, event: Event, listeners: Any) -> None:
-        """Puts back the event that was taken last, for the listeners that have not been told of it yet."""
+        """Put back the event that was taken last, for the listeners that have not been told of it yet."""
         waiting = (number, size, event, listeners)
         if isinstance(event, _SPARABLE):
             self._sparable = deque((waiting, *self._sparable))
@@ -92,7 +92,7 @@ class EventQueue:
         self._bytes += size
 
     def take(self) -> Waiting | None:
-        """Removes and returns the oldest event; `None` when the queue is empty."""
+        """Remove and return the oldest event; `None` when the queue is empty."""
         queue = self._oldest()
         if not queue:
             return None
@@ -103,7 +103,7 @@ class EventQueue:
         return waiting
 
     def spare(self) -> Event | None:
-        """Removes and returns the oldest state or retry event; `None` when none is waiting."""
+        """Remove and return the oldest state or retry event; `None` when none is waiting."""
         if not self._sparable:
             return None
         event = self._sparable.popleft()[2]
@@ -111,7 +111,7 @@ class EventQueue:
         return event
 
     def clear(self) -> list[Waiting]:
-        """Removes and returns everything."""
+        """Remove and return everything."""
         left = [*self._kept, *self._sparable]
         self._kept = self._sparable = _NOTHING
         self._bytes = 0

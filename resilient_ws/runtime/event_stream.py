@@ -46,7 +46,7 @@ class Subscription:
         self._home = home
 
     def push(self, event: Event, size: int) -> None:
-        """Appends an event of `size` bytes; the oldest ones go where it does not fit."""
+        """Append an event of `size` bytes; the oldest ones go where it does not fit."""
         events = self._events
         while not events.fits(size):
             events.take()

@@ -80,7 +80,7 @@ class Teller:
         self._unconfirmed_told = False
 
     def tell(self, event: Event) -> None:
-        """Says what happened; one log line for each step of a connection's life."""
+        """Say what happened; one log line for each step of a connection's life."""
         text = self.timeline.note(event)
         if isinstance(event, OpenEvent | CloseEvent | RetryEvent) and self._is_news(event):
             asked = isinstance(event, CloseEvent) and (event.was_clean or event.origin is CloseOrigin.LOCAL)
@@ -90,24 +90,24 @@ class Teller:
         self._dispatcher.emit(event)
 
     def _is_news(self, event: OpenEvent | CloseEvent | RetryEvent) -> bool:
-        """Whether an event says more than the one before: the retry after a loss stands in its `CloseEvent`."""
+        """Return whether an event says more than the one before: the retry after a loss stands in its `CloseEvent`."""
         is_news = not (self._said_retry and isinstance(event, RetryEvent))
         self._said_retry = isinstance(event, CloseEvent)
         return is_news
 
     def tell_state(self, old: State, new: State) -> None:
-        """Says that the state has changed; there is an event of it only where somebody hears it."""
+        """Say that the state has changed; there is an event of it only where somebody hears it."""
         self.timeline.say(changed(old, new))
         if self._dispatcher.hears(StateEvent):
             self._dispatcher.emit(StateEvent(old=old, new=new))
 
     def note(self, text: str) -> None:
-        """Says why nothing happens for a while; no event."""
+        """Say why nothing happens for a while; no event."""
         self.timeline.say(text)
         log.info("%s: %s", self._name, text)
 
     def tell_fate(self, entry: Entry, fate: Fate, *, at_the_end: bool = False) -> None:
-        """Says what became of a message; at the end it is also kept for the exception that ends the client."""
+        """Say what became of a message; at the end it is also kept for the exception that ends the client."""
         age = max(0.0, self._clock() - entry.accepted_at)
         event = UndeliveredEvent(
             message=entry.message, fate=fate, accepted_at=wall_time() - age, age=age, times_sent=entry.sent
@@ -117,16 +117,16 @@ class Teller:
         self.tell(event)
 
     def log_raised(self, what: str, error: BaseException, *, level: int = logging.ERROR) -> None:
-        """Logs what user code has raised, with its traceback and without secrets."""
+        """Log what user code has raised, with its traceback and without secrets."""
         log_raised(log, level, what, error, self._secrets())
 
     def tell_failure(self, where: str, error: BaseException, *, level: int = logging.ERROR) -> None:
-        """Says that code of the program raised, beside any call of its own."""
+        """Say that code of the program raised, beside any call of its own."""
         self.log_raised(where, error, level=level)
         self.tell(ErrorEvent(where=where, exception=error))
 
     def tell_unconfirmed(self) -> None:
-        """Says that the peer answers no pings, and what that means; once in the life of a client."""
+        """Say that the peer answers no pings, and what that means; once in the life of a client."""
         if self._unconfirmed_told:
             return
         self._unconfirmed_told = True
@@ -138,12 +138,12 @@ class Teller:
         self.warn("outbox", error)
 
     def warn(self, where: str, error: BaseException) -> None:
-        """Says something that the program should know, though nothing of it failed."""
+        """Say something that the program should know, though nothing of it failed."""
         log.warning("%s: %s", self._name, error)
         self.tell(ErrorEvent(where=where, exception=error))
 
     def tell_pause(self, seconds: float, unread: int) -> None:
-        """Says that reading has been paused for long; at most once a minute."""
+        """Say that reading has been paused for long; at most once a minute."""
         now = self._clock()
         if now - self._noticed_at < PAUSE_NOTICE_EVERY:
             return
@@ -157,7 +157,7 @@ class Teller:
 
 
 def is_read(logger: logging.Logger, level: int = logging.INFO) -> bool:
-    """Whether a record of `logger` reaches a reader. One for nobody took a tenth of the time in which an end is told."""
+    """Return whether a record of `logger` reaches a reader. One for nobody took a tenth of the time in which an end is told."""
     if logger.filters:
         return True  # one may look at what passes
     has_handler = False

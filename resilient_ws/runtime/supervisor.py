@@ -170,7 +170,7 @@ class Supervisor:
     # ------------------------------------------------------------------------------------------ the task
 
     async def _supervise(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Carries out one act after the other. Each ends as soon as another one is due."""
+        """Carry out one act after the other. Each ends as soon as another one is due."""
         life = self.life
         while not isinstance(act := life.act, Done):
             match act:
@@ -221,7 +221,7 @@ class Supervisor:
                 await self._close_file(FILE_TIMEOUT)
 
     async def _load(self) -> None:
-        """Takes over what an earlier client left in the outbox file."""
+        """Take over what an earlier client left in the outbox file."""
         try:
             async with asyncio.timeout(None) as self._scope:
                 for entry, fate in await self.sender.load():
@@ -240,7 +240,7 @@ class Supervisor:
         self.life.loaded()
 
     def _tell_clock(self) -> None:
-        """Says that the time of day was set back, if it was, so that the ages of messages in the file are guesses."""
+        """Say that the time of day was set back, if it was, so that the ages of messages in the file are guesses."""
         behind = self.sender.stepped_back
         if behind > CLOCK_STEP:
             error = OutboxFileError(
@@ -268,7 +268,7 @@ class Supervisor:
         self._opened(live, attempt.number)
 
     def _opened(self, live: Live, number: int) -> None:
-        """Tells of the open connection, and lets messages through in both directions."""
+        """Tell of the open connection, and let messages through in both directions."""
         link, writer, pinger = live.link, live.writer, live.pinger
         assert link is not None
         assert writer is not None
@@ -297,7 +297,7 @@ class Supervisor:
             link.resume()  # the set-up may have left it paused
 
     async def _decide(self, failure: Failure) -> Decision:
-        """Asks the program where it wants to be asked, and the retry rules."""
+        """Ask the program where it wants to be asked, and the retry rules."""
         if isinstance(failure.error, NotAwaitable):
             rule = text_of("cannot-heal", why=str(failure.error))
             return Decision(stop=True, rule=rule, rule_id="cannot-heal")
@@ -342,7 +342,7 @@ class Supervisor:
         return decision
 
     async def _sleep(self, until: float | None, done: Callable[[], bool]) -> None:
-        """Waits for the clock, or for what `wake` announces."""
+        """Wait for the clock, or for what `wake` announces."""
         loop = asyncio.get_running_loop()
         while not done() and (until is None or loop.time() < until):
             self._waker = waker = loop.create_future()
@@ -361,7 +361,7 @@ class Supervisor:
             self._scope.reschedule(self.now())
 
     def spawn(self, name: str, function: Callable[[], Awaitable[None]]) -> asyncio.Task[None] | None:
-        """Starts a child of the task; `None` before the task runs and after its end."""
+        """Start a child of the task; `None` before the task runs and after its end."""
         if self._group is None:
             return None
         before, self._starting = self._starting, True
@@ -370,7 +370,7 @@ class Supervisor:
         return task
 
     async def _guarded(self, name: str, function: Callable[[], Awaitable[None]]) -> None:
-        """Runs a child; a defect in it must be seen, and must not take the other children along."""
+        """Run a child; a defect in it must be seen, and must not take the other children along."""
         await self._begin_later()
         try:
             await function()
@@ -378,7 +378,7 @@ class Supervisor:
             log.exception("the %s task failed", name)
 
     async def _begin_later(self) -> None:
-        """Waits for the next turn where tasks begin at once (`asyncio.eager_task_factory`)."""
+        """Wait for the next turn where tasks begin at once (`asyncio.eager_task_factory`)."""
         if self._starting:
             await asyncio.sleep(0)
 
@@ -388,7 +388,7 @@ class Supervisor:
     # ------------------------------------------------------------------------------------------ its end
 
     async def _say_goodbye(self) -> None:
-        """Makes the closing handshake on the connection that is open."""
+        """Make the closing handshake on the connection that is open."""
         closing, live = self.life.closing, self.live
         assert closing is not None
         if live is not None:
@@ -406,7 +406,7 @@ class Supervisor:
         self.life.said_goodbye()
 
     def _end(self) -> None:
-        """Settles what is left, and tells of the end."""
+        """Settle what is left, and tell of the end."""
         if not isinstance(self.life.act, End):
             return  # `_terminate` did not wait for user code that has come back now
         waiting = self.sender.queue.waiting
@@ -456,7 +456,7 @@ class Supervisor:
         _finish(self.finished)
 
     async def _serve_callbacks(self) -> None:
-        """Gives the callbacks their time, then ends them."""
+        """Give the callbacks their time, then end them."""
         limit, closing, dispatcher = self.config.close_timeout, self.life.closing, self.dispatcher
         until = closing.callbacks_until if closing is not None else None
         if until is None and limit is not None:
@@ -480,7 +480,7 @@ class Supervisor:
         _finish(self.finished)
 
     async def _close_file(self, limit: float | None) -> None:
-        """Waits until the outbox file, if there is one, is free for others."""
+        """Wait until the outbox file, if there is one, is free for others."""
         try:
             async with asyncio.timeout(limit):
                 await self.sender.close_file()
@@ -509,7 +509,7 @@ class Supervisor:
         return self._finished is not None and self._finished.done()
 
     def _bind(self, until: float | None) -> None:
-        """Sets until when `close()` waits for user code, on the loop's clock; `None` = for ever."""
+        """Set until when `close()` waits for user code, on the loop's clock; `None` = for ever."""
         if self._limit is not None:
             self._limit.cancel()
         self._limit = None
@@ -542,7 +542,7 @@ class Supervisor:
         return (self.loop or asyncio.get_running_loop()).time()
 
     def start(self) -> None:
-        """Begins connecting."""
+        """Begin connecting."""
         self._begin()
         self._note(self.life.started(boot_time()))
         self.sender.start()
@@ -565,7 +565,7 @@ class Supervisor:
         self._starting = False
 
     async def ready(self) -> None:
-        """Waits until the state is OPEN, if only for a moment; raises what ended the client."""
+        """Wait until the state is OPEN, if only for a moment; raise what ended the client."""
         life = self.life
         if life.state is State.OPEN:
             return
@@ -589,7 +589,7 @@ class Supervisor:
                 waiter.set_result(is_open)
 
     def reconnect_now(self, code: int, reason: str) -> None:
-        """Ends a backoff, or replaces the connection that is open, whose CLOSE says `code` and `reason`."""
+        """End the current backoff, or replace the open connection, closing it with `code` and `reason`."""
         live, state = self.live, self.state
         if state is State.OPEN and live is not None and live.link is not None:
             live.link.close(code, reason)
@@ -601,7 +601,7 @@ class Supervisor:
             self.turns.hurry(next_one=self.state is State.BACKOFF)
 
     def request_close(self, code: int, reason: str, drain: float | None) -> None:
-        """Begins to close, once; a later call may only end the draining earlier than the first one said."""
+        """Begin to close, once; a later call may only end the draining earlier than the first one said."""
         life = self.life
         if life.is_over:
             self._shorten(drain)
@@ -666,7 +666,7 @@ class Supervisor:
         return self.dispatcher.inside or is_waited_for_by(self._task)
 
     async def wait_closed(self) -> None:
-        """Waits until the client is closed and, unless called from inside of it, the callbacks have run."""
+        """Wait until the client is closed and, unless called from inside of it, the callbacks have run."""
         call = current_call()
         while not self.finished.done():
             if self.is_inside:
@@ -681,7 +681,7 @@ class Supervisor:
                 await asyncio.wait((self.finished, notice), return_when=asyncio.FIRST_COMPLETED)
 
     def ended_error(self) -> ClientClosed:
-        """Returns the exception for a call that comes too late."""
+        """Return the exception for a call that comes too late."""
         return ended_error(
             self.life.cause,
             is_closed=self.state is State.CLOSED,
@@ -690,7 +690,7 @@ class Supervisor:
         )
 
     def left_open(self) -> str | None:
-        """Returns what is wrong with a client that is garbage now, in words; `None` = it was closed, or has done nothing."""
+        """Return what is wrong with a client that is garbage now, in words; `None` = it was closed, or has done nothing."""
         queue, state = self.sender.queue, self.state
         count = queue.waiting + queue.unconfirmed
         if state is State.IDLE:
@@ -708,7 +708,7 @@ class Supervisor:
         return self._task is not None and self._task.cancelling() > 0
 
     def log_raised(self, what: str, error: BaseException, /) -> None:
-        """Logs what user code has raised."""
+        """Log what user code has raised."""
         self.teller.log_raised(what, error)
 
     def _secrets(self) -> set[str]:
@@ -739,7 +739,7 @@ class Supervisor:
         return self._opener.waits_for() or "the outbox file to be read"
 
     def standing(self) -> str:
-        """Returns in words where the client stands and what stands in the way: for the text of a `TimeoutError`."""
+        """Return in words where the client stands and what stands in the way: for the text of a `TimeoutError`."""
         waits, failure = self.waiting_for, self.life.last_failure
         text = f"the client is {self.state.value}"
         if self.state is not State.OPEN:
@@ -840,7 +840,7 @@ class Supervisor:
         self.teller.tell_failure(where, error)
 
     def _note(self, told: Iterable[Told]) -> None:
-        """Tells what happened, in order."""
+        """Tell what happened, in order."""
         for one in told:
             if isinstance(one, Settled):
                 self.teller.tell_fate(one.entry, one.fate, at_the_end=one.at_the_end)
@@ -874,7 +874,7 @@ class Supervisor:
 
 
 def _finish(future: asyncio.Future[None]) -> None:
-    """Makes `future` done, unless it is."""
+    """Complete `future` unless it is done."""
     if not future.done():
         future.set_result(None)
 

@@ -357,7 +357,7 @@ class _JumpingSelector(selectors.BaseSelector):
         return len(self._real.get_map()) > 1  # one is the loop's own, by which threads wake it
 
     def _has_busy_thread(self) -> bool:
-        """Whether a thread that was started meanwhile, and belongs to no executor, may be about to call."""
+        """Return whether a thread that was started meanwhile, and belongs to no executor, may be about to call."""
         now = time.monotonic()
         return any(
             self._patience.setdefault(thread, now + THREAD_GRACE) > now

@@ -7,7 +7,7 @@ from resilient_ws.transports.seam import Transport
 
 
 def make_transport(name: str, options: TransportOptions) -> Transport:
-    """Returns the transport called `name`, `"aiohttp"` or `"picows"`.
+    """Return the transport called `name`, `"aiohttp"` or `"picows"`.
 
     Raises:
         ValueError: It cannot honour an option, or its extra is not installed.

@@ -30,7 +30,7 @@ class _All(Awaitable[None]):
 
 
 def all_of(waits: Sequence[Awaitable[None] | None]) -> Awaitable[None] | None:
-    """Returns what ends when each of `waits` has ended; `None` if there is nothing to wait for."""
+    """Return what ends when each of `waits` has ended; `None` if there is nothing to wait for."""
     real = [wait for wait in waits if wait is not None]
     return _All(real) if len(real) > 1 else real[0] if real else None
 
@@ -75,7 +75,7 @@ class Link(Protocol):
         ...
 
     def write(self, message: Message, /) -> Awaitable[None] | None:
-        """Hands one message to the socket.
+        """Hand one message to the socket.
 
         Returns:
             `None` when it is done; else an awaitable that ends when it is done and the send buffer has room again, to be
@@ -87,7 +87,7 @@ class Link(Protocol):
         """
 
     def write_all(self, messages: Sequence[Message], /) -> Awaitable[None] | None:
-        """Hands several messages to the socket, one at least, in order and if possible in one system call.
+        """Hand several messages to the socket, one at least, in order and if possible in one system call.
 
         Returns:
             As for `write`.
@@ -97,30 +97,30 @@ class Link(Protocol):
         """
 
     def ping(self, payload: bytes, /) -> None:
-        """Writes a PING; it stands behind what was written before. Does nothing on a dead link."""
+        """Write a PING; it stands behind what was written before. Do nothing on a dead link."""
 
     def close(self, code: int, reason: str, /) -> None:
-        """Writes a CLOSE; later data from the peer is still read. Does nothing on a dead link."""
+        """Write a CLOSE; later data from the peer is still read. Do nothing on a dead link."""
 
     def abort(self) -> None:
-        """Frees the socket now. `ended` is not called afterwards.
+        """Free the socket now. `ended` is not called afterwards.
 
         Unless a CLOSE has been written, what the kernel has not sent is thrown away too: it must not arrive after what
         the next connection carries.
         """
 
     def pause(self) -> None:
-        """Stops reading, so that TCP slows the peer down."""
+        """Stop reading, so that TCP slows the peer down."""
 
     def resume(self) -> None:
-        """Goes on reading."""
+        """Go on reading."""
 
     def look(self, *, paused: bool) -> Reading:
-        """Returns what the connection shows now, for the heartbeat."""
+        """Return what the connection shows now, for the heartbeat."""
         ...
 
     def read(self) -> Awaitable[None] | None:
-        """Begins to tell the receiver what comes in.
+        """Begin to tell the receiver what comes in.
 
         Returns:
             `None` where the link goes on by itself; else an awaitable, which ends with the link.
@@ -135,7 +135,7 @@ class Transport(Protocol):
     """
 
     async def open(self, endpoint: Endpoint, receiver: Receiver, /) -> Link:
-        """Connects and shakes hands; nothing is left behind when it raises or is cancelled.
+        """Connect and complete the handshake; free the socket if it raises or is cancelled.
 
         Raises:
             ConnectError: The attempt failed; the subclass and the fields say how.

@@ -47,7 +47,7 @@ class Frame:
 
 
 def frame(kind: Literal["message", "ping", "pong"], payload: Message) -> Frame:
-    """Returns a frame with its size on the wire."""
+    """Return a frame with its size on the wire."""
     return Frame(kind, payload, size=size_of(payload) + FRAME_HEAD)
 
 
@@ -55,11 +55,11 @@ class Wire(Protocol):
     """The way out of a link, to its peer."""
 
     def carry(self, sent: Frame, /) -> Awaitable[None] | None:
-        """Takes a frame; returns an awaitable if the send buffer has no room then."""
+        """Take a frame; return an awaitable if the send buffer has no room then."""
         ...
 
     def delayed(self, message: Message, /) -> Awaitable[None] | None:
-        """Takes a message to hand over later, where writing takes time; `None` where it does not."""
+        """Take a message to hand over later, where writing takes time; `None` where it does not."""
         ...
 
     def pending(self) -> tuple[int, int | None]:
@@ -128,28 +128,28 @@ class FakeLink:
     # --- out ---
 
     def write(self, message: Message, /) -> Awaitable[None] | None:
-        """Hands one message to the peer, or to the network that keeps it."""
+        """Hand one message to the peer, or to the network that keeps it."""
         self._check()
         delayed = self._wire.delayed(message)
         return self._carry(frame("message", message)) if delayed is None else delayed
 
     def write_all(self, messages: Sequence[Message], /) -> Awaitable[None] | None:
-        """Hands several messages to the peer, or to the network that keeps them."""
+        """Hand several messages to the peer, or to the network that keeps them."""
         return all_of([self.write(message) for message in messages])
 
     def ping(self, payload: bytes, /) -> None:
-        """Writes a PING."""
+        """Write a PING."""
         if not (self.over or self._broken):
             self._carry(frame("ping", payload))
 
     def close(self, code: int, reason: str, /) -> None:
-        """Writes a CLOSE, once."""
+        """Write a CLOSE, once."""
         if self._sent_code is None and not (self.over or self._broken):
             self._sent_code = code
             self._carry(Frame("close", "", code, reason, size=FRAME_HEAD + 2 + len(reason.encode())))
 
     def hand_over(self, message: Message) -> Awaitable[None] | None:
-        """Writes a message whose writing took time."""
+        """Write a message whose writing took time."""
         self._check()
         return self._carry(frame("message", message))
 
@@ -162,7 +162,7 @@ class FakeLink:
         return self._wire.carry(sent)
 
     def abort(self) -> None:
-        """Ends the connection without a word."""
+        """End the connection without a word."""
         if not self.over:
             self.over = True
             self._unread.clear()
@@ -171,18 +171,18 @@ class FakeLink:
     # --- in ---
 
     def pause(self) -> None:
-        """Stops reading."""
+        """Stop reading."""
         self._paused = True
 
     def resume(self) -> None:
-        """Goes on reading, what has arrived meanwhile first."""
+        """Go on reading, what has arrived meanwhile first."""
         if self._paused:
             self._paused = False
             self._resumed_at = self._loop.time()
             self._loop.call_soon(self._read_on)
 
     def read(self) -> None:
-        """Does nothing: this link tells by itself."""
+        """Do nothing: this link tells by itself."""
 
     @property
     def heard_at(self) -> float:
@@ -190,7 +190,7 @@ class FakeLink:
         return self._received_at
 
     def look(self, *, paused: bool) -> Reading:
-        """Returns what the connection shows now."""
+        """Return what the connection shows now."""
         pending, in_flight = self._wire.pending()
         return Reading(
             received=self._bytes if self._kernel else self._frames,

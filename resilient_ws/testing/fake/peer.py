@@ -119,12 +119,12 @@ class FakePeer:
     # --- what a peer does ---
 
     def send(self, *messages: Message) -> None:
-        """Sends messages, `str` as TEXT and `bytes` as BINARY."""
+        """Send messages, `str` as TEXT and `bytes` as BINARY."""
         for message in messages:
             self._send(frame("message", message))
 
     async def recv(self) -> Message:
-        """Waits for the next message that reached it and was not returned before."""
+        """Wait for the next message that reached it and was not returned before."""
         while not self._untaken:
             taker: asyncio.Future[None] = self._loop.create_future()
             self._takers.append(taker)
@@ -135,26 +135,26 @@ class FakePeer:
         return self._untaken.popleft()
 
     def ping(self, payload: bytes = b"") -> None:
-        """Sends a PING."""
+        """Send a PING."""
         self._send(frame("ping", payload))
 
     def pong(self, payload: bytes = b"") -> None:
-        """Sends a PONG, whether asked for or not."""
+        """Send a PONG, whether asked for or not."""
         self._send(frame("pong", payload))
 
     def trickle(self, size: int = 1) -> None:
-        """Sends `size` bytes of a message that is never whole."""
+        """Send `size` bytes of a message that is never whole."""
         check_range("size", size, 1)
         self._send(Frame("part", size=size))
 
     def close(self, code: int | None = 1000, reason: str = "") -> None:
-        """Sends a CLOSE, and hears no more; `None` = one without a code."""
+        """Send CLOSE and stop reading; `None` sends it without a code."""
         if not self._sent_close:
             self._send(Frame("close", "", code, reason, size=FRAME_HEAD + 2 + len(reason.encode())))
             self._sent_close = True
 
     def drop(self, cause: BaseException | None = None) -> None:
-        """Ends the connection without a CLOSE. What is on its way arrives, what the network kept is lost.
+        """End the connection without a CLOSE. What is on its way arrives, what the network kept is lost.
 
         Args:
             cause: What the client sees; `None` = that the connection ended without a CLOSE frame.
@@ -183,7 +183,7 @@ class FakePeer:
         self._congested = True
 
     def recover(self) -> None:
-        """Ends whatever `go_silent`, `go_deaf`, `go_mute` and `congest` began; what stood arrives, in order."""
+        """End whatever `go_silent`, `go_deaf`, `go_mute` and `congest` began; what stood arrives, in order."""
         self._deaf = self._mute = self._congested = False
         while self._held:
             self._bring(self._held.popleft())
@@ -194,7 +194,7 @@ class FakePeer:
         self._release(None)
 
     def take(self, frames: int = 1) -> None:
-        """Lets the first of the frames that stand arrive, as a slow line does; the others go on standing."""
+        """Let the first pending frame arrive, as a slow line does; the others stay pending."""
         check_range("frames", frames, 1)
         for _ in range(min(frames, len(self._going))):
             gone = self._going.popleft()
@@ -206,7 +206,7 @@ class FakePeer:
     # --- the wire of the link ---
 
     def carry(self, sent: Frame, /) -> Awaitable[None] | None:
-        """Takes what the client writes."""
+        """Take what the client writes."""
         if self._gone:
             return None
         if not (self._deaf or self._congested):
@@ -221,7 +221,7 @@ class FakePeer:
         return room
 
     def delayed(self, message: Message, /) -> Awaitable[None] | None:
-        """Takes a message whose writing takes time; `None` where it does not."""
+        """Take a message whose writing takes time; `None` where it does not."""
         if self.write_delay is None or size_of(message) <= COMPRESSED_AT_ONCE:
             return None
         written = self._loop.create_future()
@@ -323,7 +323,7 @@ class FakePeer:
             self._bring(sent)
 
     def _bring(self, sent: Frame) -> None:
-        """Lets a frame arrive at the client, after those sent before."""
+        """Let a frame arrive at the client, after those sent before."""
         due = self._loop.time() + self._latency
         self._coming.append((due, sent))
         if len(self._coming) == 1:
@@ -339,7 +339,7 @@ class FakePeer:
         self._link.arrived(frames)
 
     def _later(self, delay: float, call: Callable[[], object]) -> None:
-        """Calls back unless the connection ends first."""
+        """Call back unless the connection ends first."""
 
         def fire() -> None:
             self._timers.discard(timer)

@@ -99,7 +99,7 @@ class FakeTransport:
         return self.peers[-1]
 
     async def next_peer(self) -> FakePeer:
-        """Waits for the next peer that the client reaches, or has reached, and that was not returned before."""
+        """Wait for the next peer that the client reaches, or has reached, and that was not returned before."""
         while not self._fresh:
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiters.append(waiter)
@@ -119,7 +119,7 @@ class FakeTransport:
         subprotocol: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        """Plans that a dial succeeds.
+        """Plan that a dial succeeds.
 
         Args:
             times: How many dials, after those planned before; `None` = all that are not planned.
@@ -136,7 +136,7 @@ class FakeTransport:
         *,
         delay: float = 0.0,
     ) -> None:
-        """Plans that a dial fails.
+        """Plan that a dial fails.
 
         Args:
             error: With what, or a function that makes it; `None` = a `ConnectError` that can be retried.
@@ -146,7 +146,7 @@ class FakeTransport:
         self._plan(times, _Plan(delay=delay, error=error or _refused))
 
     def hang(self, times: int | None = 1) -> None:
-        """Plans that nothing comes of a dial."""
+        """Plan that nothing comes of a dial."""
         self._plan(times, _Plan(hangs=True))
 
     def _plan(self, times: int | None, plan: _Plan) -> None:
@@ -160,11 +160,11 @@ class FakeTransport:
     # --- the seam ---
 
     def configure(self, options: TransportOptions) -> None:
-        """Takes over what the client was told; only `max_message_size` means something here."""
+        """Take over what the client was told; only `max_message_size` means something here."""
         self._options = options
 
     async def open(self, endpoint: Endpoint, receiver: Receiver, /) -> Link:
-        """Does what is planned for this dial."""
+        """Do what is planned for this dial."""
         loop = asyncio.get_running_loop()
         dial = Dial(endpoint, loop.time())
         self.dials.append(dial)

@@ -150,6 +150,6 @@ class DirectLink(StreamLink):
         return carried_by(self._transport, direct=True)
 
     def abort(self) -> None:
-        """Frees the socket now. Messages that were read before are told, though nobody reads on."""
+        """Free the socket now. Messages that were read before are told, though nobody reads on."""
         super().abort()
         self._connection.close()

@@ -167,7 +167,7 @@ class Lent:
         }
 
     def check_open(self, loop: asyncio.AbstractEventLoop) -> BaseConnector:
-        """Returns its connector.
+        """Return its connector.
 
         Raises:
             ConnectError: It is closed, or belongs to another event loop.
@@ -183,7 +183,7 @@ class Lent:
         return lent.connector
 
     def check(self, proxy: Proxy | None) -> None:
-        """Raises `ConnectError` where the environment names a proxy, and its connector cannot be honoured with one."""
+        """Raise `ConnectError` where the environment names a proxy, and its connector cannot be honoured with one."""
         if proxy is None or self.options.proxy != "env":
             return
         try:
@@ -192,7 +192,7 @@ class Lent:
             raise ConnectError(str(error), retryable=False) from None
 
     async def headers(self, endpoint: Endpoint) -> CIMultiDict[str]:
-        """Returns what is sent besides the handshake's own: the defaults of the session, under those of the endpoint."""
+        """Return what is sent besides the handshake's own: the defaults of the session, under those of the endpoint."""
         lent = self.session
         own = CIMultiDict(endpoint.headers)
         headers = own.copy()
@@ -208,7 +208,7 @@ class Lent:
         return headers
 
     async def _login(self, url: URL) -> str | None:
-        """Returns what `auth` of the session says, or with `trust_env` a netrc file."""
+        """Return what `auth` of the session says, or with `trust_env` a netrc file."""
         lent = self.session
         auth = lent.auth
         base: URL | None = _own(lent, "_base_url_origin", None)
@@ -230,7 +230,7 @@ def _basic(auth: Any) -> str:
 
 
 def _own(lent: object, name: str, default: Any) -> Any:
-    """Returns an attribute that aiohttp does not publish."""
+    """Return an attribute that aiohttp does not publish."""
     return getattr(lent, name, default)
 
 
@@ -277,7 +277,7 @@ def _check_connector(connector: BaseConnector | None) -> None:
 
 
 def _with_proxy_of(session: ClientSession, options: TransportOptions) -> TransportOptions:
-    """Returns the options with the proxy of the session, where the client has none of its own."""
+    """Return the options with the proxy of the session, where the client has none of its own."""
     if options.proxy is not None:
         return options
     proxy = _own(session, "_default_proxy", None)

@@ -90,7 +90,7 @@ class AiohttpLink(SocketLink):
     # --- out ---
 
     def write(self, message: Message, /) -> Awaitable[None] | None:
-        """Hands one message to the socket."""
+        """Hand one message to the socket."""
         self._check_open()
         socket = self._socket
         coroutine = socket.send_str(message) if isinstance(message, str) else socket.send_bytes(message)
@@ -98,7 +98,7 @@ class AiohttpLink(SocketLink):
         return self._step(coroutine)
 
     def write_all(self, messages: Sequence[Message], /) -> Awaitable[None] | None:
-        """Hands several messages to the socket, one after the other."""
+        """Hand several messages to the socket, one after the other."""
         rests = [self.write(messages[0])]
         try:
             rests += map(self.write, messages[1:])
@@ -107,7 +107,7 @@ class AiohttpLink(SocketLink):
         return all_of(rests)
 
     def _control(self, payload: bytes, opcode: int) -> None:
-        """Writes a control frame; whether the buffer has room afterwards is of no interest."""
+        """Write a control frame; whether the buffer has room afterwards is of no interest."""
         coroutine = self._socket.send_frame(payload, WSMsgType(opcode))
         self._written += len(payload) + 6
         try:
@@ -119,7 +119,7 @@ class AiohttpLink(SocketLink):
 
     @staticmethod
     def _step(coroutine: Coroutine[Any, Any, None]) -> Awaitable[None] | None:
-        """Runs a send up to its first suspension: without compression the frame has been written by then."""
+        """Run a send up to its first suspension: without compression the frame has been written by then."""
         try:
             step = coroutine.send(None)
         except StopIteration:
@@ -129,7 +129,7 @@ class AiohttpLink(SocketLink):
         return _Rest(coroutine, step)
 
     def abort(self) -> None:
-        """Frees the socket now."""
+        """Free the socket now."""
         super().abort()
         self._connection.close()
         self.resume()
@@ -137,12 +137,12 @@ class AiohttpLink(SocketLink):
     # --- in ---
 
     def pause(self) -> None:
-        """Stops reading after the message of the moment."""
+        """Stop reading after the message of the moment."""
         if self._resumed is None:
             self._resumed = self._loop.create_future()
 
     def resume(self) -> None:
-        """Goes on reading."""
+        """Go on reading."""
         resumed, self._resumed = self._resumed, None
         if resumed is not None:
             self._resumed_at = self._loop.time()
@@ -150,7 +150,7 @@ class AiohttpLink(SocketLink):
                 resumed.set_result(None)
 
     def read(self) -> Awaitable[None] | None:
-        """Tells the receiver what comes in, until the end."""
+        """Tell the receiver what comes in, until the end."""
         return self._tell()
 
     async def _tell(self) -> None:

@@ -25,7 +25,7 @@ log = logging.getLogger("resilient_ws")
 
 @functools.cache
 def is_supported() -> bool:
-    """Whether this aiohttp does what this module relies on; logged once where it does not."""
+    """Return whether this aiohttp does what this module relies on; logged once where it does not."""
     if os.environ.get("RESILIENT_WS_PLAIN"):
         return False
     try:
@@ -49,7 +49,7 @@ def _try_parts() -> bool:
 
 
 def _try_front() -> bool:
-    """Whether aiohttp gives all that is read to what it takes for its parser."""
+    """Return whether aiohttp gives all that is read to what it takes for its parser."""
     front = Front(1000, compresses=False)
     front.intake.direct = True
     protocol = ResponseHandler(asyncio.get_running_loop())
@@ -60,7 +60,7 @@ def _try_front() -> bool:
 
 
 def _try_unpacking() -> bool:
-    """Whether zlib's stream is found, also behind one that has ended."""
+    """Return whether zlib's stream is found, also behind one that has ended."""
     front = Front(1000, compresses=True)
     front.intake.direct = True
     feed = front.cutter.feed
@@ -72,7 +72,7 @@ def _try_unpacking() -> bool:
 
 
 def _try_packing() -> bool:
-    """Whether what the compressor makes can be unpacked."""
+    """Return whether what the compressor makes can be unpacked."""
     made: list[bytes] = []
     list(Packer(15, forgets=False).steps(["x" * 100, ""], lambda *_: None, made.append))
     size = made[0][1] & 0x7F
@@ -80,7 +80,7 @@ def _try_packing() -> bool:
 
 
 def _try_loss() -> bool:
-    """Whether the protocol can do without what only the handshake needed, and still tells the parser of a loss."""
+    """Return whether the protocol can do without what only the handshake needed, and still tells the parser of a loss."""
     front = Front(1000, compresses=False)
     protocol = ResponseHandler(asyncio.get_running_loop())
     forget_handshake(protocol, front)

@@ -47,7 +47,7 @@ class Front:
 
 
 def forget_handshake(http: Any, front: Front) -> None:
-    """Lets aiohttp's protocol go of its queues and of its HTTP parser: three kilobytes that nothing asks any more."""
+    """Let aiohttp's protocol go of its queues and of its HTTP parser: three kilobytes that nothing asks any more."""
     http.set_parser(front, front)
     # They have no public names. The parser would go with the connection; the buffer is one of HTTP answers.
     http._parser = None  # noqa: SLF001
@@ -75,7 +75,7 @@ class DirectResponse(ClientWebSocketResponse):
         self.front = Front(max_message_size, compresses=bool(bits))
 
     def forget_handshake(self) -> None:
-        """Lets go of what only the handshake needed."""
+        """Let go of what only the handshake needed."""
         assert self.front is not None
         forget_handshake(self.http, self.front)
 

@@ -90,13 +90,13 @@ class _Answer(ClientResponse):
         return _joined(super().headers)
 
     def hand_over(self) -> Connection:
-        """Returns the connection, which is not the answer's any more, and lets go of the session."""
+        """Return the connection, which is not the answer's any more, and let go of the session."""
         connection, self._connection, self._session = self._connection, None, None
         assert connection is not None
         return connection
 
     async def start(self, connection: Connection) -> ClientResponse:
-        """Waits for the answer; if that fails, frees the socket at once.
+        """Wait for the answer; if that fails, free the socket at once.
 
         To close it, as aiohttp does, can take half a minute where a peer is mute in TLS.
         """
@@ -127,14 +127,14 @@ def _joined(headers: CIMultiDictProxy[str]) -> CIMultiDictProxy[str]:
 
 
 def _plain(extensions: str) -> str:
-    """Returns extensions as aiohttp reads them: in lower case, without quotes and blanks (RFC 6455 section 9.1 has both)."""
+    """Return extensions as aiohttp reads them: in lower case, without quotes and blanks (RFC 6455 section 9.1 has both)."""
     parts = [part.strip() for part in extensions.lower().replace('"', "").split(";")]
     # Legal (RFC 7692 section 7.1.2.1), and what fits a small window fits ours; aiohttp refuses it.
     return ";".join(part for part in parts if re.sub(r"\s", "", part) != "server_max_window_bits=8")
 
 
 def _addressed(headers: CIMultiDict[str], url: URL, lent: Lent | None) -> CIMultiDict[str]:
-    """Returns the header fields with those that the address stands for, where aiohttp would send something else."""
+    """Return the header fields with those that the address stands for, where aiohttp would send something else."""
     headers = headers.copy()
     host, named = host_without_zone(url), authorization(url)
     if host is not None:
@@ -195,14 +195,14 @@ class _Handshake:
         self._reach.waits_for = f"the answer of {self._url.raw_host} to the handshake{self.through}"
 
     def take_socket(self) -> socket.socket:
-        """Returns the socket; aiohttp believes that it connects it."""
+        """Return the socket; aiohttp believes that it connects it."""
         sock, self._sock = self._sock, None
         if sock is None:  # aiohttp tries once more with the next address, of which it knows none
             raise OSError(errno.ENOTCONN, "the connection has failed")
         return sock
 
     async def make(self, request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
-        """Sends the request, and takes the answer."""
+        """Send the request, and take the answer."""
         try:
             response = await handler(request)
         except Exception as error:  # noqa: BLE001 - whatever it is, it fails this attempt and not the client
@@ -232,20 +232,20 @@ class _Handshake:
         return response
 
     def made(self, *args: Any, **kwargs: Any) -> ClientWebSocketResponse:
-        """Returns what becomes of the answer."""
+        """Return what becomes of the answer."""
         if not (is_supported() and is_trusted(self.transport)):
             return ClientWebSocketResponse(*args, **kwargs)
         return DirectResponse(self._max_size, *args, **kwargs)
 
     def forget(self) -> None:
-        """Lets go of all it knows: the socket keeps the context of its dial, and so this object, while it is open."""
+        """Let go of all it knows: the socket keeps the context of its dial, and so this object, while it is open."""
         self.response = self.transport = None
         self._sockets.clear()
         self._sock = None
         del self._jar, self._reach
 
     def abort(self) -> None:
-        """Frees what did not become a connection, also a socket that aiohttp is saying goodbye to."""
+        """Free what did not become a connection, also a socket that aiohttp is saying goodbye to."""
         if self.transport is not None:
             self.transport.abort()
         if self.response is not None:
@@ -265,7 +265,7 @@ class _Connected(socket.socket):
     """A connected socket in the hands of something that would connect it."""
 
     def connect(self, address: Any, /) -> None:
-        """Does nothing: it is connected, and not to `address` where a proxy or a Unix socket leads there."""
+        """Do nothing: it is connected, and not to `address` where a proxy or a Unix socket leads there."""
 
 
 def _taken(_: tuple[Any, ...]) -> socket.socket:
@@ -278,14 +278,14 @@ class _NoResolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        """Returns one that is never used."""
+        """Return one that is never used."""
         del family
         return [
             ResolveResult(hostname=host, host="192.0.2.1", port=port, family=socket.AF_INET, proto=0, flags=0)
         ]
 
     async def close(self) -> None:
-        """Does nothing."""
+        """Do nothing."""
 
 
 async def _shake_hands(request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
@@ -372,7 +372,7 @@ class AiohttpTransport:
         self._reach.settled(stable=stable)
 
     async def open(self, endpoint: Endpoint, receiver: Receiver, /) -> Link:
-        """Connects and shakes hands, by way of at most five redirects."""
+        """Connect and complete the handshake, following at most five redirects."""
         headers = CIMultiDict(endpoint.headers)
         if self._lent is not None:
             headers = await self._lent.headers(endpoint)
@@ -470,7 +470,7 @@ class AiohttpTransport:
 
 
 def _handed_over(sock: socket.socket) -> socket.socket:
-    """Returns the same socket as one that is not connected again."""
+    """Return the same socket as one that is not connected again."""
     if isinstance(sock, Near):
         return sock
     handed = _Connected(sock.family, sock.type, sock.proto, fileno=sock.detach())
@@ -479,7 +479,7 @@ def _handed_over(sock: socket.socket) -> socket.socket:
 
 
 def check(options: TransportOptions) -> None:
-    """Raises `TypeError` or `ValueError` for an option that aiohttp cannot honour."""
+    """Raise `TypeError` or `ValueError` for an option that aiohttp cannot honour."""
     if not isinstance(options.ssl, bool | SSLContext | Fingerprint):
         raise TypeError(
             f"ssl must be True, False, an ssl.SSLContext or aiohttp.Fingerprint, got {type(options.ssl).__name__}"

@@ -84,7 +84,7 @@ class PicowsLink(StreamLink):
 
 
 def _take_notice(connection: WSTransport) -> None:
-    """Takes notice of the exception by which picows ends a connection; it would complain if nobody did."""
+    """Take notice of the exception by which picows ends a connection; it would complain if nobody did."""
     waiting = connection.wait_disconnected()
     try:
         ended: asyncio.Future[None] = waiting.send(None)

@@ -73,7 +73,7 @@ class PicowsListener(WSListener):
         self.early.append(copy_of(frame))
 
     def take_early(self) -> None:
-        """Hands over what picows has parsed, and what it has found wrong behind that."""
+        """Hand over what picows has parsed, and what it has found wrong behind that."""
         early, self.early = b"".join(self.early), []
         cutter, parser = self.cutter, self.parser
         if parser is not None and parser.is_close_frame_sent and cutter.fault is None:
@@ -99,7 +99,7 @@ class Wire(asyncio.BufferedProtocol):
         self._buffer = self._scratch = scratch(READ)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Returns where to read to. With TLS all that has been decrypted has to fit in (see `aiohttp_direct`)."""
+        """Return where to read to. With TLS all that has been decrypted has to fit in (see `aiohttp_direct`)."""
         self._buffer = self._cutter.room(sizehint, self._scratch)
         return self._buffer
 
@@ -117,7 +117,7 @@ class Wire(asyncio.BufferedProtocol):
             link.read_ends()
 
     def _parse(self, data: bytes) -> None:
-        """Gives picows what comes first, until it is known where a frame begins."""
+        """Give picows what comes first, until it is known where a frame begins."""
         listener, cutter = self._listener, self._cutter
         position = 0
         while position < len(data) and cutter.fault is None and not cutter.over:
@@ -187,18 +187,18 @@ class Stub(asyncio.Transport):
         super().__init__({"socket": sock, "ssl_object": self})
 
     def get_write_buffer_size(self) -> int:
-        """Returns that there is room."""
+        """Return that there is room."""
         return 0
 
     def write(self, data: object) -> None:
-        """Writes nothing."""
+        """Write nothing."""
 
     def close(self) -> None:
-        """Closes nothing."""
+        """Close nothing."""
 
 
 def copy_of(frame: WSFrame) -> bytes:
-    """Returns a frame as it was read."""
+    """Return a frame as it was read."""
     reserved = (frame.rsv1 << 6) | (frame.rsv2 << 5) | (frame.rsv3 << 4)
     payload = frame.get_payload_as_bytes()
     first = (0x80 if frame.fin else 0) | reserved | int(cast("int", frame.msg_type))

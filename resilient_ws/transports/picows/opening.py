@@ -143,12 +143,12 @@ class _Options:
         return getattr(self._sock, name)
 
     def setsockopt(self, level: int, *args: Any) -> None:
-        """Sets an option, unless it is one of TCP."""
+        """Set an option, unless it is one of TCP."""
         if level != _TCP:
             self._sock.setsockopt(level, *args)
 
     def getsockopt(self, level: int, *args: Any) -> Any:
-        """Returns an option; 0 for one of TCP."""
+        """Return an option; 0 for one of TCP."""
         if level == _TCP and len(args) == 1:
             return 0
         return self._sock.getsockopt(level, *args)
@@ -166,7 +166,7 @@ class _Plain(asyncio.Transport):
         self._sock = _Options(inner.get_extra_info("socket"))
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """Returns the socket without options of TCP; a TLS object, so that picows leaves the socket alone."""
+        """Return the socket without options of TCP; a TLS object, so that picows leaves the socket alone."""
         if name == "socket":
             return self._sock
         if name == "ssl_object":

@@ -71,7 +71,7 @@ class PicowsTransport:
         self._reach.settled(stable=stable)
 
     async def open(self, endpoint: Endpoint, receiver: Receiver, /) -> Link:
-        """Connects and shakes hands, by way of at most five redirects."""
+        """Connect and complete the handshake, following at most five redirects."""
         return await follow(
             endpoint,
             CIMultiDict(endpoint.headers),
@@ -168,7 +168,7 @@ def _protocol(
     max_message_size: int,
     headers: list[tuple[str, str]],
 ) -> Any:
-    """Returns what `picows.ws_connect` would make for a client."""
+    """Return what `picows.ws_connect` would make for a client."""
     return WSProtocol(
         host,
         path,
@@ -208,13 +208,13 @@ async def _connect_fast(
 
 @functools.cache
 def _find_mask() -> Mask:
-    """Returns a masking function, a compiled one if possible."""
+    """Return a masking function, a compiled one if possible."""
     mask = cast("Mask | None", aiohttp_outlet.mask)
     return mask if mask is not None and is_mask(mask) else mask_slowly
 
 
 def _sent(endpoint: Endpoint, headers: CIMultiDict[str]) -> CIMultiDict[str]:
-    """Returns what is sent besides the handshake's own header fields."""
+    """Return what is sent besides the handshake's own header fields."""
     sent = headers.copy()
     host = host_without_zone(endpoint.url)
     if host is not None and "Host" not in sent:
@@ -229,7 +229,7 @@ def _sent(endpoint: Endpoint, headers: CIMultiDict[str]) -> CIMultiDict[str]:
 
 
 def _free(sock: socket.socket) -> None:
-    """Frees the socket of a dial that failed: its transport, if it has one already, hears that it is at its end."""
+    """Free the socket of a dial that failed: its transport, if it has one already, hears that it is at its end."""
     try:
         sock.shutdown(socket.SHUT_RDWR)
     except OSError:

@@ -31,12 +31,12 @@ log = logging.getLogger("resilient_ws")
 
 
 def is_fastnet(transport: object) -> bool:
-    """Whether a transport is aiofastnet's."""
+    """Return whether a transport is aiofastnet's."""
     return type(transport).__module__.partition(".")[0] == "aiofastnet"
 
 
 def carried_by(transport: object, *, direct: bool) -> str:
-    """Returns in words what carries a connection of aiohttp; `direct`: without its public API in between."""
+    """Return in words what carries a connection of aiohttp; `direct`: without its public API in between."""
     over = " over aiofastnet" if is_fastnet(transport) else ""
     return f"aiohttp{over}" if direct else f"aiohttp{over} (public API)"
 
@@ -52,12 +52,12 @@ _trials: Final = _Trials()
 
 
 def is_trusted(transport: object) -> bool:
-    """Whether a transport does what the direct link needs: asyncio's does, aiofastnet's where the trial said so."""
+    """Return whether a transport does what the direct link needs: asyncio's does, aiofastnet's where the trial said so."""
     return not is_fastnet(transport) or _trials.found.get(type(asyncio.get_running_loop()), False)
 
 
 async def try_fastnet() -> None:
-    """Tries aiofastnet's transport, once for each kind of event loop, if anything has imported it; says so where it fails."""
+    """Try aiofastnet's transport, once for each kind of event loop, if anything has imported it; say so where it fails."""
     kind = type(asyncio.get_running_loop())
     if kind in _trials.found or "aiofastnet" not in sys.modules:
         return
@@ -114,7 +114,7 @@ _OPTIONS: Final = ("addr_infos", "req", "timeout")
 
 
 def _is_known(options: dict[str, Any]) -> bool:
-    """Whether aiohttp calls as it did when this was written."""
+    """Return whether aiohttp calls as it did when this was written."""
     return all(name in options for name in _OPTIONS)
 
 
@@ -176,7 +176,7 @@ class _Second(asyncio.BufferedProtocol):
 
 
 async def _try() -> bool:
-    """Whether aiofastnet's transport does what a direct link asks of one. May raise anything."""
+    """Return whether aiofastnet's transport does what a direct link asks of one. May raise anything."""
     import aiofastnet
 
     loop = asyncio.get_running_loop()

@@ -100,11 +100,11 @@ class Reach:
             self._known[self._last] = known[0], not stable
 
     def proxy_for(self, url: URL) -> Proxy | None:
-        """Returns the proxy that leads to `url`, `None` where there is none."""
+        """Return the proxy that leads to `url`, `None` where there is none."""
         return proxy_from_environment(url) if self._options.proxy == "env" else self._proxy
 
     async def open(self, url: URL, proxy: Proxy | None = None) -> Reached:
-        """Returns a socket that leads to `url`.
+        """Return a socket that leads to `url`.
 
         Raises:
             ConnectError: There is none; the text says what failed, and where.
@@ -178,7 +178,7 @@ class Reach:
     # --- TCP ---
 
     async def _to(self, host: str, port: int, proxy: Proxy | None = None) -> socket.socket:
-        """Returns a socket connected to one of the addresses of `host`."""
+        """Return a socket connected to one of the addresses of `host`."""
         target = f"the proxy {proxy.shown}" if proxy is not None else f"{host} port {port}"
         addresses = self._in_turn(
             (host, port), await self._look_up(host, port, target if proxy is not None else host)
@@ -204,7 +204,7 @@ class Reach:
         return [_address(one["host"], one["port"]) for one in found]
 
     def _in_turn(self, key: tuple[str, int], found: Sequence[_Address]) -> list[_Pair]:
-        """Returns the addresses in the order in which they are tried: families in turn, behind the one that failed."""
+        """Return the addresses in the order in which they are tried: families in turn, behind the one that failed."""
         known = self._known.get(key)
         ordered = list(dict.fromkeys(found))
         if known is not None:
@@ -222,7 +222,7 @@ class Reach:
         return [(family, to, None) for family, to in mixed]
 
     async def _own_addresses(self) -> dict[int, tuple[Any, ...]]:
-        """Returns what is bound to, by family."""
+        """Return what is bound to, by family."""
         if self._options.local_address is None:
             return {int(one[0]): one[4] for one in reversed(self._ways.local)}
         host, port = self._options.local_address
@@ -270,7 +270,7 @@ class Reach:
         return connect
 
     def _remember(self, key: tuple[str, int], address: str) -> None:
-        """Takes it that the address fails, until `settled` says something else."""
+        """Take it that the address fails, until `settled` says something else."""
         self._last = key
         self._known[key] = address, True
         self._known.move_to_end(key)
@@ -279,7 +279,7 @@ class Reach:
 
 
 def _with_local(addresses: list[_Pair], own: dict[int, tuple[Any, ...]], target: str) -> list[_Pair]:
-    """Returns the addresses that can be reached from one of our own, each with that."""
+    """Return the addresses that can be reached from one of our own, each with that."""
     usable = [(family, to, own[family]) for family, to, _ in addresses if family in own]
     if not usable:
         bound = ", ".join(str(one[0]) for one in own.values())
@@ -312,7 +312,7 @@ def _address(host: str, port: int) -> _Address:
 
 
 def _unreachable(target: str, host: str, failures: Sequence[tuple[str, OSError]]) -> ConnectError:
-    """Returns the failure of all addresses; each is named unless it is the host itself."""
+    """Return the failure of all addresses; each is named unless it is the host itself."""
     by_words: dict[str, list[str]] = {}
     for address, error in failures:
         by_words.setdefault(
@@ -332,7 +332,7 @@ def _unreachable(target: str, host: str, failures: Sequence[tuple[str, OSError]]
 async def _race(
     attempts: Sequence[Callable[[], Awaitable[socket.socket | None]]], delay: float | None
 ) -> socket.socket | None:
-    """Returns the first socket that is connected; `None` when none is. Nothing is left of the others.
+    """Return the first socket that is connected; `None` when none is. Nothing is left of the others.
 
     Each attempt begins `delay` seconds after the one before it, or as soon as that has failed.
     """
@@ -368,7 +368,7 @@ async def _run(attempt: Callable[[], Awaitable[socket.socket | None]]) -> socket
 
 
 async def _finished(tasks: set[asyncio.Task[socket.socket | None]]) -> list[socket.socket | None]:
-    """Waits for cancelled tasks, which end within a turn of the loop; returns what they had connected nevertheless."""
+    """Wait for cancelled tasks, which end within a turn of the loop; return what they had connected nevertheless."""
     if not tasks:
         return []
     ended = await asyncio.gather(*tasks, return_exceptions=True)

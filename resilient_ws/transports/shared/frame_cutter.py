@@ -89,10 +89,10 @@ class Taker(Protocol):
         ...
 
     def control(self, opcode: int, payload: Payload, /) -> None:
-        """Takes a PONG, or the last of several PINGs in a row."""
+        """Take a PONG, or the last of several PINGs in a row."""
 
     def closed(self, payload: Payload, /) -> None:
-        """Takes a CLOSE, behind which nothing is read."""
+        """Take a CLOSE, behind which nothing is read."""
 
     def broken(self, code: int, why: str, /) -> None:
         """The peer has broken the protocol, or a limit of ours; nothing is read behind that."""
@@ -154,13 +154,13 @@ class Cutter:
         self.window: Window | None = None
 
     def room(self, least: int, scratch: memoryview) -> memoryview:
-        """Returns where to read to, with room for `least` bytes: `scratch`, unless something speaks against it."""
+        """Return where to read to, with room for `least` bytes: `scratch`, unless something speaks against it."""
         if self.window is not None:
             return self.window.room(max(0, least))
         return scratch if least <= len(scratch) else memoryview(bytearray(least))
 
     def read(self, view: memoryview, size: int) -> None:
-        """Takes the `size` bytes that one read of the socket has put into `view`, which was the room for it."""
+        """Take the `size` bytes that one read of the socket has put into `view`, which was the room for it."""
         window = self.window
         if self.over:
             return
@@ -174,7 +174,7 @@ class Cutter:
             self._cut_large(view, 0, size)
 
     def feed(self, data: bytes) -> None:
-        """Takes what one read of the socket gave, behind what is left, as far as one portion goes."""
+        """Take what one read of the socket gave, behind what is left, as far as one portion goes."""
         while (window := self.window) is not None and data:
             room = window.room(0)
             part = data[: len(room)]
@@ -206,7 +206,7 @@ class Cutter:
                 self.stalled = True
 
     def _cut_large(self, view: memoryview, position: int, length: int) -> None:
-        """Takes out large messages up to the first thing that is none, which is for `feed`."""
+        """Take out large messages up to the first thing that is none, which is for `feed`."""
         taker, limit = self._taker, self._limit
         while taker.direct and position + _LONG_HEAD <= length:
             kind, head, size = _LONG(view, position)  # in one step, though the length may have but two bytes
@@ -237,7 +237,7 @@ class Cutter:
         self.feed(rest)
 
     def _large_at(self, data: bytes | memoryview, position: int, length: int) -> int:
-        """Returns the bytes of the frame there, if it is a large message by itself that can be cut out; else 0."""
+        """Return the bytes of the frame there, if it is a large message by itself that can be cut out; else 0."""
         head = read_head(data, position, length)
         if head is None or head[0] not in _MESSAGES:
             return 0
@@ -246,7 +246,7 @@ class Cutter:
         return start + size - position if fits else 0
 
     def _hold(self, data: bytes | memoryview, position: int, length: int, needed: int) -> None:
-        """Goes on to read the frame that begins there into a window."""
+        """Go on to read the frame that begins there into a window."""
         if self.window is not None:
             self.window.keep_from(position, needed)
         else:
@@ -254,7 +254,7 @@ class Cutter:
             self.window.hold(data[position:length], needed)
 
     def _cut_some(self, data: bytes, position: int, length: int) -> int:
-        """Takes out messages of one step, as `_cut`; fewer where there are too many of them."""
+        """Take out messages of one step, as `_cut`; fewer where there are too many of them."""
         taker = self._taker
         count, size = len(taker.batch), taker.bytes
         stop = self._cut(data, position, length, position + self._step)
@@ -269,7 +269,7 @@ class Cutter:
         return stop
 
     def _cut(self, data: bytes, position: int, length: int, until: int) -> int:
-        """Takes out messages that begin before `until`, up to the first thing that is none; returns where that is."""
+        """Take out messages that begin before `until`, up to the first thing that is none; return where that is."""
         taker = self._taker
         append = taker.append
         last, taken = min(length - 1, until), 0
@@ -310,7 +310,7 @@ class Cutter:
     # --- the slow way ---
 
     def _take(self, data: bytes, position: int, length: int) -> int:
-        """Takes one frame, or what has come of it, or keeps that; returns where the next one begins."""
+        """Take one frame, or what has come of it, or keep that; return where the next one begins."""
         if self.owed:
             stop = min(position + self.owed, length)
             self._add(data[position:stop])
@@ -359,7 +359,7 @@ class Cutter:
         return stop
 
     def _fault(self, kind: int, second: int) -> str | None:
-        """Returns what is wrong with a frame that begins so."""
+        """Return what is wrong with a frame that begins so."""
         if second & _MASKED:
             return "a frame of the server is masked (RFC 6455 5.1)"
         if self._has_reserved_bits(kind):
@@ -380,7 +380,7 @@ class Cutter:
         return kind & _RESERVED != 0
 
     def _bound(self, kind: int) -> int:  # noqa: ARG002
-        """Returns how large a message may be on the wire whose frame begins with `kind`."""
+        """Return how large a message may be on the wire whose frame begins with `kind`."""
         return self._limit
 
     def _take_control(self, kind: int, data: bytes, start: int, end: int) -> int:
@@ -395,7 +395,7 @@ class Cutter:
         return end
 
     def _last_ping(self, data: bytes, start: int, end: int) -> tuple[int, int]:
-        """Returns where the last one of a row of PINGs begins and ends: it alone is answered (RFC 6455 5.5.3)."""
+        """Return where the last one of a row of PINGs begins and end: it alone is answered (RFC 6455 5.5.3)."""
         last, count = len(data) - 1, 0
         while end < last and data[end] == _FINAL_PING and count < PINGS * self._left:
             size = data[end + 1]
@@ -413,14 +413,14 @@ class Cutter:
         self._parts += data
 
     def _finish_frame(self) -> None:
-        """Goes on when a frame may be whole, and its message with it."""
+        """Go on when a frame may be whole, and its message with it."""
         if not self.owed and self._ends:
             whole, self._parts = bytes(self._parts or b""), None
             self._gathered, self._ends = 0, False
             self._emit(self._kind, whole)
 
     def _emit(self, kind: int, payload: bytes) -> None:
-        """Hands over a message whose first frame began with `kind`."""
+        """Hand over a message whose first frame began with `kind`."""
         taker = self._taker
         if kind & _OPCODE == TEXT:
             try:
@@ -443,13 +443,13 @@ class Cutter:
 
 
 def too_big(size: int, limit: int, *, is_whole: bool = True) -> str:
-    """Returns what is said of a message of `size` bytes, or of more than it where it is not whole."""
+    """Return what is said of a message of `size` bytes, or of more than it where it is not whole."""
     least = "" if is_whole else "at least "
     return f"a message of {least}{size} bytes is larger than max_message_size={limit}"
 
 
 def read_head(data: bytes | memoryview, position: int, length: int) -> tuple[int, int, int] | None:
-    """Returns first byte, payload size and where the payload begins; `None` while the header is not whole."""
+    """Return first byte, payload size and where the payload begins; `None` while the header is not whole."""
     start = position + 2
     if start > length:
         return None

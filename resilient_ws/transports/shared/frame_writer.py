@@ -33,7 +33,7 @@ _LONG: Final = struct.Struct("!BBQ").pack
 
 
 def head(opcode: int, size: int) -> bytes:
-    """Returns the header of a final, masked frame, without its key."""
+    """Return the header of a final, masked frame, without its key."""
     if size < _SHORT:
         return bytes([_FIN | opcode, _MASKED | size])
     if size < 65536:
@@ -42,7 +42,7 @@ def head(opcode: int, size: int) -> bytes:
 
 
 def server_head(first: int, size: int) -> bytes:
-    """Returns the header of a frame of a server, which is not masked, with the first byte given."""
+    """Return the header of a frame of a server, which is not masked, with the first byte given."""
     if size < _SHORT:
         return bytes([first, size])
     if size < 65536:
@@ -65,14 +65,14 @@ class _Keys:
         self.left: list[bytes] = []
 
     def next(self) -> bytes:
-        """Returns a fresh key. Keys that another thread takes meanwhile do not matter."""
+        """Return a fresh key. Keys that another thread takes meanwhile do not matter."""
         first: bytes
         first, *more = struct.unpack("4s" * _KEYS, os.urandom(4 * _KEYS))
         self.left.extend(more)
         return first
 
     def forget(self) -> None:
-        """Drops the keys that are left: a forked child must not use those of its parent."""
+        """Drop the keys that are left: a forked child must not use those of its parent."""
         self.left = []
 
 
@@ -82,7 +82,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def take_key() -> bytes:
-    """Returns a key that no frame of this process has had and no peer can predict."""
+    """Return a key that no frame of this process has had and no peer can predict."""
     try:
         return _keys.left.pop()
     except IndexError:
@@ -90,19 +90,19 @@ def take_key() -> bytes:
 
 
 def random_bits() -> int:
-    """Returns 32 bits for a library that makes its keys of a number."""
+    """Return 32 bits for a library that makes its keys of a number."""
     return int.from_bytes(take_key())
 
 
 def mask_slowly(key: bytes, data: bytearray) -> None:
-    """Masks `data` in place, where no compiled function does."""
+    """Mask `data` in place, where no compiled function does."""
     size = len(data)
     whole = (key * (size // 4 + 1))[:size]
     data[:] = (int.from_bytes(data) ^ int.from_bytes(whole)).to_bytes(size)
 
 
 def frame(opcode: int, payload: bytes, mask: Mask) -> bytes:
-    """Returns one frame."""
+    """Return one frame."""
     key = take_key()
     masked = bytearray(payload)
     mask(key, masked)
@@ -110,7 +110,7 @@ def frame(opcode: int, payload: bytes, mask: Mask) -> bytes:
 
 
 def message_frame(message: Message, mask: Mask) -> bytes:
-    """Returns the frame of one message."""
+    """Return the frame of one message."""
     if isinstance(message, str):
         opcode, heads, masked = TEXT, _TEXT_HEADS, bytearray(message.encode())
     else:
@@ -125,7 +125,7 @@ def message_frame(message: Message, mask: Mask) -> bytes:
 
 
 def message_frames(messages: Sequence[Message], mask: Mask) -> bytes:
-    """Returns the frames of several messages, one behind the other; written for many small ones."""
+    """Return the frames of several messages, one behind the other; written for many small ones."""
     count = len(messages)
     parts: list[bytes | bytearray] = []
     append = parts.append
@@ -143,7 +143,7 @@ def message_frames(messages: Sequence[Message], mask: Mask) -> bytes:
 
 
 def is_mask(mask: Mask) -> bool:
-    """Whether `mask` does what it is for; tried with every length up to two machine words, and a large one."""
+    """Return whether `mask` does what it is for; tried with every length up to two machine words, and a large one."""
     key = b"\x01\x80\x7f\xfe"
     for size in (*range(17), 4099):
         data = bytearray(range(256)) * 17

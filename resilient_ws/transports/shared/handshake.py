@@ -37,14 +37,14 @@ AGENT: Final = f"resilient-ws/{VERSION}"
 
 
 def accept_for(key: str) -> str:
-    """Returns the `Sec-WebSocket-Accept` that belongs to a `Sec-WebSocket-Key`."""
+    """Return the `Sec-WebSocket-Accept` that belongs to a `Sec-WebSocket-Key`."""
     return base64.b64encode(
         hashlib.sha1(key.encode() + GUID.encode(), usedforsecurity=False).digest()
     ).decode()
 
 
 def authorization(url: URL) -> str | None:
-    """Returns the `Authorization` that user and password in `url` stand for, as UTF-8; `None` where it has neither.
+    """Return the `Authorization` that user and password in `url` stand for, as UTF-8; `None` where it has neither.
 
     Source: RFC 7617 section 2.
     """
@@ -54,7 +54,7 @@ def authorization(url: URL) -> str | None:
 
 
 def host_without_zone(url: URL) -> str | None:
-    """Returns the `Host` for an IPv6 address with a zone, which only this machine knows; `None` = it is the usual one.
+    """Return the `Host` for an IPv6 address with a zone, which only this machine knows; `None` = it is the usual one.
 
     Source: RFC 4007 section 11.2.
     """
@@ -65,7 +65,7 @@ def host_without_zone(url: URL) -> str | None:
 
 
 def says_upgrade(headers: Mapping[str, str]) -> bool:
-    """Whether `Connection` names `Upgrade`, alone or among other options, as in `keep-alive, Upgrade`.
+    """Return whether `Connection` names `Upgrade`, alone or among other options, as in `keep-alive, Upgrade`.
 
     Source: RFC 9110 section 7.6.1.
     """
@@ -85,7 +85,7 @@ def verify(
     extensions: bool,
     version: tuple[int, int] = (1, 1),
 ) -> str | None:
-    """Checks the answer to a handshake and returns the subprotocol that the server chose, or `None`.
+    """Check the answer to a handshake and return the subprotocol that the server chose, or `None`.
 
     Args:
         status: Of the answer.
@@ -134,7 +134,7 @@ def verify(
 
 
 def redirect(origin: URL, location: str, status: int, headers: Mapping[str, str]) -> URL:
-    """Returns where a redirect from `origin` leads, byte for byte; `http` and `https` become `ws` and `wss`.
+    """Return where a redirect from `origin` leads, byte for byte; `http` and `https` become `ws` and `wss`.
 
     Only what cannot stand in a request is escaped: blanks, control characters and bytes beyond ASCII. User and password
     in the address go along to the same origin only.
@@ -165,7 +165,7 @@ def redirect(origin: URL, location: str, status: int, headers: Mapping[str, str]
 
 
 def with_login_of(origin: URL, target: URL) -> URL:
-    """Returns `target` with user and password of `origin`, its path and query as they are."""
+    """Return `target` with user and password of `origin`, its path and query as they are."""
     login, at, _ = origin.raw_authority.rpartition("@")
     if not at:
         return target
@@ -210,7 +210,7 @@ def _joined_to(base: str, reference: str) -> str:
 
 
 def _without_dots(path: str) -> str:
-    """Returns the path of a relative reference without `.` and `..` (RFC 3986 section 5.2.4)."""
+    """Return the path of a relative reference without `.` and `..` (RFC 3986 section 5.2.4)."""
     kept: list[str] = []
     segments = path.split("/")[1:]
     for segment in segments:
@@ -224,7 +224,7 @@ def _without_dots(path: str) -> str:
 
 
 def _ascii(authority: str) -> str:
-    """Returns an authority whose host, if it has letters beyond ASCII, is written as a name of the DNS has it."""
+    """Return an authority whose host, if it has letters beyond ASCII, is written as a name of the DNS has it."""
     login, at, host = authority.rpartition("@")
     if "%" not in host or host.startswith("["):
         return authority
@@ -236,5 +236,5 @@ _ABSOLUTE: Final = re.compile("[A-Za-z][A-Za-z0-9+.-]*:")
 
 
 def same_origin(one: URL, other: URL) -> bool:
-    """Whether both have the same scheme, host and port: only then our headers go along with a redirect."""
+    """Return whether both have the same scheme, host and port: only then our headers go along with a redirect."""
     return (one.scheme, one.host, one.port) == (other.scheme, other.host, other.port)

@@ -40,7 +40,7 @@ NOT_HTTP: Final = Head(0, (0, 0), CIMultiDict())
 
 
 def parse_head(data: bytes | bytearray) -> tuple[Head | None, bytes]:
-    """Returns the head that `data` begins with, and what follows it; `None` where its end has not come yet.
+    """Return the head that `data` begins with, and what follows it; `None` where its end has not come yet.
 
     Bytes beyond ASCII are read as UTF-8, and what is not UTF-8 as surrogates, so that none is lost.
     """
@@ -65,7 +65,7 @@ def parse_head(data: bytes | bytearray) -> tuple[Head | None, bytes]:
 
 
 def joined(headers: CIMultiDict[str]) -> CIMultiDict[str]:
-    """Returns the header fields with repeated ones joined (RFC 9110 section 5.3)."""
+    """Return the header fields with repeated ones joined (RFC 9110 section 5.3)."""
     whole = CIMultiDict[str]()
     for name, value in headers.items():
         whole[name] = f"{whole[name]}, {value}" if name in whole else value

@@ -65,12 +65,12 @@ class Inflater:
         self.stream = self._zlib._decompressor  # noqa: SLF001 - it has no public name
 
     def message(self, packed: bytes) -> bytes:
-        """Returns a message, or raises what ends the connection."""
+        """Return a message, or raise what ends the connection."""
         data: bytes = self.stream.decompress(packed + _TAIL, self._most)
         return self.checked(data)
 
     def checked(self, data: bytes) -> bytes:
-        """Returns what the stream gave for one message, with what follows if that has ended the stream."""
+        """Return what the stream gave for one message, with what follows if that has ended the stream."""
         if self.stream.eof:
             try:
                 data = self._zlib._decompress_members(data, self._most)  # noqa: SLF001
@@ -105,7 +105,7 @@ class Unpacker(Cutter):
         return self._cut(data, position, length, position + UNPACK_STEP)
 
     def _cut(self, data: bytes, position: int, length: int, until: int) -> int:
-        """Takes out messages up to the first thing that is none, or until they make a batch; returns where that is."""
+        """Take out messages up to the first thing that is none, or until they make a batch; return where that is."""
         taker, limit, inflater = self._taker, self._limit, self.inflater
         append, stream = taker.append, inflater.stream
         inflate = stream.decompress
@@ -166,7 +166,7 @@ class Unpacker(Cutter):
 
 
 def _said_of(error: Exception) -> tuple[int, str]:
-    """Returns code and text for what was raised by a message."""
+    """Return code and text for what was raised by a message."""
     if isinstance(error, TooLarge):
         return CloseCode.MESSAGE_TOO_BIG, str(error)
     if isinstance(error, UnicodeDecodeError):
@@ -192,7 +192,7 @@ class Packer:
         self._mode = zlib.Z_FULL_FLUSH if forgets else zlib.Z_SYNC_FLUSH
 
     def steps(self, messages: Sequence[Message], mask: Mask, put: Callable[[bytes], None]) -> Generator[None]:
-        """Gives the frames of `messages` to `put`, in order; stops where the event loop is to have its turn."""
+        """Give the frames of `messages` to `put`, in order; stop where the event loop is to have its turn."""
         frames: list[bytes] = []
         left = PACK_STEP
         for message in messages:

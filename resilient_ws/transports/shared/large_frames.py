@@ -37,7 +37,7 @@ class Window:
         self.begin = self.end = self.needed = 0
 
     def hold(self, data: bytes | memoryview, needed: int) -> None:
-        """Takes over the beginning of a frame of `needed` bytes."""
+        """Take over the beginning of a frame of `needed` bytes."""
         self.begin, self.end, self.needed = 0, len(data), needed
         if len(data) > len(self.view):
             self.view = memoryview(bytearray(2 * len(data)))
@@ -51,14 +51,14 @@ class Window:
             self._move_to_front(max(SIZE, 2 * filled))
 
     def room(self, least: int) -> memoryview:
-        """Returns where to read to: `least` bytes, and for less not beyond `SIZE`, or `ROOM` behind a larger frame."""
+        """Return where to read to: `least` bytes, and for less not beyond `SIZE`, or `ROOM` behind a larger frame."""
         filled = self.end - self.begin
         if len(self.view) < self.end + max(least, min(filled, ROOM)):
             self._move_to_front(max(filled + least, min(2 * filled, self.needed - self.begin + ROOM)))
         return self.view[self.end : max(SIZE, self.needed + ROOM, self.end + least)]
 
     def _move_to_front(self, size: int) -> None:
-        """Makes room behind the frame, in a buffer of `size` bytes, or of `SIZE` if it is so large already."""
+        """Make room behind the frame, in a buffer of `size` bytes, or of `SIZE` if it is so large already."""
         kept, filled = self.view[self.begin : self.end], self.end - self.begin
         if not size <= len(self.view) <= max(size, SIZE):
             self.view = memoryview(bytearray(size))
@@ -75,7 +75,7 @@ _spare: Final = _Spare()
 
 
 def borrow() -> Window:
-    """Returns a window; the one that was given back last, if there is one."""
+    """Return a window; the one that was given back last, if there is one."""
     window, _spare.window = _spare.window, None
     return Window() if window is None else window
 

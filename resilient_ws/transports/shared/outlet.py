@@ -52,7 +52,7 @@ class Outlet:
         self._room: asyncio.Future[None] | None = None
 
     def message(self, message: Message) -> int:
-        """Writes one message, not compressed; returns how many bytes that were."""
+        """Write one message, not compressed; return how many bytes that were."""
         data = message_frame(message, self.mask)
         transport = self._transport
         if transport.is_closing():
@@ -61,15 +61,15 @@ class Outlet:
         return len(data)
 
     def messages(self, messages: Sequence[Message]) -> int:
-        """Writes several, in order."""
+        """Write several, in order."""
         return self._put(message_frames(messages, self.mask))
 
     def control(self, opcode: int, payload: bytes) -> int:
-        """Writes a control frame."""
+        """Write a control frame."""
         return self._put(frame(opcode, payload, self.mask))
 
     def put(self, data: bytes) -> int:
-        """Writes frames that are made already."""
+        """Write frames that are made already."""
         return self._put(data)
 
     def _put(self, data: bytes) -> int:
@@ -78,7 +78,7 @@ class Outlet:
         return len(data)
 
     def check(self) -> None:
-        """Raises `ConnectionLost` if the socket is gone."""
+        """Raise `ConnectionLost` if the socket is gone."""
         if self._transport.is_closing():
             raise ConnectionLost("the connection is gone")
 
@@ -105,6 +105,6 @@ class Outlet:
 
 
 def is_supported() -> bool:
-    """Whether aiohttp has what this module needs, and it does what it should. May raise anything."""
+    """Return whether aiohttp has what this module needs, and it does what it should. May raise anything."""
     names = list(inspect.signature(ClientWebSocketResponse.__init__).parameters)
     return names[1:5] == ["reader", "writer", "protocol", "response"] and is_mask(mask)

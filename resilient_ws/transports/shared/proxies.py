@@ -53,13 +53,13 @@ class Proxy(Record):
 
 
 def authority(host: str, port: int) -> str:
-    """Returns `host:port`, an IPv6 address in brackets and without its zone."""
+    """Return `host:port`, an IPv6 address in brackets and without its zone."""
     host = host.partition("%")[0] if ":" in host else host
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def parse_proxy(value: object) -> Proxy:
-    """Returns the proxy that `value` names.
+    """Return the proxy that `value` names.
 
     Raises:
         TypeError: It is neither a `str` nor a `yarl.URL`.
@@ -88,7 +88,7 @@ def parse_proxy(value: object) -> Proxy:
 
 
 def _check_login(scheme: str, user: bytes, password: bytes) -> None:
-    """Raises `ValueError` for a login that its scheme cannot carry (RFC 7617 section 2, RFC 1929)."""
+    """Raise `ValueError` for a login that its scheme cannot carry (RFC 7617 section 2, RFC 1929)."""
     if scheme.startswith("socks"):
         if not 1 <= len(user) <= _LONGEST_OF_SOCKS or len(password) > _LONGEST_OF_SOCKS:
             raise ValueError(
@@ -102,7 +102,7 @@ def _check_login(scheme: str, user: bytes, password: bytes) -> None:
 
 
 def proxy_from_environment(url: URL) -> Proxy | None:
-    """Returns the proxy for `url`: of `https_proxy` for wss, `http_proxy` for ws, else `all_proxy`, unless `no_proxy`.
+    """Return the proxy for `url`: of `https_proxy` for wss, `http_proxy` for ws, else `all_proxy`, unless `no_proxy`.
 
     Raises:
         ConnectError: The environment names something that is not a proxy.
@@ -132,7 +132,7 @@ def _excepted_by_system(host: str) -> bool:
 
 
 def is_excepted(no_proxy: str, host: str, port: int) -> bool:
-    """Whether `no_proxy` says that `host` is reached without a proxy.
+    """Return whether `no_proxy` says that `host` is reached without a proxy.
 
     Entries stand between commas or blanks: `*`, a name (which stands for the names below it, too, with or without a
     leading dot), an address, or a range such as `10.0.0.0/8`; `host:port` means that port only.
@@ -167,7 +167,7 @@ def _address(host: str) -> _Address | None:
 
 
 def _split(entry: str) -> tuple[str, int | None]:
-    """Returns the name, address or range of an entry, and its port."""
+    """Return the name, address or range of an entry, and its port."""
     bracketed = re.fullmatch(r"\[([^\]]*)\](?::(\d+))?(/\d+)?", entry)
     if bracketed is not None:
         port = bracketed[2]

@@ -21,7 +21,7 @@ _scratch: Final = _Scratch()
 
 
 def scratch(size: int) -> memoryview:
-    """Returns the first `size` bytes of the buffer of this thread, `READ` at most; one view for all who ask for so many."""
+    """Return the first `size` bytes of the buffer of this thread, `READ` at most; one view for all who ask for so many."""
     views = _scratch.views
     if size not in views:
         views[size] = views[READ][:size]

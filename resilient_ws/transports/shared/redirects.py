@@ -30,7 +30,7 @@ class Redirected(Exception):  # noqa: N818 - a turn of the dialing loop, not an 
 async def follow(
     endpoint: Endpoint, headers: CIMultiDict[str], dial: Dial, elsewhere: Elsewhere | None = None
 ) -> Link:
-    """Dials, and dials where the answer points to.
+    """Dial, and dial where the answer points to.
 
     Args:
         endpoint: Where to begin.

@@ -47,7 +47,7 @@ class _Lookup:
         self.settle(result, error)
 
     def settle(self, result: _AddressInfo, error: OSError | None) -> None:
-        """Tells everybody who waits; from now on the name is looked up anew."""
+        """Tell everybody who waits; from now on the name is looked up anew."""
         with _guard.lock:
             _in_flight.pop(self._key, None)
             waiting, self._waiting = self._waiting, []
@@ -101,7 +101,7 @@ def _join(key: _Key) -> asyncio.Future[_AddressInfo]:
 
 
 def _numeric(key: _Key) -> _AddressInfo:
-    """Returns what an IP address stands for, which nobody has to be asked; empty for a name.
+    """Return what an IP address stands for, which nobody has to be asked; empty for a name.
 
     A thread for it was a fifth of the CPU of a dial with picows; aiohttp does not ask for an address.
     """
@@ -122,7 +122,7 @@ class LookupResolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        """Returns the addresses of `host`; raises `OSError` where it has none."""
+        """Return the addresses of `host`; raise `OSError` if it has none."""
         key = (host, port, int(family))
         found = _numeric(key) or await _join(key)
         results: list[ResolveResult] = []
@@ -150,4 +150,4 @@ class LookupResolver(AbstractResolver):
         return results
 
     async def close(self) -> None:
-        """Does nothing: a look-up under way belongs to nobody."""
+        """Do nothing: a look-up under way belongs to nobody."""

@@ -26,7 +26,7 @@ _DAYS_BEFORE: Final = (0, *accumulate((31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 3
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Returns the seconds that the server asks to wait, from 0 to `LONGEST`; `None` = it does not, or not intelligibly.
+    """Return the seconds that the server asks to wait, from 0 to `LONGEST`; `None` = it does not, or not intelligibly.
 
     A date is compared with the answer's own `Date`, so that a wrong clock on either side does not matter; without one,
     with our clock. A time that has passed is 0. Of several values the longest counts.
@@ -52,7 +52,7 @@ def _values(headers: Mapping[str, str], name: str) -> list[str]:
 
 
 def _split(value: str) -> list[str]:
-    """Returns each of several values that were joined with commas; the comma of a date joins nothing."""
+    """Return each of several values that were joined with commas; the comma of a date joins nothing."""
     parts: list[str] = []
     for part in value.split(","):
         stripped = part.strip()
@@ -79,7 +79,7 @@ def _seconds(value: str, headers: Mapping[str, str]) -> float | None:
 
 
 def _bounded(number: re.Match[str]) -> float | None:
-    """Returns a number of seconds, however many digits it has; `None` = it is negative, so it asks for nothing."""
+    """Return a number of seconds, however many digits it has; `None` = it is negative, so it asks for nothing."""
     sign, digits, power = number[1], number[2], int(number[3] or 0)
     whole, _, rest = digits.partition(".")
     whole = whole.lstrip("0")
@@ -94,7 +94,7 @@ def _bounded(number: re.Match[str]) -> float | None:
 
 
 def _date(value: str) -> float | None:
-    """Returns a date in seconds since the epoch, whatever its year; `None` = it is none.
+    """Return a date in seconds since the epoch, whatever its year; `None` = it is none.
 
     The calendar of the standard library ends with the year 9999.
     """

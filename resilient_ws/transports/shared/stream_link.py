@@ -84,7 +84,7 @@ class _Rota:
         self._is_due = False
 
     def join(self, link: StreamLink) -> None:
-        """Calls `go_on` of `link` when its turn comes, once."""
+        """Call `go_on` of `link` when its turn comes, once."""
         self._links.append(link)
         self._arrange()
 
@@ -206,7 +206,7 @@ class StreamLink(SocketLink):
     # --- out ---
 
     def write(self, message: Message, /) -> Awaitable[None] | None:
-        """Hands one message to the socket."""
+        """Hand one message to the socket."""
         outlet = self._outlet
         if self._sent_code is not None:
             self._check_open()
@@ -216,7 +216,7 @@ class StreamLink(SocketLink):
         return outlet.room if outlet.full else None
 
     def write_all(self, messages: Sequence[Message], /) -> Awaitable[None] | None:
-        """Hands several messages to the socket at once."""
+        """Hand several messages to the socket at once."""
         self._check_open()
         if self._packer is not None:
             return self._write_packed(self._packer, messages)
@@ -230,7 +230,7 @@ class StreamLink(SocketLink):
         return _Packing(self, steps) if self.pack_on(steps) else outlet.room
 
     def pack_on(self, steps: Generator[None]) -> bool:
-        """Takes the next step; returns whether there is another one.
+        """Take the next step; return whether there is another one.
 
         Raises:
             ConnectionLost: The connection has ended, or is about to: nothing may be written behind our CLOSE.
@@ -258,7 +258,7 @@ class StreamLink(SocketLink):
     # --- in ---
 
     def read(self) -> None:
-        """Begins to tell; the socket calls from then on."""
+        """Begin to tell; the socket calls from then on."""
         self._intake.link = self
         self.read_begins()
         self._working = False
@@ -284,7 +284,7 @@ class StreamLink(SocketLink):
         self._receiver.wake()
 
     def _work(self, until: float) -> None:
-        """Goes on with what is left, portion by portion; the next turn of the loop takes over at the time `until`."""
+        """Go on with what is left, portion by portion; the next turn of the loop takes over at the time `until`."""
         cutter, intake = self._cutter, self._intake
         while cutter.stalled and intake.direct:
             if self._loop.time() >= until:
@@ -300,7 +300,7 @@ class StreamLink(SocketLink):
             self._rota.join(self)
 
     def go_on(self) -> None:
-        """Goes on in a later turn of the loop."""
+        """Go on in a later turn of the loop."""
         self._is_next = False
         if self._over:
             return
@@ -310,7 +310,7 @@ class StreamLink(SocketLink):
         self._receiver.wake()
 
     def _let_go(self) -> None:
-        """Goes on with what is left, and then with reading."""
+        """Go on with what is left, and then with reading."""
         if self._working or self._over or self._paused or self._intake.link is None:
             return
         self._working = True
@@ -331,7 +331,7 @@ class StreamLink(SocketLink):
             let_nested_loop_read(self._loop, self._sock.fileno())
 
     def _tell_batch(self, *, wakes: bool = True) -> None:
-        """Tells all messages that were cut out since the last call."""
+        """Tell all messages that were cut out since the last call."""
         intake = self._intake
         batch = intake.batch
         if not batch or self._over or self._telling:
@@ -347,7 +347,7 @@ class StreamLink(SocketLink):
             batch.clear()  # whatever it raises must not come again at the end
 
     def pause(self) -> None:
-        """Stops reading; what has been read already is held."""
+        """Stop reading; what has been read already is held."""
         self._paused = True
         self._stop()
 
@@ -359,7 +359,7 @@ class StreamLink(SocketLink):
             self._transport.pause_reading()
 
     def resume(self) -> None:
-        """Goes on reading, with what is held first."""
+        """Go on reading, with what is held first."""
         if self._paused:
             self._paused = False
             self._resumed_at = self._loop.time()
@@ -372,7 +372,7 @@ class StreamLink(SocketLink):
                 self._let_go()
 
     def abort(self) -> None:
-        """Frees the socket now. Messages that were read before are told, though nobody reads on."""
+        """Free the socket now. Messages that were read before are told, though nobody reads on."""
         if not self._over:
             self._tell_held()
             self._over = True
@@ -384,7 +384,7 @@ class StreamLink(SocketLink):
         self._outlet.drain()
 
     def _tell_held(self) -> None:
-        """Tells the messages that are held, though nobody takes them: those of a moment, and at most one batch unpacked."""
+        """Tell the messages that are held, though nobody takes them: those of a moment, and at most one batch unpacked."""
         self._tell_batch()
         intake, cutter = self._intake, self._cutter
         if intake.link is None or self._working:
@@ -411,7 +411,7 @@ class StreamLink(SocketLink):
             self._receiver.pong(payload)
 
     def _answer_last_ping(self) -> None:
-        """Answers the last PING of a read (RFC 6455 5.5.3), or the last one before reading is paused."""
+        """Answer the last PING of a read (RFC 6455 5.5.3), or the last one before reading is paused."""
         if self._cutter.stalled and not self._paused:
             return  # there may be another one
         payload, self._last_ping = self._last_ping, None
@@ -439,7 +439,7 @@ class StreamLink(SocketLink):
         self._finish(self._closed(code, reason), wakes=False)
 
     def take_breach(self, code: int, why: str) -> None:
-        """Reads no more, and tells the end when the program has had a moment to answer what came before."""
+        """Read no more, and tell the end when the program has had a moment to answer what came before."""
         if not self._over and self._leaving is None:
             if code != CloseCode.MESSAGE_TOO_BIG:  # which is a limit of ours
                 why = f"the peer broke the protocol: {why}"
@@ -463,12 +463,12 @@ class StreamLink(SocketLink):
             self._end_with(end, wakes=wakes)
 
     def _end_with(self, end: End, *, wakes: bool = False) -> None:
-        """Tells what is held, and the end unless a CLOSE or a breach stands in that."""
+        """Tell what is held, and the end unless a CLOSE or a breach stands in that."""
         self._tell_held()
         self._finish(end, wakes=wakes)
 
     def _finish(self, end: End, *, wakes: bool = True) -> None:
-        """Tells the end, after what came before."""
+        """Tell the end, after what came before."""
         self._tell_batch(wakes=wakes)
         self._pending = None
         if not self._over:
@@ -477,5 +477,5 @@ class StreamLink(SocketLink):
 
 
 def is_code(code: int) -> bool:
-    """Whether a CLOSE may carry `code` (RFC 6455 7.4; those from 3000 on are not ours to judge)."""
+    """Return whether a CLOSE may carry `code` (RFC 6455 7.4; those from 3000 on are not ours to judge)."""
     return code >= 3000 or (1000 <= code <= 1014 and code not in (1004, 1005, 1006))

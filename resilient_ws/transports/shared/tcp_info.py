@@ -45,7 +45,7 @@ class Socket(Protocol):
         ...
 
     def setsockopt(self, level: int, optname: int, value: bytes, /) -> Any:
-        """Sets the option."""
+        """Set the option."""
         ...
 
 
@@ -71,7 +71,7 @@ class SocketFacts(Record):
 
 
 def forget_unsent(sock: Socket | None) -> None:
-    """Lets the close of `sock` throw away what the peer has not acknowledged, and reset the connection.
+    """Let the close of `sock` throw away what the peer has not acknowledged, and reset the connection.
 
     Without it the kernel goes on sending for minutes, and when a broken path heals, the bytes of a connection that was
     given up arrive after those of its successor. Not to be called after the transport of the socket was closed.
@@ -82,7 +82,7 @@ def forget_unsent(sock: Socket | None) -> None:
 
 
 def forgets_unsent(sock: Socket) -> bool:
-    """Whether `forget_unsent` was called for it."""
+    """Return whether `forget_unsent` was called for it."""
     try:
         return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, len(_RESET)) == _RESET)
     except OSError:
@@ -90,7 +90,7 @@ def forgets_unsent(sock: Socket) -> bool:
 
 
 def unacknowledged(sock: Socket | None) -> int | None:
-    """Returns how many bytes of ours the peer's kernel has not acknowledged; `None` where the system does not tell.
+    """Return how many bytes of ours the peer's kernel has not acknowledged; `None` where the system does not tell.
 
     Not to be called after the transport of the socket was closed. For a Unix socket these are what its reader has not taken.
     """
@@ -107,7 +107,7 @@ def unacknowledged(sock: Socket | None) -> int | None:
 
 
 def read(sock: Socket | None) -> SocketFacts | None:
-    """Asks the kernel about `sock`: two system calls.
+    """Ask the kernel about `sock`: two system calls.
 
     Not to be called after the transport of the socket was closed: its number may belong to another socket then.
 
@@ -127,7 +127,7 @@ def read(sock: Socket | None) -> SocketFacts | None:
 
 
 def facts(info: bytes, queued: int) -> SocketFacts | None:
-    """Takes a `struct tcp_info` apart; `None` if it does not count bytes."""
+    """Take a `struct tcp_info` apart; `None` if it does not count bytes."""
     in_flight: int | None = None
     if len(info) >= _WHOLE.size:
         last, acked, received, unsent, window = _WHOLE.unpack_from(info)

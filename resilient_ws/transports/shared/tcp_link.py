@@ -116,7 +116,7 @@ class SocketLink:
 
     @abstractmethod
     def _control(self, payload: bytes, opcode: int) -> None:
-        """Writes a control frame, and counts it; does nothing on a dead link."""
+        """Write a control frame, and count it; do nothing on a dead link."""
 
     # --- out ---
 
@@ -126,11 +126,11 @@ class SocketLink:
             raise ConnectionLost("a CLOSE has been sent")
 
     def ping(self, payload: bytes, /) -> None:
-        """Writes a PING."""
+        """Write a PING."""
         self._control(payload, PING)
 
     def close(self, code: int, reason: str, /) -> None:
-        """Writes a CLOSE, once."""
+        """Write a CLOSE, once."""
         if self._sent_code is None:
             self._sent_code = code
             payload = struct.pack("!H", code) + reason.encode()
@@ -138,7 +138,7 @@ class SocketLink:
             self._control(payload, CLOSE)
 
     def abort(self) -> None:
-        """Frees the socket now; nothing but our CLOSE may arrive later."""
+        """Free the socket now; nothing but our CLOSE may arrive later."""
         self._over = True
         for timer in (self._owing, self._leaving):
             if timer is not None:
@@ -148,7 +148,7 @@ class SocketLink:
         self._transport.abort()
 
     def _only_close_is_left(self) -> bool:
-        """Whether the peer's kernel has acknowledged all that was written before our CLOSE, which was sent."""
+        """Return whether the peer's kernel has acknowledged all that was written before our CLOSE, which was sent."""
         if self._sent_code is None:
             return False
         left, buffered = kernel.unacknowledged(self._sock), self._transport.get_write_buffer_size()
@@ -165,7 +165,7 @@ class SocketLink:
         return self._received_at
 
     def look(self, *, paused: bool) -> Reading:
-        """Returns what the connection shows now."""
+        """Return what the connection shows now."""
         facts, buffered = None, 0
         if not self._transport.is_closing():  # then the number of the socket may belong to another one
             facts, buffered = kernel.read(self._sock), self._transport.get_write_buffer_size()
@@ -209,7 +209,7 @@ class SocketLink:
         return not self._over and not self.is_tls
 
     def _answer_ping(self, payload: bytes) -> None:
-        """Answers as soon as is practical (RFC 6455 5.5.2); where the answers pile up, only the last one (5.5.3)."""
+        """Answer as soon as is practical (RFC 6455 5.5.2); where the answers pile up, only the last one (5.5.3)."""
         unsent = self._unsent()
         while self._pongs and (not unsent or self._pongs[0] <= self._written - unsent):
             del self._pongs[0]
@@ -228,7 +228,7 @@ class SocketLink:
             self._answer_ping(self._owed)
 
     def _end(self, end: End, *, wakes: bool = True) -> None:
-        """Tells the end, once our CLOSE has left our buffer: what is aborted before does not reach the peer."""
+        """Tell the end, once our CLOSE has left our buffer: what is aborted before does not reach the peer."""
         if self._leaving is None:
             now = self._loop.time()
             self._leave(end, now + FAREWELL, now + ACKNOWLEDGED, wakes=wakes)
@@ -293,7 +293,7 @@ class SocketLink:
 
 
 def _record_overhead(tls: Any) -> int:
-    """Returns how many bytes TLS adds to a record, at least: those of AEAD ciphers (RFC 8446 5.2, RFC 5288, RFC 7905)."""
+    """Return how many bytes TLS adds to a record, at least: those of AEAD ciphers (RFC 8446 5.2, RFC 5288, RFC 7905)."""
     if tls.version() == "TLSv1.3":
         return 22
     cipher = tls.cipher()

@@ -24,7 +24,7 @@ class Near(socket.socket):
     hung_up: Callable[[bool], None] | None = None
 
     def close(self) -> None:
-        """Closes it."""
+        """Close it."""
         told, self.hung_up = self.hung_up, None
         thrown = False
         if told is not None:
@@ -34,7 +34,7 @@ class Near(socket.socket):
             told(thrown)
 
     def connect(self, address: Any, /) -> None:
-        """Does nothing: it is connected; what is given a socket may want to do that itself."""
+        """Do nothing: it is connected; what is given a socket may want to do that itself."""
 
 
 class _Far(asyncio.Protocol):
@@ -93,7 +93,7 @@ class _Inward(asyncio.Protocol):
 
 
 async def bridge(sock: socket.socket, context: ssl.SSLContext, host: str) -> socket.socket:
-    """Returns a socket of which the bytes go through TLS on `sock`, which belongs to it from now on.
+    """Return a socket of which the bytes go through TLS on `sock`, which belongs to it from now on.
 
     Raises:
         OSError: The TLS handshake failed.

@@ -31,7 +31,7 @@ class _Contexts:
         self.made.clear()
 
     def get(self, *, verified: bool) -> Future[ssl.SSLContext]:
-        """Returns the context, or what becomes of one that is being made."""
+        """Return the context, or what becomes of one that is being made."""
         key = (verified, _look_of_the_store() if verified else ())
         with self.lock:
             known = self.made.get(verified)
@@ -60,7 +60,7 @@ def _make(making: Future[ssl.SSLContext], verified: bool) -> None:
 
 
 def make_context(*, verified: bool) -> ssl.SSLContext:
-    """Returns a context that trusts what the system trusts; unverified, any certificate."""
+    """Return a context that trusts what the system trusts; unverified, any certificate."""
     context = ssl.create_default_context()
     if not verified:
         context.check_hostname = False
@@ -70,7 +70,7 @@ def make_context(*, verified: bool) -> ssl.SSLContext:
 
 
 def _look_of_the_store() -> tuple[object, ...]:
-    """Returns what changes when the system's certificates do: two or four calls of the system."""
+    """Return what changes when the system's certificates do: two or four calls of the system."""
     paths = ssl.get_default_verify_paths()
     names = [
         os.environ.get(paths.openssl_cafile_env) or paths.openssl_cafile,
@@ -94,7 +94,7 @@ if hasattr(os, "register_at_fork"):
 
 
 async def default_context(*, verified: bool) -> ssl.SSLContext:
-    """Returns the context that all clients share. Cancel-safe: others may wait for the same one.
+    """Return the context that all clients share. Cancel-safe: others may wait for the same one.
 
     Raises:
         ConnectError: It cannot be made.
@@ -107,7 +107,7 @@ async def default_context(*, verified: bool) -> ssl.SSLContext:
 
 
 def check_protocol(transport: Any) -> None:
-    """Raises where the TLS handshake chose another protocol than HTTP/1.1, in which a connection cannot be upgraded.
+    """Raise where the TLS handshake chose another protocol than HTTP/1.1, in which a connection cannot be upgraded.
 
     Raises:
         ConnectError: It has; no later attempt can end differently.

@@ -36,7 +36,7 @@ _FOR_GOOD: Final = frozenset({2, 7, 8})
 
 
 async def tunnel(sock: socket.socket, proxy: Proxy, host: str, port: int, agent: str) -> None:
-    """Asks an HTTP proxy for a tunnel; returns when bytes written to `sock` reach `host`.
+    """Ask an HTTP proxy for a tunnel; return when bytes written to `sock` reach `host`.
 
     Raises:
         ProxyRejected: It refuses, or it does not tunnel.
@@ -73,7 +73,7 @@ def _request(proxy: Proxy, target: str, agent: str) -> bytes:
 
 
 def _judge(proxy: Proxy, head: Head, rest: bytes) -> None:
-    """Raises unless the answer is a tunnel."""
+    """Raise unless the answer is a tunnel."""
     status, headers = head.status, head.headers
     if 200 <= status < 300:
         # RFC 9110 has a client ignore a length; but only what is no proxy sends a page, and then no tunnel follows.
@@ -113,7 +113,7 @@ def _not_a_proxy(
 
 
 async def socks(sock: socket.socket, proxy: Proxy, host: str, port: int) -> None:
-    """Asks a SOCKS 5 proxy for a connection to `host`, a name or an address; returns when there is one.
+    """Ask a SOCKS 5 proxy for a connection to `host`, a name or an address; return when there is one.
 
     Raises:
         ProxyRejected: It refuses the login or the request for good, or it is no SOCKS proxy.
