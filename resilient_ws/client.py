@@ -447,5 +447,5 @@ class WebSocketClient(Callbacks, Outgoing):
 
     def _check_started(self, what: str) -> None:
         if self._engine.loop is None and not self._engine.life.is_over:
-            raise NotConnected(f"{what} waits, and the client has not been started")
+            raise NotConnected(f"call start() before {what}")
         self._check_loop()

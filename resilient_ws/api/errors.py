@@ -142,7 +142,7 @@ class OutboxFileError(ResilientWSError):
 
 
 class InboxFull(ResilientWSError):
-    """The awaited answer stands behind received messages that the program does not take."""
+    """The awaited answer is queued behind unread messages that the program does not take."""
 
 
 class MessageTooBig(ResilientWSError):

@@ -113,9 +113,13 @@ class CloseEvent(Record):
 
     def __str__(self) -> str:
         said = f": {on_one_line(self.reason)}" if self.reason else ""
-        made = ", synthesized" if self.synthesized else ""
-        why = f" ({self.cause})" if self.cause is not None else ""
-        return f"closed by {self.origin} with {describe(self.code)}{said}{made}{why}"
+        who = "this client" if self.origin is CloseOrigin.LOCAL else self.origin
+        if self.synthesized:
+            with_what = f"(no CLOSE frame from the server: {self.code})"
+        else:
+            with_what = f"with {describe(self.code)}{said}"
+        why = f": {self.cause}" if self.cause is not None else ""
+        return f"closed by {who} {with_what}{why}"
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)

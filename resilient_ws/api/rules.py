@@ -65,8 +65,8 @@ RULES: Final[Mapping[str, str]] = MappingProxyType({
     # the client has ended otherwise
     "close-called": "close() was called",
     "outbox-file": "the outbox file cannot be used",
-    "owner-cancelled": "the owner task was cancelled",
-    "owner-ended": "{error} ended the owner task",
+    "owner-cancelled": "the supervisor task was cancelled",
+    "owner-ended": "{error} ended the supervisor task",
     "defect": "a defect",
 })  # fmt: skip
 """Each id with the template of its text. For a rule about a failure it is the first part of `rule`; the verdict follows

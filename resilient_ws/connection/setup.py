@@ -100,7 +100,7 @@ class Connection:
         Raises:
             TimeoutError: No answer in time.
             DeliveryUncertain: The connection ended first.
-            InboxFull: The answer stands behind received messages that the set-up does not take.
+            InboxFull: The answer is queued behind unread messages that the set-up does not take.
             ConnectionLost, NotConnected, TypeError, ValueError, MessageTooBig: As for `send`.
         """
         self._check()
@@ -191,7 +191,7 @@ class Connection:
 
 
 def _over() -> NotConnected:
-    return NotConnected("this Connection is not usable any more: its set-up is over")
+    return NotConnected("this Connection can only be used during setup")
 
 
 def _is_never_reply(_: Message) -> bool:

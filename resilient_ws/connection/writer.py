@@ -23,7 +23,7 @@ class Writer:
 
     Args:
         link: Where it leads.
-        spawn: Starts a child of the owner task; called only when the link has to be waited for.
+        spawn: Starts a child of the supervisor task; called only when the link has to be waited for.
         idle: Called when the link has room again after it had none.
     """
 

@@ -425,12 +425,10 @@ class HeartbeatMonitor:
             return f"nothing arrived for {now - max(self._heard_at, self._begun_at):.1f} s"
         if reading.paused:
             stuck = now - max(self._stuck_at, quiet.since)
-            return f"nothing of ours was acknowledged and nothing arrived for {stuck:.1f} s"
+            return f"no sent data was acknowledged and nothing arrived for {stuck:.1f} s"
         silent = now - self._silent_since(quiet)
         if quiet.left_at is None:
-            return (
-                f"nothing of ours moved and nothing arrived for {silent:.1f} s: {reading.pending} bytes stand"
-            )
+            return f"no data was sent or received for {silent:.1f} s: {reading.pending} bytes are pending"
         return f"nothing arrived for {silent:.1f} s after a ping"
 
     def _limit(self, rule: Rule) -> float:

@@ -231,7 +231,7 @@ class Sender(Outflow):
                 f"{self.queue.waiting_bytes} bytes wait"
             )
         if not self._started:
-            raise NotConnected("the outbox is full and the client has not been started")
+            raise NotConnected("the outbox is full: call start() before sending more")
         if first and self._is_stuck:
             self.pump()
             if self._is_stuck:
@@ -267,7 +267,7 @@ class Sender(Outflow):
         if not confirm:
             return None
         if not self._started:
-            raise NotConnected("confirm=True waits, and the client has not been started")
+            raise NotConnected("call start() before send(confirm=True)")
         if self._writer is not None and not self.queue.confirming:
             raise refused()
         return asyncio.get_running_loop().create_future()
@@ -283,7 +283,7 @@ class Sender(Outflow):
         if self.queue.is_settled(position) and not self._confirmations.held:
             return
         if not self._started:
-            raise NotConnected("flush waits, and the client has not been started")
+            raise NotConnected("call start() before flush()")
         await self._confirmations.behind(position)
 
     # --- the life of the client ---

@@ -58,11 +58,7 @@ class Patience:
 
     def stuck(self) -> None:
         """The inbox is full beyond twice its bounds: the answers cannot come."""
-        self.fail(
-            lambda: InboxFull(
-                "the awaited answer stands behind received messages that the program does not take"
-            )
-        )
+        self.fail(lambda: InboxFull("the reply is queued behind unread messages"))
 
     def fail(self, error: Callable[[], ResilientWSError]) -> None:
         """Ends every wait with an exception."""

@@ -85,7 +85,7 @@ class Opener:
         host: Whom a connection tells of its end.
         queue: Whose messages its PONGs confirm.
         subscriptions: The declared intents, alive: what is declared during an attempt is part of it.
-        spawn: Starts a child of the owner task.
+        spawn: Starts a child of the supervisor task.
         idle: Called when a connection has room again.
     """
 
@@ -283,9 +283,7 @@ class Opener:
                 await self._turns.come()
         except TimeoutError:
             self._check()
-            raise ConnectError(
-                f"it was not this client's turn to dial {origin} in time (max_elapsed)"
-            ) from None
+            raise ConnectError(f"no dial slot for {origin} within max_elapsed") from None
 
     async def _set_up(self, live: Live, endpoint: Endpoint, number: int, first: bool) -> None:
         options = self._options

@@ -59,14 +59,14 @@ class Host(Protocol):
 
     @property
     def is_ending(self) -> bool:
-        """Whether the owner task is being cancelled."""
+        """Whether the supervisor task is being cancelled."""
         ...
 
     def log_raised(self, what: str, error: BaseException, /) -> None:
         """Log what user code has raised."""
 
     def spawn(self, name: str, function: Callable[[], Any], /) -> asyncio.Task[None] | None:
-        """Start a lane, a child of the owner task; called when there is something to do and no lane runs."""
+        """Start a lane, a child of the supervisor task; called when there is something to do and no lane runs."""
 
 
 @attrs.frozen(eq=False, repr=False)

@@ -62,7 +62,7 @@ class Consumer:
         loop = asyncio.get_running_loop()
         if engine.loop is None:
             if not engine.inbox and not engine.life.is_over:
-                raise NotConnected("receiving waits, and the client has not been started")
+                raise NotConnected("call start() before receiving")
         elif engine.loop is not loop:
             raise ConcurrencyError.other_loop()
         return loop

@@ -162,9 +162,9 @@ class Turns:
         origin, now = ticket.origin, self._loop.time()
         hold = dials.held(origin, now)
         if hold is not None and not ticket.hurried:
-            return f"its turn to dial for {max(0.0, (ticket.due or now) - now):.1f} s more, since {_asked(origin, hold)}"
+            return f"a dial slot for {max(0.0, (ticket.due or now) - now):.1f} s more, since {_asked(origin, hold)}"
         others = dials.waiting(origin) - 1
-        return f"its turn to dial {origin}: {dials.dialing(origin)} dials are under way there and {others} others wait"
+        return f"a dial slot for {origin}: {dials.dialing(origin)} dials in progress, {others} others waiting"
 
     def leave(self, *, opened: bool = False) -> None:
         """The dial is over, or not wanted any more; `opened`: the origin has let us in."""

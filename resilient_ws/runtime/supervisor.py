@@ -210,7 +210,7 @@ class Supervisor:
                     await self._supervise(loop)
                 except Exception as error:
                     # A defect of ours must end the client aloud, not silently.
-                    log.exception("the owner task failed")
+                    log.exception("the supervisor task failed")
                     self._break(error, "defect", f"a defect of resilient_ws: {type(error).__name__}")
                 await self._serve_callbacks()
                 self._group = None
@@ -527,7 +527,7 @@ class Supervisor:
             self._force()
 
     def _force(self) -> None:
-        log.error("the owner task did not end in time: code of the program swallows cancellation")
+        log.error("the supervisor task did not end in time: user code swallows cancellation")
         self._terminate()
 
     # ------------------------------------------------------------------------------------------ what is asked of it

@@ -440,7 +440,7 @@ async def test_max_elapsed_ends_a_client_that_does_not_get_its_turn(why):
                 await other.client.ready()
             assert now() == pytest.approx(5, abs=0.1)
             assert isinstance(other.client.close_event.cause, ConnectError)
-            assert f"turn to dial {HERE}" in str(other.client.close_event.cause)
+            assert f"no dial slot for {HERE}" in str(other.client.close_event.cause)
 
 
 # --- a URL provider

@@ -1,4 +1,4 @@
-"""The owner task ends aloud, whatever ends it (P11)."""
+"""The supervisor task ends aloud, whatever ends it (P11)."""
 
 import asyncio
 
@@ -43,7 +43,7 @@ async def test_a_cancelled_owner_task_ends_the_client_aloud():
             await receiving
         assert isinstance(caught.value.__cause__, asyncio.CancelledError)
         assert played.client.state is State.CLOSED
-        assert played.client.close_event.rule == "the owner task was cancelled"
+        assert played.client.close_event.rule == "the supervisor task was cancelled"
 
 
 @pytest.mark.expects_errors
@@ -57,10 +57,10 @@ async def test_what_no_one_may_catch_is_what_has_ended_the_client(monkeypatch):
     monkeypatch.setattr(RetryState, "failed", wait)
     async with stage() as played:
         played.peer.drop()
-        with pytest.raises(ClientStopped, match="NoException ended the owner task") as caught:
+        with pytest.raises(ClientStopped, match="NoException ended the supervisor task") as caught:
             await played.client.recv()
         assert isinstance(caught.value.__cause__, NoException)
-        assert played.client.close_event.rule == "NoException ended the owner task"
+        assert played.client.close_event.rule == "NoException ended the supervisor task"
 
 
 @pytest.mark.expects_errors  # asyncio says that nobody asked the task what it raised
@@ -81,7 +81,7 @@ def test_what_ends_the_process_is_what_has_ended_the_client():
         run_virtual(main())
     (client,) = made
     assert client.state is State.CLOSED
-    assert client.close_event.rule == "SystemExit ended the owner task"
+    assert client.close_event.rule == "SystemExit ended the supervisor task"
     assert client.close_event.final
 
 

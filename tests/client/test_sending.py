@@ -232,7 +232,7 @@ async def test_wait_waits_over_drops_until_there_is_room(bound):
     async with stage(start=False, outbox=Outbox(overflow="wait", on_uncertain="resend", **bound)) as played:
         for text in "012":
             await played.client.send(text)
-        with pytest.raises(NotConnected, match="not been started"):
+        with pytest.raises(NotConnected, match=r"call start\(\)"):
             await played.client.send("3")
         played.transport.refuse(times=3)
         played.client.start()
@@ -859,7 +859,7 @@ async def test_who_waits_for_an_answer_that_cannot_come_is_told(kind, full):
             played.peer.send(*map(str, range(30)))
         await settle()
         assert call.done()
-        with pytest.raises(InboxFull, match="stands behind received messages"):
+        with pytest.raises(InboxFull, match="is queued behind unread messages"):
             await call
         assert played.client.stats.unread == 20
         for number in range(30):

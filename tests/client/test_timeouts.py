@@ -255,8 +255,8 @@ async def test_what_hangs_does_not_keep_another_client_from_dialing(hangs):
         if hangs == "handshake":
             assert other.client.state is State.CONNECTING
             assert other.client.stats.dials_under_way == 64
-            assert "its turn to dial ws://peer.test: 64 dials are under way" in other.client.stats.waiting_for
-            assert "its turn to dial" in other.client.explain().splitlines()[0]
+            assert "a dial slot for ws://peer.test: 64 dials in progress" in other.client.stats.waiting_for
+            assert "a dial slot" in other.client.explain().splitlines()[0]
             await settle(3)
         assert other.client.state is State.OPEN
         assert other.client.stats.waiting_for == ""
@@ -301,6 +301,6 @@ async def test_a_provider_that_fails_gives_up_its_place():
             await played.until(lambda: len(calls) >= 2 and played.client.state is State.BACKOFF)
             await settle(1.5)
             waits = played.client.stats.waiting_for
-            assert "1 others wait" in waits, "it came after the third one, and not before"
+            assert "1 others waiting" in waits, "it came after the third one, and not before"
             assert "0 others" not in third.client.stats.waiting_for
             assert second.client.state is State.CONNECTING

@@ -748,7 +748,7 @@ async def test_what_could_not_be_noted_at_the_end_is_logged(path, caplog):
         await client.send("1")
         await on_thread(the_file(client), "PRAGMA query_only = 1")
         await client.flush(timeout=5)
-    assert "what became of messages could not be noted" in caplog.text
+    assert "the fate of messages could not be recorded" in caplog.text
 
 
 # ------------------------------------------------------------------------------------------------ ends

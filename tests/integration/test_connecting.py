@@ -377,10 +377,10 @@ class TestInvalidHandshakes:
             (replaced("Upgrade", "h2c"), "its Upgrade header is not websocket"),
             (MissingHeader("Connection"), "its Connection header does not say Upgrade"),
             (replaced("Connection", "close"), "its Connection header does not say Upgrade"),
-            (WrongSubprotocol("other"), "it chose the subprotocol 'other', which nobody offered"),
+            (WrongSubprotocol("other"), "it chose the subprotocol 'other', which was not offered"),
             (
                 added(("Sec-WebSocket-Extensions", "permessage-deflate")),
-                "it uses an extension that nobody offered",
+                "it uses an extension that was not offered",
             ),
             (
                 Rewritten(rewrite=lambda data: data.replace(b"HTTP/1.1", b"HTTP/1.0", 1)),
@@ -400,7 +400,7 @@ class TestInvalidHandshakes:
         async with FaultServer(default=behaviour) as server:
             error = await failure_of(server, compression="deflate")
         assert isinstance(error, HandshakeRejected)
-        assert "it uses an extension that nobody offered" in str(error)
+        assert "it uses an extension that was not offered" in str(error)
 
     @pytest.mark.parametrize(
         "parameters", ["; client_max_window_bits=88", "; x=1", "; server_max_window_bits=y"]

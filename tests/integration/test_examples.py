@@ -99,7 +99,7 @@ def test_the_order_book_is_never_wrong_unless_it_says_so():
     assert kinds[:5] == ["book", "stale:", "book", "stale:", "book"], book.stdout
     assert kinds.count("book") - kinds.count("stale:") in {0, 1}
     assert "stale: changes missing: 1" in lines
-    assert "stale: closed by network with 1006" in book.stdout
+    assert "stale: closed by network (no CLOSE frame from the server: 1006" in book.stdout
     counted = re.fullmatch(r"(\d+) snapshots, (\d+) changes, after 0 of them the book was wrong", lines[-1])
     assert counted, book.stdout
     assert int(counted[1]) >= 3
@@ -112,7 +112,9 @@ def test_the_chat_bot_fetches_a_token_for_each_attempt_and_keeps_the_gateways_he
     assert bot.returncode == 0, bot.stderr
     assert bot.stdout.count("fetching a fresh token") >= 2
     assert bot.stdout.count("ready as bot-1, a heartbeat every 0.2 s") >= 2
-    assert "closed by local with 1006" in bot.stdout  # we have replaced it, as the gateway had asked
+    assert (
+        "closed by this client (no CLOSE frame from the server: 1006)" in bot.stdout
+    )  # we have replaced it, as the gateway had asked
     assert "4009" not in bot.stdout  # the gateway has heard our heart
     assert re.search(r"answered [1-9]\d* messages on [2-9] connections", bot.stdout), bot.stdout
 
@@ -121,9 +123,9 @@ def test_the_service_works_on_across_a_loss_and_ends_after_its_time():
     service = run("service", "--seconds", "4")
 
     assert service.returncode == 0, service.stderr
-    assert "lost: closed by network with 1006" in service.stdout
+    assert "lost: closed by network (no CLOSE frame from the server: 1006" in service.stdout
     assert re.search(r"^back after \d\.\d\d s$", service.stdout, re.MULTILINE)
-    assert "stopped: closed by local" in service.stdout
+    assert "stopped: closed by this client" in service.stdout
     assert re.search(r"received \d+, sent \d+, confirmed [1-9]", service.stdout), service.stdout
     assert "INFO ws://127.0.0.1" in service.stderr
 
@@ -171,7 +173,7 @@ async def test_a_signal_ends_the_service_in_order(number):
         assert service.returncode == 0, log.decode()
         assert server.received[0].message == "done: job 1"
         assert connection.close_code == 1000
-        assert "stopped: closed by local with 1000 Normal Closure" in output.decode()
+        assert "stopped: closed by this client with 1000 Normal Closure" in output.decode()
         assert "confirmed " in output.decode()
 
 

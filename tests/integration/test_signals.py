@@ -50,7 +50,7 @@ async def interrupted(number, handler):
             if program.returncode is None:
                 program.kill()
                 await program.wait()
-    assert b"handlers are back, closed by local with 1000" in output, log.decode()
+    assert b"handlers are back, closed by this client with 1000" in output, log.decode()
     assert connection.close_code == 1000
     return program.returncode, output.decode()
 

@@ -387,14 +387,14 @@ def make_other_columns(path):
 @pytest.mark.parametrize(
     "make, problem",
     [
-        (make_garbage, "something else, or damaged"),
-        (make_empty, "something else"),
-        (make_foreign, "something else"),
-        (make_foreign_in_use, "something else"),
+        (make_garbage, "not an outbox file, or is damaged"),
+        (make_empty, "not an outbox file"),
+        (make_foreign, "not an outbox file"),
+        (make_foreign_in_use, "not an outbox file"),
         (make_truncated, "damaged"),
         (make_broken_page, "damaged"),
         (make_lost_page, "damaged: .*never used"),
-        (make_broken_header, "something else, or damaged"),
+        (make_broken_header, "not an outbox file, or is damaged"),
         (make_newer, "version 3 of the format, this is version 2"),
         (make_other_columns, "damaged: the columns"),
     ],
@@ -409,12 +409,12 @@ async def test_a_damaged_or_foreign_file_is_refused_and_left_alone(path, make, p
     assert after[path.name] == before[path.name]
     extra = {name for name in after if name not in before}
     assert {name: content for name, content in after.items() if name in before} == before
-    assert not extra or "damaged" in problem, "beside a file of something else nothing is made"
+    assert not extra or "damaged" in problem, "nothing is created beside a foreign file"
 
 
 @pytest.mark.parametrize("place", ["missing/outbox.db", "."])
 async def test_a_place_where_no_file_can_be_is_named(tmp_path, place):
-    with pytest.raises(OutboxFileError, match=r"cannot be|something else") as caught:
+    with pytest.raises(OutboxFileError, match=r"cannot be|not an outbox file") as caught:
         await DurableOutbox.open(tmp_path / place)
     assert str(tmp_path) in str(caught.value)
     assert caught.value.__cause__ is not None

@@ -97,7 +97,9 @@ def test_a_close_says_itself_in_a_line():
     peer = CloseEvent(code=1001, reason="moved", was_clean=True, origin=CloseOrigin.PEER)
     assert str(peer) == "closed by peer with 1001 Going Away: moved"
     dead = CloseEvent(code=1006, synthesized=True, cause=ConnectionLost("silent for 25 s"))
-    assert str(dead) == "closed by network with 1006 Abnormal Closure, synthesized (silent for 25 s)"
+    ended = CloseEvent(code=1006, synthesized=True, origin=CloseOrigin.LOCAL)
+    assert str(ended) == "closed by this client (no CLOSE frame from the server: 1006)"
+    assert str(dead) == "closed by network (no CLOSE frame from the server: 1006): silent for 25 s"
 
 
 def test_the_least_a_close_says():

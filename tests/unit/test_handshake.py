@@ -71,7 +71,7 @@ class TestVerify:
         ],
     )
     def test_refuses_extensions_beside_it(self, value):
-        with pytest.raises(HandshakeRejected, match="an extension that nobody offered"):
+        with pytest.raises(HandshakeRejected, match="an extension that was not offered"):
             check(answer(sec_websocket_extensions=value), extensions=True)
 
     @pytest.mark.parametrize(
@@ -86,13 +86,13 @@ class TestVerify:
             (answer(sec_websocket_accept=""), "Sec-WebSocket-Accept does not belong to our key"),
             (answer(sec_websocket_accept=ACCEPT.lower()), "Sec-WebSocket-Accept does not belong to our key"),
             (answer(sec_websocket_accept=f"{ACCEPT}, {ACCEPT}"), "Sec-WebSocket-Accept does not belong"),
-            (answer(sec_websocket_extensions="permessage-deflate"), "an extension that nobody offered"),
-            (answer(sec_websocket_protocol="b"), "the subprotocol 'b', which nobody offered"),
+            (answer(sec_websocket_extensions="permessage-deflate"), "an extension that was not offered"),
+            (answer(sec_websocket_protocol="b"), "the subprotocol 'b', which was not offered"),
             # Its value is a token, never empty (RFC 6455 11.3.4).
-            (answer(sec_websocket_protocol=""), "the subprotocol '', which nobody offered"),
+            (answer(sec_websocket_protocol=""), "the subprotocol '', which was not offered"),
             (
                 answer(sec_websocket_protocol="c" * 100),
-                "the subprotocol '" + "c" * 64 + "', which nobody offered",
+                "the subprotocol '" + "c" * 64 + "', which was not offered",
             ),
         ],
     )

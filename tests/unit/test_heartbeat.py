@@ -401,7 +401,7 @@ def test_an_upload_that_stands_still_is_death():
     driver.show(left=1_000, pending=4_000)
     end = driver.until()
     assert 3.0 + TIMEOUT <= end.due <= 3.0 + TIMEOUT + 0.5
-    assert end.dead == "nothing of ours moved and nothing arrived for 10.0 s: 4000 bytes stand"
+    assert end.dead == "no data was sent or received for 10.0 s: 4000 bytes are pending"
 
 
 def test_what_stood_before_the_ping_gets_the_timeout_from_the_ping_on():
@@ -446,7 +446,7 @@ def standing(now=INTERVAL, **reading):
 def test_a_ping_that_waits_for_room_behind_what_does_not_move_is_death_after_the_timeout():
     end = standing(pending=5000).until()
     assert end.due == INTERVAL + TIMEOUT
-    assert end.dead == "nothing of ours moved and nothing arrived for 10.0 s: 5000 bytes stand"
+    assert end.dead == "no data was sent or received for 10.0 s: 5000 bytes are pending"
 
 
 def test_while_what_is_before_it_moves_there_is_no_verdict_nor_while_that_is_compressed():
@@ -457,7 +457,7 @@ def test_while_what_is_before_it_moves_there_is_no_verdict_nor_while_that_is_com
     driver.show(left=10_000, pending=0)
     assert driver.until(200).dead is None
     driver.show(pending=5000)
-    assert driver.until().dead == "nothing of ours moved and nothing arrived for 10.0 s: 5000 bytes stand"
+    assert driver.until().dead == "no data was sent or received for 10.0 s: 5000 bytes are pending"
 
 
 def test_the_clock_of_such_a_ping_starts_when_it_has_left():
@@ -580,7 +580,7 @@ def test_a_pause_hides_no_peer_whose_kernel_is_mute():
     driver.ping(15.0, size=36)
     end = driver.until()
     assert end.due == 25.0
-    assert end.dead == "nothing of ours was acknowledged and nothing arrived for 10.0 s"
+    assert end.dead == "no sent data was acknowledged and nothing arrived for 10.0 s"
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ _PATIENCE = 0.5  # seconds to wait for another process that looks at the file
 _PROBLEMS = {
     sqlite3.SQLITE_BUSY: "is in use by another process or client",
     sqlite3.SQLITE_CORRUPT: "is damaged",
-    sqlite3.SQLITE_NOTADB: "is a file of something else, or damaged",
+    sqlite3.SQLITE_NOTADB: "is not an outbox file, or is damaged",
     sqlite3.SQLITE_FULL: "has no room: the disk is full",
 }
 
@@ -407,7 +407,7 @@ def _check(path: Path) -> None:
         ((application,),) = _read(connection, "PRAGMA application_id")
         ((version,),) = _read(connection, "PRAGMA user_version")
     if application != APPLICATION_ID:
-        raise OutboxFileError(path, "is a file of something else")
+        raise OutboxFileError(path, "is not an outbox file")
     if version not in _COLUMNS:
         raise OutboxFileError(path, f"has version {version} of the format, this is version {SCHEMA_VERSION}")
     with _translated(path, "cannot be read"), contextlib.closing(_connect(path, "mode=ro")) as connection:

@@ -222,4 +222,4 @@ class Persistence:
         try:
             await self._outbox.close()
         except OutboxFileError as error:
-            log.error("what became of messages could not be noted: %s", error)  # noqa: TRY400 - it says all
+            log.error("the fate of messages could not be recorded: %s", error)  # noqa: TRY400 - it says all

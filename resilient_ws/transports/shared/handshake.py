@@ -122,14 +122,14 @@ def verify(
         raise wrong("its Sec-WebSocket-Accept does not belong to our key (RFC 6455 4.1)")
     used = [name.partition(";")[0].strip().lower() for name in _listed(headers, "Sec-WebSocket-Extensions")]
     if used not in ([], ["permessage-deflate"] if extensions else []):
-        raise wrong("it uses an extension that nobody offered (RFC 6455 4.1)")
+        raise wrong("it uses an extension that was not offered (RFC 6455 4.1)")
     if _EIGHT_BITS.search(headers.get("Sec-WebSocket-Extensions", "")):
         raise wrong(
             "it wants messages compressed with a window of 8 bits, which zlib cannot do; use compression=None"
         )
     chosen = headers.get("Sec-WebSocket-Protocol")
     if chosen is not None and chosen not in offered:
-        raise wrong(f"it chose the subprotocol {chosen[:64]!r}, which nobody offered (RFC 6455 4.1)")
+        raise wrong(f"it chose the subprotocol {chosen[:64]!r}, which was not offered (RFC 6455 4.1)")
     return chosen
 
 
