@@ -1,6 +1,6 @@
-"""How a WebSocket connection ends: the close codes, who ended it, and what the default does about each.
+"""The close codes, the origins of a close, and the default rule for each code.
 
-Knows nothing of sockets, clocks or retries in progress; `resilient_ws.core.retry` applies the rules named here.
+`resilient_ws.core.retry` applies the rules.
 
 Source: RFC 6455 section 7.4 and the IANA WebSocket Close Code Number Registry.
 """
@@ -41,17 +41,17 @@ class CloseCode(enum.IntEnum):
 
     @property
     def meaning(self) -> str:
-        """What the code says, in one sentence."""
+        """The meaning of the code, in one sentence."""
         return CLOSE_CODES[self].meaning
 
     @property
     def sender(self) -> str:
-        """Who may send it: `either`, `server`, `client` or `nobody` (a code made by the receiving side)."""
+        """Who may send it: `either`, `server`, `client` or `nobody` (the receiving side makes the code)."""
         return CLOSE_CODES[self].sender
 
     @property
     def default(self) -> CloseRule:
-        """What the default reconnect rule does when a connection ends with it."""
+        """The default rule when a connection ends with it."""
         return CLOSE_CODES[self].rule
 
 
@@ -61,39 +61,39 @@ class CloseOrigin(enum.StrEnum):
     PEER = "peer"
     """The peer sent a CLOSE frame."""
     LOCAL = "local"
-    """This program asked: `close()`, `reconnect_now()`."""
+    """This program ended it with `close()` or `reconnect_now()`."""
     NETWORK = "network"
     """TCP ended without a CLOSE frame: end of stream, reset, unreachable."""
     HEARTBEAT = "heartbeat"
-    """Nothing was heard, or no answer to a ping, for longer than the heartbeat allows."""
+    """The peer was silent, or answered no ping, for longer than the heartbeat allows."""
     PROTOCOL = "protocol"
-    """The peer broke the protocol, or sent more than `max_message_size`; we ended it."""
+    """This client ended it because the peer broke the protocol or exceeded `max_message_size`."""
     SETUP = "setup"
     """The `setup` hook failed; the connection never became open."""
 
 
 class CloseRule(enum.StrEnum):
-    """What the default does after a connection has ended (`resilient_ws.core.retry`)."""
+    """The default rule after a connection has ended (`resilient_ws.core.retry`)."""
 
     RETRY = "retry"
-    """Reconnect with the ordinary back-off."""
+    """Reconnect with backoff."""
     RETRY_SLOW = "retry, starting in the range of max_delay"
-    """Reconnect, the first delay already drawn from the longest range."""
+    """Reconnect; the first delay is drawn from the full range up to `max_delay`."""
     RETRY_UNLESS_REPEATED = "retry; the third in a row without min_uptime in between stops"
-    """Reconnect, but a connection that always ends this way is not worth repeating for ever."""
+    """Reconnect, but stop if connections keep ending this way."""
     STOP_IF_REJECTED = "stop if within min_uptime of opening, else retry"
-    """Soon after opening it is a refusal; later it is a rule about idle or slow clients."""
+    """Soon after opening, the peer refuses this client; later, it enforces a rule about idle or slow clients."""
 
 
 @attrs.frozen(eq=False, repr=False)
 class CloseCodeFacts(Record):
-    """What is known of one close code.
+    """The facts about one close code.
 
     Attributes:
         name: The name in the IANA registry.
-        meaning: What it says, one sentence.
-        sender: `either`, `server`, `client`, or `nobody` for a code that must not appear on the wire.
-        rule: What the default does when a connection ends with it.
+        meaning: The meaning, in one sentence.
+        sender: `either`, `server`, `client`, or `nobody` if the code must not appear on the wire.
+        rule: The default rule when a connection ends with it.
     """
 
     name: str
@@ -200,12 +200,12 @@ def described(code: int, reason: str) -> str:
 
 
 def on_one_line(text: str) -> str:
-    """Return what a peer said with all that could move the cursor escaped: a line of a log is a line."""
+    """Return text of a peer with all unprintable characters escaped, so that it stays on one line."""
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def check_close(code: object, reason: object) -> tuple[int, str]:
-    """Check what a program asks to send in a CLOSE frame.
+    """Check the code and reason for a CLOSE frame.
 
     Args:
         code: 1000, 1001, or 3000-4999; the other codes are not for applications (RFC 6455 7.4).

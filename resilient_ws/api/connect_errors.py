@@ -1,4 +1,4 @@
-"""The base of all exceptions, and that of a failed attempt: what addresses and events need of `resilient_ws.api.errors`."""
+"""The base class of all exceptions, and those that `endpoints` and `events` need (without an import cycle)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _WORD: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
 class ResilientWSError(Exception):
-    """The base of every exception of this package. It can be copied and pickled, with its attributes and its cause.
+    """The base class of all exceptions of this package. Instances can be copied and pickled with attributes and cause.
 
     Attributes:
-        id: The stable short name of the class, such as `open-timeout`, for alerts and metrics; each class has its own.
+        id: The stable name of the class, such as `open-timeout`, for alerts and metrics.
     """
 
     id: ClassVar[str] = "resilient-ws-error"
@@ -44,7 +44,7 @@ def _error(
     cause: BaseException | None,
     suppressed: bool,
 ) -> ResilientWSError:
-    """Make a copy of an exception, without a call of its own `__init__`."""
+    """Rebuild an exception without calling its `__init__`."""
     made = kind.__new__(kind, *args)
     made.args = args
     made.__dict__.update(state)
@@ -54,15 +54,15 @@ def _error(
 
 
 class ConnectError(ResilientWSError):
-    """One attempt to connect has failed.
+    """An attempt to connect failed.
 
     Attributes:
-        status: The HTTP status of the answer, or `None` when there was none.
-        headers: The headers of that answer, or `None`; never part of the text.
-        retry_after: Seconds the server asked to wait, or `None`.
-        retryable: Whether another attempt could end differently.
-        foreign: The type name of the underlying exception when its text may hold a secret, so that it is not
-            chained; otherwise `None` and `__cause__` is the underlying exception.
+        status: The HTTP status of the answer, or `None` if there was none.
+        headers: The headers of the answer, or `None`; never part of the text.
+        retry_after: Seconds that the server asked the client to wait, or `None`.
+        retryable: Whether another attempt may succeed.
+        foreign: The type name of the underlying exception if its text may contain a secret, so that it is not chained;
+            otherwise `None`, and `__cause__` is the underlying exception.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class ConnectError(ResilientWSError):
 
 
 class InvalidURL(ConnectError, ValueError):
-    """The address is not a `ws` or `wss` URL with a host."""
+    """The URL is not a `ws` or `wss` URL with a host."""
 
     def __init__(self, message: str = "not a ws or wss URL", *, foreign: str | None = None) -> None:
         super().__init__(message, retryable=False, foreign=foreign)

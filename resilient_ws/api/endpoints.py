@@ -1,6 +1,6 @@
-"""Where to connect, and with what: addresses, headers and subprotocols, checked at the door.
+"""Endpoints: URL, headers and subprotocols, with their checks.
 
-Header values, subprotocols and all of a URL that may carry a token never appear in a `repr`, a text or a log.
+Header values, subprotocols and the parts of a URL that may contain a token never appear in a `repr`, a text or a log.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 def public_url(url: URL) -> str:
-    """Return the scheme, host, port and path of `url`: all that may appear in a log, a text or a `repr`."""
+    """Return the scheme, host, port and path of `url`, the parts that may appear in logs and texts."""
     try:
         port = f":{url.explicit_port}" if url.explicit_port is not None else ""
         host = url.raw_host or ""
@@ -31,7 +31,7 @@ def public_url(url: URL) -> str:
 
 
 def parse_url(value: object) -> URL:
-    """Return `value`, a `str` or `yarl.URL`, as a WebSocket URL without its fragment.
+    """Parse `value`, a `str` or `yarl.URL`, and return a WebSocket URL without fragment.
 
     Raises:
         TypeError: It is neither.
@@ -42,11 +42,11 @@ def parse_url(value: object) -> URL:
     if not isinstance(value, str | URL):
         raise TypeError(f"url must be a str or yarl.URL, got {type(value).__name__}")
     try:
-        # What it holds: an `Enum` that is a `str` says something else of itself.
+        # The value itself: `str()` of a `str` enum is its name.
         url = URL(str.__str__(value) if isinstance(value, str) else value)
         host, scheme, port = url.host, url.scheme, url.explicit_port
     except (ValueError, TypeError, UnicodeError) as error:
-        # Raised below, where it has no context: the text of this one may show a password.
+        # Raised below, without context: the text of this exception may contain a password.
         failure = InvalidURL("url cannot be parsed as a URL", foreign=type(error).__name__)
     else:
         return _websocket_url(url, scheme, host, port)
@@ -66,7 +66,7 @@ def _websocket_url(url: URL, scheme: str, host: str | None, port: int | None) ->
         raise InvalidURL("url must have a port from 1 to 65535, got 0")
     if url.raw_fragment:
         url = url.with_fragment(None)
-    # Of a `URL(encoded=True)` nothing is escaped, so it may hold what would end the line of the request.
+    # `URL(encoded=True)` escapes nothing, so the URL may contain CR or LF and split the request.
     if _NOT_IN_A_REQUEST.search(url.raw_path_qs) or _NOT_IN_A_REQUEST.search(url.raw_authority):
         raise InvalidURL("url has blanks, control characters or letters beyond ASCII that are not escaped")
     return url
@@ -85,7 +85,7 @@ _OPTION_FOR = {"sec-websocket-protocol": "subprotocols", "sec-websocket-extensio
 
 
 def is_handshake_header(name: str) -> bool:
-    """Return whether the handshake itself, or the framing of HTTP, depends on this header: not for programs to set."""
+    """Return whether the handshake or HTTP framing depends on this header, so that users cannot set it."""
     folded = name.lower()
     return folded in _OF_THE_HANDSHAKE or folded.startswith("sec-websocket-")
 
@@ -130,17 +130,17 @@ def _check_subprotocols(value: object) -> None:
 
 @attrs.frozen(eq=False, repr=False)
 class Endpoint(Record):
-    """Where to connect, and with what; a URL provider may return one.
+    """A URL with its own headers and subprotocols; a URL provider may return one.
 
     Args:
-        url: A `ws` or `wss` address, `str` or `yarl.URL`.
-        headers: Sent with the handshake besides those of the client (these win); `None` = none.
-        subprotocols: Offered instead of those of the client; empty = those of the client.
+        url: A `ws` or `wss` URL, `str` or `yarl.URL`.
+        headers: Headers for the handshake, added to those of the client; these win. `None` means none.
+        subprotocols: Subprotocols to offer instead of those of the client; if empty, those of the client.
 
     Raises:
-        InvalidURL: The address is not `ws` or `wss`.
-        TypeError, ValueError: A header or subprotocol is not valid (CR and LF are refused, and what belongs to the
-            handshake itself); or the address has a user, and there is an `Authorization` header as well.
+        InvalidURL: The URL is not a `ws` or `wss` URL.
+        TypeError, ValueError: A header or subprotocol is not valid (CR, LF and headers of the handshake are refused), or
+            both the URL has a user and there is an `Authorization` header.
     """
 
     url: URL = attrs.field(converter=parse_url, repr=public_url)

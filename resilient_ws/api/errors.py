@@ -1,7 +1,7 @@
-"""The exceptions that reach a program, each with typed fields and a text of its own.
+"""The public exceptions.
 
-An exception means "your call failed" or "it is over"; a drop that will be retried is an event instead.
-Foreign exceptions are translated where the network is touched (`resilient_ws.transports`) and nowhere else.
+An exception means that a call failed or that the client has ended. A drop that will be retried is an event instead.
+Exceptions of other libraries are translated in `resilient_ws.transports` and nowhere else.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ __all__ = [
 
 
 class OpenTimeout(ConnectError, TimeoutError):
-    """Provider, name look-up, TCP, TLS and handshake together took longer than `open_timeout`."""
+    """URL provider, DNS, TCP, TLS and handshake together took longer than `open_timeout`."""
 
 
 class HandshakeRejected(ConnectError):
-    """The server answered, but not with a valid WebSocket handshake: `status` says with what."""
+    """The server did not answer with a valid WebSocket handshake; `status` is the HTTP status of its answer."""
 
 
 class ProxyRejected(HandshakeRejected):
-    """The proxy refused to connect us, or is none: the text names it, `status` is what it answered, if it was HTTP."""
+    """The proxy refused the connection, or is not a proxy; `status` is the HTTP status of its answer, if any."""
 
 
 class CertificateRejected(ConnectError):
@@ -53,7 +53,7 @@ class CertificateRejected(ConnectError):
 
 
 class SetupFailed(ConnectError):
-    """The `setup` hook, or writing the declared subscriptions, raised; `__cause__` is what it raised."""
+    """The `setup` hook or a declared subscription raised; `__cause__` is that exception."""
 
 
 class SetupTimeout(ConnectError, TimeoutError):
@@ -61,11 +61,11 @@ class SetupTimeout(ConnectError, TimeoutError):
 
 
 class ConnectionLost(ResilientWSError):
-    """An open connection has ended without our asking: the `cause` of a `CloseEvent`.
+    """An open connection was lost; this is the `cause` of a `CloseEvent`.
 
     Attributes:
-        rule_id: Which rule of the heartbeat was broken (`heartbeat-silent`, `heartbeat-unanswered`, `heartbeat-idle`);
-            empty where none was.
+        rule_id: The heartbeat rule that ended the connection (`heartbeat-silent`, `heartbeat-unanswered` or
+            `heartbeat-idle`); empty if none did.
     """
 
     def __init__(self, message: str = "the connection was lost", *, rule_id: str = "") -> None:
@@ -74,11 +74,11 @@ class ConnectionLost(ResilientWSError):
 
 
 class ClientClosed(ResilientWSError):
-    """The client has ended and is not usable again; `__cause__` is what ended it, `None` when `close()` did.
+    """The client has ended and cannot be used again; `__cause__` is the reason, `None` after `close()`.
 
     Attributes:
         event: The final `CloseEvent`, or `None` while the client is still closing.
-        undelivered: What became of each accepted message that was not confirmed at the end.
+        undelivered: The fate of each accepted message that was not confirmed at the end.
     """
 
     def __init__(
@@ -94,14 +94,14 @@ class ClientClosed(ResilientWSError):
 
 
 class ClientStopped(ClientClosed):
-    """A rule said stop: of the default, of `decide`, a `Stop`, `fail_fast`, or `reconnect=False`."""
+    """A rule stopped the client: the default rules, `decide`, a `Stop`, `fail_fast` or `reconnect=False`."""
 
 
 class RetriesExhausted(ClientClosed):
     """`max_attempts`, `max_elapsed` or a tenacity `stop` was reached.
 
     Attributes:
-        attempts: Attempts since the last stable connection.
+        attempts: The number of attempts since the last stable connection.
         elapsed: Seconds since that connection was lost, or since `start()`.
     """
 
@@ -120,18 +120,18 @@ class RetriesExhausted(ClientClosed):
 
 
 class NotConnected(ResilientWSError):
-    """The call needs a connection that is open now."""
+    """The call needs an open connection, or a client that has been started."""
 
 
 class OutboxFull(ResilientWSError):
-    """The message was not accepted: the outbox is at its bounds."""
+    """The message was not accepted because the outbox is full."""
 
 
 class OutboxFileError(ResilientWSError):
-    """The file of a durable outbox cannot be used, or could not take a change; `__cause__` is what SQLite said.
+    """The outbox file cannot be used or written; `__cause__` is the exception of SQLite.
 
     Attributes:
-        path: The file.
+        path: The path of the file.
         problem: What is wrong, in words.
     """
 
@@ -142,15 +142,15 @@ class OutboxFileError(ResilientWSError):
 
 
 class InboxFull(ResilientWSError):
-    """The awaited answer is queued behind unread messages that the program does not take."""
+    """The awaited reply or confirmation is queued behind unread messages."""
 
 
 class MessageTooBig(ResilientWSError):
-    """The message alone is larger than `outbox.max_bytes`.
+    """The message is larger than `Outbox.max_bytes`.
 
     Attributes:
-        size: Bytes of the message.
-        limit: Bytes that are allowed.
+        size: The size of the message in bytes.
+        limit: The limit in bytes.
     """
 
     def __init__(self, message: str = "the message is too big", *, size: int = 0, limit: int = 0) -> None:
@@ -160,17 +160,17 @@ class MessageTooBig(ResilientWSError):
 
 
 class DeliveryUncertain(ResilientWSError):
-    """The message may or may not have reached the peer: the connection ended, or nothing can confirm it."""
+    """The message may or may not have reached the peer: the connection ended, or confirmation is off."""
 
 
 class ConcurrencyError(ResilientWSError):
-    """Two consumers at once, or a client used from an event loop that it is not bound to."""
+    """Two consumers at once, or a call from an event loop other than that of the client."""
 
     @classmethod
     def other_loop(cls) -> ConcurrencyError:
-        """Return the one for a call from another event loop."""
+        """Return the error for a call from another event loop."""
         return cls(
             "the client belongs to another event loop, the one in which it was started. From another thread use "
-            "asyncio.run_coroutine_threadsafe(client.send(...), loop) for what is awaited, and "
-            "loop.call_soon_threadsafe(client.reconnect_now) for the rest"
+            "asyncio.run_coroutine_threadsafe(client.send(...), loop) for coroutines and "
+            "loop.call_soon_threadsafe(client.reconnect_now) for plain methods"
         )

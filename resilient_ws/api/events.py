@@ -1,6 +1,6 @@
-"""What a client tells the program: frozen facts, in the order in which they happened.
+"""The events of a client, as frozen classes.
 
-Header values and subprotocols never appear in a `repr`: each may carry a token.
+Header values and subprotocols never appear in a `repr`, because they may contain tokens.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from resilient_ws.api.message import Message
 from resilient_ws.api.record import Record
 
 REPORTED: Final = frozenset({"codec", "events", "inbox", "outbox", "subscription"})
-"""Values of `ErrorEvent.where` under which the client reports what it has found itself."""
+"""Values of `ErrorEvent.where` for problems that the client itself found, not user code."""
 
 
 class State(enum.StrEnum):
-    """Where a client is in its life; `resilient_ws.core.life` holds the transitions."""
+    """The state of a client; `resilient_ws.core.life` defines the transitions."""
 
     IDLE = "idle"
     CONNECTING = "connecting"
@@ -35,16 +35,16 @@ class State(enum.StrEnum):
 
 
 class Fate(enum.StrEnum):
-    """What became of an accepted message that was not confirmed."""
+    """The fate of an accepted message that was not confirmed."""
 
     UNCERTAIN = "uncertain"
-    """Written, and the connection ended before the peer confirmed it: it may have arrived or not."""
+    """Written, but the connection ended before the peer confirmed it: it may have arrived or not."""
     EXPIRED = "expired"
-    """Its `ttl` passed before it was written."""
+    """Its `ttl` elapsed before it was written."""
     EVICTED = "evicted"
-    """An overflow rule removed it before it was written, or a newer message with its key replaced it."""
+    """Removed before it was written, by an overflow rule or by a newer message with the same key."""
     ABANDONED = "abandoned"
-    """The client ended before it was written."""
+    """The client ended before the message was written."""
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -52,13 +52,13 @@ class OpenEvent(Record):
     """A connection is open: handshake, `setup` and subscriptions are done.
 
     Attributes:
-        attempt: Its number, counted from 1 since the last stable connection.
-        endpoint: Where it leads.
-        subprotocol: What the server chose, or `None`; not in the `repr`.
-        headers: Of the server's answer; not in the `repr`.
-        first: Whether it is the first one of this client.
-        transport: What carries it: `"aiohttp"`, `"aiohttp (public API)"`, `"aiohttp over aiofastnet"`, `"picows"`, or what
-            a transport of your own says; empty where it says nothing.
+        attempt: The number of the attempt, from 1, since the last stable connection.
+        endpoint: The endpoint it connects to.
+        subprotocol: The subprotocol that the server chose, or `None`; not in the `repr`.
+        headers: The response headers of the handshake; not in the `repr`.
+        first: Whether this is the first connection of the client.
+        transport: The transport in use: `"aiohttp"`, `"aiohttp (public API)"`, `"aiohttp over aiofastnet"`, `"picows"`, or
+            the name that a custom transport gives; may be empty.
     """
 
     attempt: int
@@ -71,25 +71,26 @@ class OpenEvent(Record):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class CloseEvent(Record):
-    """A connection has ended, or (with `opened_for=None`) the client has ended while none was open.
+    """A connection has ended, or (with `opened_for=None`) the client has ended without an open connection.
 
     Attributes:
-        code: What the peer's CLOSE said; 1005 where it carried no code; 1006 where there was no CLOSE.
-        reason: What the peer's CLOSE said, else empty.
+        code: The code of the peer's CLOSE frame; 1005 if the frame has no code, 1006 if there was no frame.
+        reason: The reason of the peer's CLOSE frame, or empty.
         was_clean: Whether both sides sent CLOSE.
-        synthesized: Whether no CLOSE came from the peer, so that this event was made here.
-        origin: Who or what ended it.
-        sent_code: The code that we sent, or `None`.
-        cause: What was seen, or `None` after a clean close.
-        opened_for: Seconds it was open, those included for which the machine was suspended; `None` when nothing was.
-        silent_for: Seconds since the last byte from the peer, `None` when nothing was open.
-        unsent: Accepted messages that had not been written.
-        uncertain: Messages written and not confirmed.
-        unread: Received messages that the program has not taken yet; they are still delivered.
-        will_retry: Whether a new connection follows.
-        retry_in: Seconds until then, or `None`.
-        rule: Which rule decided about the retry, in words.
-        rule_id: The stable id of that rule, such as `heartbeat-silent`; `errors.md` lists them all.
+        synthesized: Whether the client made this event without a CLOSE frame from the peer.
+        origin: Who or what ended the connection.
+        sent_code: The code that the client sent, or `None`.
+        cause: The exception that describes the end, or `None` after a clean close.
+        opened_for: Seconds the connection was open, including time in which the machine was suspended; `None` if none was
+            open.
+        silent_for: Seconds since the last byte from the peer; `None` if no connection was open.
+        unsent: The number of accepted messages that were not written.
+        uncertain: The number of messages written and not confirmed.
+        unread: The number of received messages not read yet; they are still delivered.
+        will_retry: Whether the client reconnects.
+        retry_in: Seconds until the next attempt, or `None`.
+        rule: The text of the rule that decided.
+        rule_id: The stable id of that rule, such as `heartbeat-silent`; `errors.md` lists all ids.
         final: Whether this is the last event of the client.
     """
 
@@ -127,11 +128,11 @@ class RetryEvent(Record):
     """Another attempt is scheduled.
 
     Attributes:
-        attempt: The number of the retry: how many failures in a row there were since the last stable connection.
-        delay: Seconds until it begins.
-        cause: What made it necessary, or `None` after a clean close.
-        rule: Which rule decided, in words.
-        rule_id: The stable id of that rule, such as `http-5xx`; `errors.md` lists them all.
+        attempt: The number of the retry: failures in a row since the last stable connection.
+        delay: Seconds until the attempt starts.
+        cause: The exception that made it necessary, or `None` after a clean close.
+        rule: The text of the rule that decided.
+        rule_id: The stable id of that rule, such as `http-5xx`; `errors.md` lists all ids.
     """
 
     attempt: int
@@ -143,15 +144,15 @@ class RetryEvent(Record):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ReconnectEvent(Record):
-    """A connection is open again; follows the `OpenEvent` of every one but the first.
+    """A connection is open again. This event follows every `OpenEvent` but the first.
 
     Attributes:
-        attempts: How many it took.
-        downtime: Seconds since the last connection ended, those included for which the machine was suspended.
-        close: How that one ended.
-        resent: Messages put in front of the outbox again.
-        uncertain: Messages reported as `Fate.UNCERTAIN` instead.
-        endpoint: Where the new one leads.
+        attempts: The number of attempts it took.
+        downtime: Seconds since the last connection ended, including time in which the machine was suspended.
+        close: The `CloseEvent` of the last connection.
+        resent: The number of messages that will be resent.
+        uncertain: The number of messages reported as `Fate.UNCERTAIN` instead.
+        endpoint: The endpoint of the new connection.
     """
 
     attempts: int
@@ -164,14 +165,14 @@ class ReconnectEvent(Record):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class UndeliveredEvent(Record):
-    """An accepted message was not confirmed, and this is what is known of it.
+    """An accepted message was not delivered, or may not have been.
 
     Attributes:
-        message: As it was passed to `send`.
-        fate: What became of it.
+        message: The message, as passed to `send`.
+        fate: What happened to it.
         accepted_at: When `send` accepted it, in seconds since the epoch (as `time.time()`).
         age: Seconds between then and this event.
-        times_sent: How many times it was sent; 0 where it was never written.
+        times_sent: How many times it was written; 0 if never.
     """
 
     message: Message = attrs.field(repr=False)
@@ -183,7 +184,7 @@ class UndeliveredEvent(Record):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class StateEvent(Record):
-    """The client went from one state to another."""
+    """The state of the client changed."""
 
     old: State
     new: State
@@ -191,12 +192,12 @@ class StateEvent(Record):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ErrorEvent(Record):
-    """Something went wrong beside the connection: a callback raised, an inbox stands full, events were dropped.
+    """A problem outside the connection: a callback raised, the inbox stays full, or events were dropped.
 
     Attributes:
-        where: Which part: `on_close` and so on for a callback, `decide`, `wait`, `stop`, `inbox`, `events`, ...
-        exception: What was raised.
-        event: What the callback had been called with, or `None`.
+        where: The part with the problem: `on_close` and so on for a callback, `decide`, `wait`, `stop`, `inbox`, ...
+        exception: The exception.
+        event: The argument of the callback, or `None`.
     """
 
     where: str
@@ -205,10 +206,10 @@ class ErrorEvent(Record):
 
     @property
     def id(self) -> str:
-        """The stable short name of what went wrong, such as `inbox-full` or `on-close-failed`.
+        """The stable name of the problem, such as `inbox-full` or `on-close-failed`.
 
-        What the client itself reports has the `id` of its exception; what code of the program raised, or the program gave
-        wrongly, has `where` with `-failed`.
+        For problems that the client found, this is the `id` of the exception. For failed user code, it is `where` with
+        `-failed`.
         """
         if self.where in REPORTED and isinstance(self.exception, ResilientWSError):
             return self.exception.id
@@ -220,12 +221,12 @@ class Gap(Record):
     """A place in the stream of received messages where some may be missing.
 
     Attributes:
-        close: How the connection before it ended; `None` where only the inbox dropped messages.
-        downtime: Seconds without a connection, those included for which the machine was suspended.
-        count: How many connections ended at this place.
-        dropped: Messages that `Inbox(overflow="drop_oldest")` removed here.
-        resumed: Whether a resume protocol made it complete again; always `False` in this version.
-        missing: Sequence numbers that `SnapshotThenDeltas` found missing here.
+        close: The `CloseEvent` of the connection before it; `None` if only the inbox dropped messages.
+        downtime: Seconds without a connection, including time in which the machine was suspended.
+        count: The number of connections that ended here.
+        dropped: The number of messages that `Inbox(overflow="drop_oldest")` removed here.
+        resumed: Whether a resume protocol filled the gap; always `False` in this version.
+        missing: The number of sequence numbers that `SnapshotThenDeltas` found missing here.
     """
 
     close: CloseEvent | None = None
@@ -237,12 +238,12 @@ class Gap(Record):
 
     @property
     def cause(self) -> BaseException | None:
-        """What was seen as the connection ended, or `None` after a clean close and where none ended."""
+        """The cause of `close`, or `None` after a clean close or if no connection ended."""
         return self.close.cause if self.close is not None else None
 
     @property
     def surely_lost(self) -> bool:
-        """Whether something is known to be missing; `False` = nobody knows."""
+        """Whether messages are known to be missing; `False` means unknown."""
         return self.dropped > 0 or self.missing > 0
 
 
@@ -250,39 +251,39 @@ class Gap(Record):
 class Lost(Record):
     """A place in the stream of received messages where a connection was lost.
 
-    `with_gaps(lost=True)` yields it as soon as the messages before it are taken; the `Gap` follows when the next
-    connection is open. A loss that ends the client ends the iteration instead, which raises what ended the client.
+    `with_gaps(lost=True)` yields it as soon as the messages before it are read; the `Gap` follows when the next connection
+    is open. A loss that ends the client ends the iteration instead, which then raises the reason.
 
     Attributes:
-        close: How the connection ended, the event that `on_close` is called with.
+        close: The `CloseEvent` that `on_close` receives.
     """
 
     close: CloseEvent
 
     @property
     def cause(self) -> BaseException | None:
-        """What was seen as the connection ended, or `None` after a clean close."""
+        """The cause of `close`, or `None` after a clean close."""
         return self.close.cause
 
 
 @attrs.frozen(eq=False, repr=False)
 class Stale(Record):
-    """The state that `SnapshotThenDeltas` has yielded is stale: its connection was lost. A new `Snapshot` follows.
+    """The state from `SnapshotThenDeltas` is stale: its connection was lost. A new `Snapshot` follows.
 
     Attributes:
-        close: How the connection ended, the event that `on_close` is called with.
+        close: The `CloseEvent` that `on_close` receives.
     """
 
     close: CloseEvent
 
     @property
     def cause(self) -> BaseException | None:
-        """What was seen as the connection ended, or `None` after a clean close."""
+        """The cause of `close`, or `None` after a clean close."""
         return self.close.cause
 
 
 def merged(first: Gap, second: Gap) -> Gap:
-    """Return one gap for two that no message separates; `close` is that of the later one, if it has one."""
+    """Merge two adjacent gaps; the later `close` wins if there is one."""
     return Gap(
         close=second.close if second.close is not None else first.close,
         downtime=first.downtime + second.downtime,
@@ -294,17 +295,17 @@ def merged(first: Gap, second: Gap) -> Gap:
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class Failure(Record):
-    """What a retry rule is asked about: a connection that ended, or an attempt that failed.
+    """The input of `decide`: a connection that ended, or an attempt that failed.
 
     Attributes:
-        close: How an open connection ended, else `None`.
-        error: What an attempt raised, or the cause of the close, or `None`.
-        status: The HTTP status of a refused handshake, else `None`.
-        headers: The headers of that answer, else `None`; not in the `repr`.
-        retry_after: Seconds the server asked to wait, else `None`.
-        attempt: How many attempts have failed since the last stable connection, this one included.
-        opened_for: Seconds the connection was open, `None` when it never was.
-        endpoint: Where it led, `None` when the URL provider failed.
+        close: The `CloseEvent` of a connection that was open, otherwise `None`.
+        error: The exception of the attempt, or the cause of the close, or `None`.
+        status: The HTTP status of a refused handshake, otherwise `None`.
+        headers: The headers of that answer, otherwise `None`; not in the `repr`.
+        retry_after: Seconds that the server asked the client to wait, otherwise `None`.
+        attempt: The number of failed attempts since the last stable connection, including this one.
+        opened_for: Seconds the connection was open; `None` if it never was.
+        endpoint: The endpoint; `None` if the URL provider failed.
     """
 
     close: CloseEvent | None = None
@@ -319,13 +320,13 @@ class Failure(Record):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class Attempt(Record):
-    """What a URL provider is told about the attempt it is asked for.
+    """The argument of a URL provider.
 
     Attributes:
-        number: Counted from 1 since the last stable connection.
-        endpoint: What was used last, `None` at first.
-        last_failure: Why the last attempt or connection failed, `None` at first.
-        last_close: How the last open connection ended, `None` when none was.
+        number: The number of the attempt, from 1, since the last stable connection.
+        endpoint: The endpoint used last; `None` at first.
+        last_failure: Why the last attempt or connection failed; `None` at first.
+        last_close: The `CloseEvent` of the last open connection; `None` if there was none.
     """
 
     number: int
@@ -335,10 +336,10 @@ class Attempt(Record):
 
 
 class Stop(Exception):  # noqa: N818 - a verdict, raised or returned; not an error
-    """A verdict: do not connect again. `decide` returns or raises it; `setup` and a URL provider raise it.
+    """A verdict: do not reconnect. `decide` returns or raises it; `setup` and a URL provider raise it.
 
     Args:
-        reason: Why, for people; the text of the `ClientStopped` that follows.
+        reason: The text of the `ClientStopped` that follows.
     """
 
     def __init__(self, reason: str = "the program said stop") -> None:
@@ -364,14 +365,14 @@ def _check_after(value: object) -> None:
 
 @attrs.frozen(eq=False, repr=False)
 class Retry(Record):
-    """A verdict: connect again. `decide` returns it.
+    """A verdict: reconnect. `decide` returns it.
 
     Args:
-        after: Seconds or `timedelta` to wait, 0 or more; `None` = what the policy's formula gives.
+        after: Seconds or `timedelta` to wait, 0 or more; `None` uses the delay of the policy.
     """
 
     after: float | None = attrs.field(default=None, converter=_after)
 
 
 Event = OpenEvent | CloseEvent | RetryEvent | ReconnectEvent | UndeliveredEvent | StateEvent | ErrorEvent
-"""Whatever `events()` yields."""
+"""The events that `events()` yields."""

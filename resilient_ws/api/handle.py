@@ -1,4 +1,4 @@
-"""What a program registers to be called: the names of the callbacks, and the handle that removes one."""
+"""Callback names and types, and the handle that unregisters a callback."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ T = TypeVar("T")
 Callback = Callable[[T], Awaitable[object] | object]
 
 MessageCallback = Callback[Message] | Callback[str] | Callback[bytes]
-"""For messages; one of `str` or of `bytes` alone is for programs that know what their server sends."""
+"""A callback for messages. It may take only `str` or only `bytes` if the server sends only that."""
 
 
 class Handle(Generic[T]):
-    """A registered callback. Calling it calls the function, so a decorated name still is that function.
+    """A registered callback. Calling the handle calls the function, so a decorated function stays callable.
 
     Attributes:
         function: The function.
-        is_async: Whether what it returns has to be awaited, as far as is known: for a function that is not an `async
-            def` its first call shows it.
+        is_async: Whether the function is known to return an awaitable. If it is not an `async def` function, the first
+            call shows it.
     """
 
     def __init__(self, remove: Callable[[Handle[T]], None], function: Callback[T]) -> None:
@@ -51,7 +51,7 @@ class Handle(Generic[T]):
         self.is_async = _is_async(function)
 
     def __call__(self, event: T) -> Awaitable[object] | object:
-        """Call the function itself."""
+        """Call the function."""
         return self.function(event)
 
     def remove(self) -> None:
@@ -60,7 +60,7 @@ class Handle(Generic[T]):
 
 
 def _is_async(function: Callback[Any]) -> bool:
-    """Return whether calling `function` surely gives a coroutine; a function that returns one is found out by its first call."""
+    """Return whether `function` is certain to return a coroutine; otherwise its first call shows it."""
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
         getattr(function, "__call__", None)  # noqa: B004 - whether that is async, not whether there is one
     )

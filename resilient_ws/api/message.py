@@ -1,4 +1,4 @@
-"""What a message is, and its size on the wire."""
+"""The message type and its size on the wire."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ Message = str | bytes
 
 
 def size_of(message: Message) -> int:
-    """Return the bytes of `message` on the wire."""
+    """Return the payload size of `message` in bytes."""
     if isinstance(message, str):
         return len(message) if message.isascii() else len(message.encode("utf-8", "surrogatepass"))
     return len(message)

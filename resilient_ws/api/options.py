@@ -1,4 +1,4 @@
-"""Every tunable, normalised and checked at the door: a wrong value raises at once, naming field, value and range.
+"""The option classes. Each value is checked and normalised on construction; an error names field, value and range.
 
 `None` means off or no limit; zero never does. Durations are seconds or `datetime.timedelta`.
 """
@@ -104,23 +104,23 @@ def switch(name: str, value: object) -> None:
 
 
 def function(name: str, value: object, *, sync: bool = False, takes: int = 1) -> None:
-    """Check a function of the program.
+    """Check a function that is user code.
 
     Args:
-        name: The option, for the error text.
-        value: What was given for it.
-        sync: Whether what it returns is used at once, so that it must not be async.
-        takes: How many positional arguments it will be called with.
+        name: The name of the option, for the error text.
+        value: The value to check.
+        sync: Whether the function must not be async.
+        takes: The number of positional arguments it will be called with.
 
     Raises:
-        TypeError: It cannot be called, or not with so many arguments; or it is async where that makes no sense.
+        TypeError: The value is not callable, does not take that many arguments, or is async and must not be.
     """
     if not callable(value):
         raise TypeError(f"{name} must be callable, got {type(value).__name__}")
     if sync and (inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(type(value).__call__)):
         raise TypeError(f"{name} must not be async: what it returns is used at once")
     try:
-        # Not that of what it wraps: a decorator may add or take away arguments.
+        # Not the signature of the wrapped function: a decorator may add or remove arguments.
         signature = inspect.signature(value, follow_wrapped=False)
     except Exception:  # noqa: BLE001 - some builtins have none, and to look at foreign objects may raise anything
         return
@@ -132,7 +132,7 @@ def function(name: str, value: object, *, sync: bool = False, takes: int = 1) ->
 
 
 def named(value: object) -> str:
-    """Return what a function is called in the program."""
+    """Return the name of a function, for an error text."""
     while isinstance(value, partial):
         value = value.func
     name = getattr(value, "__qualname__", None)
@@ -140,7 +140,7 @@ def named(value: object) -> str:
 
 
 def _number(value: Duration) -> float:
-    """Convert for the type checkers; `_normalise` checks, since it knows the name of the field."""
+    """Convert a duration; `_normalise` checks it, because it knows the name of the field."""
     return value.total_seconds() if isinstance(value, timedelta) else value
 
 
@@ -149,7 +149,7 @@ def _number_or_none(value: Duration | None) -> float | None:
 
 
 def _normalise(options: object, *names: str, zero: bool = False, none: bool = False) -> None:
-    """Check the named durations of a frozen object that is being made, and leave floats in them."""
+    """Check the named durations of a frozen object under construction and convert them to floats."""
     for name in names:
         object.__setattr__(options, name, seconds(name, getattr(options, name), zero=zero, none=none))
 
@@ -160,23 +160,23 @@ Answer = Callable[[Message], Message | bytearray | memoryview | None]
 
 @attrs.frozen(eq=False, repr=False)
 class Heartbeat(Record):
-    """How to find out that a connection is dead though nothing was said.
+    """How to detect a dead connection.
 
-    `Heartbeat()` sends protocol pings; `Heartbeat.expect()` listens for those of the server; `Heartbeat.app()`
-    sends messages of the application's own protocol.
+    `Heartbeat()` sends PING frames, `Heartbeat.expect()` waits for those of the server, and `Heartbeat.app()` sends ping
+    messages of your application protocol.
 
     Args:
-        interval: Seconds between two pings, more than 0; they go out whatever arrives. Above a second up to 1/64 s less,
-            so that the pings of many connections share turns of the event loop.
-        timeout: Seconds after a ping has left in which something, anything, must arrive.
-        pong_timeout: Seconds a ping may stay unanswered although messages arrive; `None` = no limit.
-        idle_timeout: Seconds without a data message after which the connection is ended though pings work;
-            `None` = no limit.
-        answer: `answer(message) -> reply | None`, for servers that ping with messages of their own. It is called with each
-            message as it arrives, also during `setup`, and must not block. Returns the reply, `str` or bytes-like: it is
-            sent at once, before what waits in the outbox, and `message` is not delivered and no data for `idle_timeout`.
-            Returns `None` for any other message, which is delivered. Where it raises or returns something else, that is
-            reported (`ErrorEvent(where="heartbeat")`) and the message is delivered. `None` = no such pings.
+        interval: Seconds between two pings, more than 0, regardless of what arrives. If above 1 s, up to 1/64 s less, so that
+            the pings of many connections share iterations of the event loop.
+        timeout: Seconds, more than 0, in which any data must arrive after a ping has been sent.
+        pong_timeout: Seconds, more than 0, that a ping may stay unanswered while messages arrive; `None` means no limit.
+        idle_timeout: Seconds, more than 0, without a data message after which the connection is closed even if pings are
+            answered; `None` means no limit.
+        answer: `answer(message) -> reply | None`, for servers that send pings as messages. It is called with each message as
+            it arrives, also during `setup`, and must not block. If it returns a reply (`str` or bytes-like), the reply is
+            sent at once, before pending messages; `message` is not delivered and does not count as data for
+            `idle_timeout`. If it returns `None`, the message is delivered. If it raises or returns something else, that
+            is reported (`ErrorEvent(where="heartbeat")`) and the message is delivered. `None` disables it.
 
     Raises:
         TypeError, ValueError: A value is not a duration, or out of its range.
@@ -201,10 +201,10 @@ class Heartbeat(Record):
     def expect(
         cls, within: Duration = 60, *, idle_timeout: Duration | None = None, answer: Answer | None = None
     ) -> Self:
-        """The server pings, we only listen and answer: silence for longer than `within` is death.
+        """Rely on the pings of the server: end the connection after `within` seconds of silence.
 
         Args:
-            within: Seconds, more than 0; a little above the server's own ping interval.
+            within: Seconds or `timedelta`, more than 0; slightly larger than the server's ping interval.
             idle_timeout: As for `Heartbeat`.
             answer: As for `Heartbeat`.
         """
@@ -225,20 +225,22 @@ class Heartbeat(Record):
         idle_timeout: Duration | None = None,
         answer: Answer | None = None,
     ) -> Self:
-        """Send the ping message of the application's own protocol, for servers that answer only that.
+        """Send ping messages of your application protocol, for servers that do not answer PING frames.
 
         Args:
-            message: What to send, `str` or bytes-like, or a function that makes it (counters, timestamps). While that
-                function fails, a protocol PING goes out in its place, so that the peer is asked all the same.
-            is_reply: Whether a received message answers it; such a message is consumed, not delivered.
-            interval: Seconds between two of them.
-            timeout: Seconds after one has left in which something, anything, must arrive.
-            pong_timeout: Seconds one may stay unanswered although messages arrive; `None` = no limit.
+            message: The ping, `str` or bytes-like, or a function that returns it (for counters and timestamps). If the
+                function raises, a PING frame is sent instead.
+            is_reply: A function that returns whether a received message is the reply; a reply is consumed, not
+                delivered. It must not block.
+            interval: Seconds or `timedelta`, more than 0, between two pings.
+            timeout: Seconds or `timedelta`, more than 0, in which any data must arrive after a ping has been sent.
+            pong_timeout: Seconds or `timedelta`, more than 0, that a ping may stay unanswered while messages arrive;
+                `None` means no limit.
             idle_timeout: As for `Heartbeat`; replies do not count as data.
-            answer: As for `Heartbeat`; asked before `is_reply`.
+            answer: As for `Heartbeat`; called before `is_reply`.
         """
         if isinstance(message, bytearray | memoryview):
-            message = bytes(message)  # what is sent does not change with the buffer
+            message = bytes(message)  # later changes to the buffer have no effect
         _check_message(message)
         function("is_reply", is_reply, sync=True)
         made = cls(
@@ -274,28 +276,28 @@ Decide = Callable[[Failure], "Retry | Stop | Awaitable[Retry | Stop | None] | No
 
 @attrs.frozen(eq=False, repr=False)
 class ReconnectPolicy(Record):
-    """When to connect again, and when to stop.
+    """When to reconnect, and when to stop.
 
     Retry 1 waits U(0, `first_delay`); retry n > 1 waits U(`min_delay`, max(`min_delay`, min(`max_delay`,
-    `first_delay` * `factor` ** (n - 1)))). The count begins anew after a connection that was open for `min_uptime`.
+    `first_delay` * `factor` ** (n - 1)))). The count restarts after a connection that was open for `min_uptime`.
 
     Args:
-        first_delay: Seconds, 0 or more: the range of the first retry.
-        min_delay: Seconds, 0 or more: the least delay of the later ones.
-        max_delay: Seconds, 0 or more: where the range stops growing. One below the default of `min_delay` or
-            `first_delay` lowers that default to it.
-        factor: 1 or more: how the range grows.
-        max_attempts: Attempts in a row, 1 or more; `None` = no limit.
-        max_elapsed: Seconds since the loss (or `start()`), those included for which the machine was suspended; `None` =
-            no limit.
-        min_uptime: Seconds, 0 or more, after which an open connection counts as stable.
-        refused_for: Seconds or `timedelta`, 0 or more, without a connection before which refusals (HTTP 4xx, a captive
-            portal, a bad certificate, an invalid handshake) do not end a client that has been open, however many come
-            in a row. 0 = the tenth in a row ends it; `None` = refusals never do. A client that has never been open
-            stops at the first one in any case.
-        wait: A tenacity wait strategy; replaces the formula.
-        stop: A tenacity stop strategy; of several limits the first wins.
-        decide: Called with a `Failure`; returns `Retry`, `Stop` or `None` for the default. May be async.
+        first_delay: Seconds, 0 or more: the upper bound of the first delay.
+        min_delay: Seconds, 0 or more: the lower bound of all later delays.
+        max_delay: Seconds, 0 or more: the upper bound of all delays. If below the default of `min_delay` or `first_delay`, it
+            lowers that default.
+        factor: 1 or more: how much the upper bound grows with each retry.
+        max_attempts: Failed attempts in a row, 1 or more; `None` means no limit.
+        max_elapsed: Seconds, more than 0, since the drop (or `start()`), including time in which the machine was suspended;
+            `None` means no limit.
+        min_uptime: Seconds, 0 or more, that a connection must stay open to count as stable.
+        refused_for: Seconds, 0 or more. Refusals (HTTP 4xx, a captive portal, a bad certificate, an invalid handshake) stop a
+            client that has been open only after this time without a connection, and not before the tenth in a row. 0
+            means that the tenth stops it; `None` means that refusals never stop it. A client that has never been open
+            always stops at the first refusal.
+        wait: A tenacity wait strategy, which replaces the formula; `None` uses the formula.
+        stop: A tenacity stop strategy, checked in addition to the other limits; `None` means none.
+        decide: A function, sync or async, called with a `Failure`. It returns `Retry`, `Stop`, or `None` for the default.
 
     Raises:
         TypeError, ValueError: A value has the wrong type or is out of its range.
@@ -340,7 +342,7 @@ RESEND_UNCONFIRMED = "on_uncertain='resend' needs confirmation to know what to s
 
 
 def _path(value: str | os.PathLike[str] | None) -> str | None:
-    """Return the name of a file; what it names is looked at when the client starts."""
+    """Return the path as a `str`; the file is not opened before the client starts."""
     if value is None:
         return None
     try:
@@ -356,34 +358,34 @@ def _path(value: str | os.PathLike[str] | None) -> str | None:
 
 @attrs.frozen(eq=False, repr=False)
 class Outbox(Record):
-    """What is kept of the messages that were accepted and are not confirmed yet.
+    """Bounds and rules for messages that are accepted and not confirmed yet.
 
-    With a `path` they are kept in a file as well, for programs that may be killed: the next client with that file sends
-    what had not been written, in order, before anything else. What may have been written and was not confirmed is
-    sent again with `resend`, and reported as `UNCERTAIN` with `report`. When a client ends, what the next one will send
-    stays in the file: it is not `ABANDONED`, it still waits. Messages with `queue=False`, requests and subscriptions
-    belong to the connection of the moment and are not kept. The file is opened when the client starts: `send` waits
-    for that, and before it raises `NotConnected`.
+    With a `path`, messages are also stored in a file, so that they survive a killed process. The next client that opens
+    the file sends the unwritten messages first, in order. Messages that may have been written and were not confirmed
+    are resent with `resend`, and reported as `UNCERTAIN` with `report`. When a client ends, messages that the next one
+    will send stay in the file and are not reported as `ABANDONED`. Messages with `queue=False`, requests and
+    subscriptions are never stored: they belong to the current connection. The file is opened when the client starts.
+    `send` waits for that; before `start()` it raises `NotConnected`.
 
     Args:
-        max_messages: How many may wait, 1 or more.
-        max_bytes: How many bytes may wait, 1 or more; also the size of the largest message. What is written and
-            unconfirmed has the same bound again of its own.
-        ttl: Seconds a message may wait before it is dropped as `EXPIRED`; `None` = no limit.
-        overflow: What `send` does when the outbox is full: `raise` (`OutboxFull` while there is no open connection,
-            back-pressure while there is), `wait`, `drop_oldest`, `drop_newest`.
-        on_uncertain: What happens to messages that were written and not confirmed when a connection ends:
-            `report` tells, `resend` sends them again (at least once).
-        max_resends: How many times a message is sent again after connections that the peer ended with a CLOSE, 1 or more. A
-            CLOSE with 1000, 1001, 1012, 1013 or 1014 does not count. Beyond it the message is `UNCERTAIN`.
-        confirm: Whether to confirm by tagged pings. `None` = with `Heartbeat()`, with `on_uncertain="resend"` (here or for one
-            message), or with a `path`. `False` rules `resend` out.
-        confirm_interval: Seconds between two such pings while something is unconfirmed.
-        path: The file to keep messages in, a `str` or `os.PathLike` in a directory that exists; made if there is none,
-            for one client at a time. `None` = they are kept in memory only.
-        durability: Only with a `path`. `accepted`: `send` returns when the message is on the disk. `eventual`: it does
-            not wait for that; what was accepted in the last moments before the process is killed may be missing.
-            `None` = `accepted`.
+        max_messages: The most pending messages, 1 or more.
+        max_bytes: The most pending bytes, 1 or more; also the size of the largest message. Messages in flight (written and
+            not confirmed) have a separate bound of the same size.
+        ttl: Seconds, more than 0, that a message may be pending before it is dropped as `EXPIRED`; `None` means no limit.
+        overflow: What `send` does if the outbox is full: `raise` raises `OutboxFull` if no connection is open, and waits
+            otherwise; `wait` always waits; `drop_oldest` and `drop_newest` drop a message.
+        on_uncertain: What happens to messages in flight when a connection ends: `report` reports them as `UNCERTAIN`,
+            `resend` sends them again (at-least-once delivery).
+        max_resends: How many times a message is resent after the peer ended the connection with a CLOSE, 1 or more. A CLOSE with
+            1000, 1001, 1012, 1013 or 1014 does not count. After that the message is `UNCERTAIN`.
+        confirm: Whether deliveries are confirmed with tagged PING frames. `None` enables it with `Heartbeat()`, with
+            `on_uncertain="resend"` (here or for one message), or with a `path`. `False` is an error with `resend`.
+        confirm_interval: Seconds, more than 0, between two of these pings while messages are in flight.
+        path: The outbox file, a `str` or `os.PathLike` in an existing directory. It is created if it does not exist. One client
+            at a time can use it. `None` keeps messages in memory only.
+        durability: Only with a `path`. With `accepted`, `send` returns when the message is on disk. With `eventual`, it does not
+            wait for the disk, and the last messages before the process is killed may be missing. `None` means
+            `accepted`.
 
     Raises:
         TypeError, ValueError: A value has the wrong type or is out of its range.
@@ -421,12 +423,13 @@ class Outbox(Record):
 
 @attrs.frozen(eq=False, repr=False)
 class Inbox(Record):
-    """What is kept of the messages that were received and are not taken yet.
+    """Bounds for messages that are received and not read yet.
 
     Args:
-        max_messages: How many, 1 or more.
-        max_bytes: How many bytes, 1 or more. One read of the socket may pass either bound once.
-        overflow: `pause` stops reading, so that TCP slows the peer down; `drop_oldest` drops and leaves a `Gap`.
+        max_messages: The most unread messages, 1 or more.
+        max_bytes: The most unread bytes, 1 or more. A single read from the socket may exceed either bound.
+        overflow: `pause` stops reading, so that TCP slows the peer down; `drop_oldest` drops the oldest message and leaves
+            a `Gap`.
 
     Raises:
         TypeError, ValueError: A value has the wrong type or is out of its range.

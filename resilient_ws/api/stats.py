@@ -1,4 +1,4 @@
-"""What `client.stats` and `client.explain()` show: numbers as of now, and the recent past in words."""
+"""The data behind `client.stats` and `client.explain()`."""
 
 from __future__ import annotations
 
@@ -23,38 +23,38 @@ from resilient_ws.api.events import (
 from resilient_ws.api.record import Record
 
 TIMELINE: Final = 200
-"""Events that `explain()` remembers."""
+"""The number of lines that `explain()` keeps."""
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class Stats(Record):
-    """Numbers of one client, counted since it was made unless said otherwise.
+    """Statistics of one client: counters since its creation, and gauges (marked "now").
 
     Attributes:
-        attempts: Dials.
-        opens: Connections that became open.
-        closes: Ends of those, by who ended them.
-        sent: Messages written, those sent again included.
+        attempts: Attempts to connect.
+        opens: Connections opened.
+        closes: Connections ended, by origin.
+        sent: Messages written, including resent ones.
         received: Messages received.
-        bytes_sent: Bytes of those messages' payloads.
-        bytes_received: Bytes of those messages' payloads.
-        confirmed: Messages the peer is known to have (or written, where `confirmation` was off).
+        bytes_sent: Payload bytes of the messages written.
+        bytes_received: Payload bytes of the messages received.
+        confirmed: Messages that the peer is known to have received (or messages written while `confirmation` was off).
         uncertain: Messages reported with `Fate.UNCERTAIN`.
         expired: Messages reported with `Fate.EXPIRED`.
         evicted: Messages reported with `Fate.EVICTED`.
         abandoned: Messages reported with `Fate.ABANDONED`.
-        unverified: Messages let go unconfirmed, since the program did not read and no PONG could arrive.
-        discarded: Messages received and thrown away: after our CLOSE, in a set-up that failed, by `drop_oldest`.
-        waiting: Messages accepted and not written, now; after the end, those that stay in the outbox file.
-        unconfirmed: Messages written and not confirmed, now.
-        unread: Messages received and not taken, now.
-        confirmation: Whether the open connection confirms deliveries: `on`, `off`; `none` without a connection.
-        events_dropped: Events that slow callbacks did not take in time.
-        dials_waiting: Clients that wait for their turn to dial where this one dials, now; itself included.
-        dials_under_way: Dials to where this one dials that are under way, now; those of other clients included.
-        held_for: Seconds for which no client is to dial there, since one was asked for time; 0 = no such request.
-        waiting_for: What the client itself waits for, in words, such as its turn to dial, the URL provider, the next
-            attempt; empty where nothing stands in its way.
+        unverified: Messages released unconfirmed, because your program did not read and no PONG could arrive.
+        discarded: Messages received and discarded: after this client's CLOSE, in a failed setup, or by `drop_oldest`.
+        waiting: Pending messages, now; after the end, those that stay in the outbox file.
+        unconfirmed: Messages in flight (written and not confirmed), now.
+        unread: Messages received and not read, now.
+        confirmation: Whether the open connection confirms deliveries, `on` or `off`; `none` without a connection.
+        events_dropped: Events dropped because callbacks were too slow.
+        dials_waiting: Clients waiting for a dial slot of the same origin, now, including this one.
+        dials_under_way: Dials in progress to the same origin, now, including those of other clients.
+        held_for: Seconds until clients may dial the origin, because it asked for time; 0 if it did not.
+        waiting_for: What the client is waiting for, in words, such as a dial slot, the URL provider or the next attempt;
+            empty if nothing.
     """
 
     attempts: int = 0
@@ -83,11 +83,11 @@ class Stats(Record):
 
 
 class _Line:
-    """One line of the timeline, for one event or for several in a row that say the same.
+    """One line of the timeline, for one event or several equal ones in a row.
 
     Attributes:
-        text: What it says; the fate, where it is about messages.
-        ages: The least and the greatest age of those messages, `None` where it is about something else.
+        text: The text; for messages, their fate.
+        ages: The lowest and the highest age of the messages; `None` for other events.
     """
 
     __slots__ = ("ages", "began", "count", "ended", "text")
@@ -99,14 +99,14 @@ class _Line:
         self.ages = ages
 
     def join(self, when: float, age: float | None) -> None:
-        """The same has happened once more."""
+        """Count another equal event."""
         self.ended = when
         self.count += 1
         if self.ages is not None and age is not None:
             self.ages = min(age, self.ages[0]), max(age, self.ages[1])
 
     def shown(self, clock: Callable[[float], str]) -> str:
-        """Return it in words; `clock` turns a time of day into text."""
+        """Return the line as text; `clock` formats a time."""
         began, ended = clock(self.began), clock(self.ended)
         if self.ages is not None:
             low, high = (f"{age:.1f}" for age in self.ages)
@@ -142,7 +142,7 @@ class Timeline:
         return text
 
     def say(self, text: str) -> None:
-        """Remember what is no event."""
+        """Add a line that is not an event."""
         self._add(text, None)
 
     def _add(self, text: str, age: float | None) -> None:
@@ -155,7 +155,7 @@ class Timeline:
             del past[0]
 
     def lines(self, clock: Callable[[float], str]) -> list[str]:
-        """Return one line for each, the oldest first; `clock` turns a time of day into text."""
+        """Return the lines, oldest first; `clock` formats a time."""
         return [line.shown(clock) for line in self._past]
 
 
@@ -164,12 +164,12 @@ _STEPS: Final = {(old, new): f"state {old} -> {new}" for old in State for new in
 
 
 def changed(old: State, new: State) -> str:
-    """Return in words that the state has changed; all clients remember the same text."""
+    """Return the text for a change of state; the texts are shared by all clients."""
     return _STEPS[old, new]
 
 
 def told(event: Event) -> str:
-    """Return what happened, in words, without any secret."""
+    """Return an event as text, without secrets."""
     if isinstance(event, StateEvent):
         return changed(event.old, event.new)
     if isinstance(event, OpenEvent):
@@ -178,7 +178,7 @@ def told(event: Event) -> str:
     if isinstance(event, CloseEvent):
         length = "" if event.opened_for is None else f" after {event.opened_for:.1f} s open"
         last = "; this is the end" if event.final else ""
-        verdict = _VERDICT.sub(r"\1", event.rule)  # what led to it stands before
+        verdict = _VERDICT.sub(r"\1", event.rule)  # the event itself already says what led to it
         return f"{event}{length}; {verdict}{last}"
     if isinstance(event, RetryEvent):
         return f"{event.rule}: in {event.delay:.2f} s"
