@@ -12,6 +12,7 @@ from picows import WSTransport
 
 from resilient_ws.api.endpoints import Endpoint
 from resilient_ws.transports.picows.listener import PicowsListener
+from resilient_ws.transports.picows.opening import real_transport
 from resilient_ws.transports.seam import Receiver
 from resilient_ws.transports.shared.frame_writer import Mask
 from resilient_ws.transports.shared.outlet import Outlet
@@ -51,7 +52,7 @@ class PicowsLink(StreamLink):
         max_message_size: int,
         mask: Mask,
     ) -> None:
-        transport = connection.underlying_transport
+        transport = real_transport(connection.underlying_transport)
         super().__init__(
             transport,
             listener.cutter,

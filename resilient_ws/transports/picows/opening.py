@@ -40,7 +40,7 @@ class Opening(asyncio.Protocol):
     def __init__(
         self, inner: Any, offered: tuple[str, ...], through: str, is_sent: Callable[[], None]
     ) -> None:
-        self._inner = inner
+        self.inner = inner
         self._offered = offered
         self._through = through
         self._is_sent = is_sent
@@ -55,7 +55,7 @@ class Opening(asyncio.Protocol):
         self._transport = _as_tcp(transport)
         try:
             check_protocol(transport)
-            self._inner.connection_made(self._transport)
+            self.inner.connection_made(self._transport)
         except Exception as error:  # noqa: BLE001 - whatever it is, it fails this attempt
             self._fail(error)
         else:
@@ -91,12 +91,12 @@ class Opening(asyncio.Protocol):
         if head.status in REDIRECTS and location is not None:
             raise Redirected(location, head.status, joined(head.headers))
         self.headers = joined(head.headers)
-        key: str = self._inner.transport.request.headers["Sec-WebSocket-Key"]
+        key: str = self.inner.transport.request.headers["Sec-WebSocket-Key"]
         self.subprotocol = verify(
             head.status, self.headers, key=key, offered=self._offered, extensions=False, version=head.version
         )
         self._data.clear()
-        self._transport.set_protocol(self._inner)
+        self._transport.set_protocol(self.inner)
         self._feed(_PLAIN % accept_for(key).encode() + rest)
         if not self.done.done():  # the socket may be gone by then
             self.done.set_result(None)
@@ -162,7 +162,7 @@ class _Plain(asyncio.Transport):
 
     def __init__(self, inner: Any) -> None:
         super().__init__()
-        self._inner = inner
+        self.inner = inner
         self._sock = _Options(inner.get_extra_info("socket"))
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
@@ -170,13 +170,13 @@ class _Plain(asyncio.Transport):
         if name == "socket":
             return self._sock
         if name == "ssl_object":
-            return self._inner.get_extra_info(name) or self
-        return self._inner.get_extra_info(name, default)
+            return self.inner.get_extra_info(name) or self
+        return self.inner.get_extra_info(name, default)
 
     def __getattribute__(self, name: str) -> Any:
-        if name in {"get_extra_info", "_inner", "_sock"}:
+        if name in {"get_extra_info", "inner", "_sock"}:
             return object.__getattribute__(self, name)
-        return getattr(object.__getattribute__(self, "_inner"), name)
+        return getattr(object.__getattribute__(self, "inner"), name)
 
 
 def _as_tcp(transport: asyncio.BaseTransport) -> Any:
@@ -186,3 +186,8 @@ def _as_tcp(transport: asyncio.BaseTransport) -> Any:
     except OSError:
         return _Plain(transport)
     return transport
+
+
+def real_transport(transport: Any) -> Any:
+    """Return the transport below the one that `_as_tcp` has made for picows."""
+    return transport.inner if type(transport) is _Plain else transport
