@@ -1,4 +1,4 @@
-"""`WebSocketClient`: one object for the whole life of a program, whatever becomes of its connections."""
+"""`WebSocketClient`, the public class."""
 
 from __future__ import annotations
 
@@ -56,51 +56,54 @@ Address = str | URL | Endpoint
 
 
 class WebSocketClient(Callbacks, Outgoing):
-    """A WebSocket connection that is kept, for as long as the program wants it.
+    """A WebSocket client that keeps one logical connection alive for as long as your program runs.
 
-    It connects, finds out when a connection is dead even though the network says nothing, tells the program, connects
-    again without storming the server, sets the session up anew, and goes on: the same `async for` continues, and what
-    was sent in the meantime leaves in order.
+    The client connects, detects dead connections, and reconnects with randomised exponential backoff. After a reconnect
+    it runs `setup` and sends the subscriptions again. `async for` continues across reconnects, and messages sent during
+    an outage leave in order.
 
-    The constructor needs no running event loop. A client belongs to the loop in which it is started.
+    The constructor does not need a running event loop. A client belongs to the loop in which it is started.
 
     Args:
-        url: A `ws` or `wss` address, `str` or `yarl.URL`; a sequence of them, tried in turn; or an async function
-            that is called with an `Attempt` before each attempt and returns one (a fresh token, a fail-over).
-        setup: `async (Connection) -> None`, run on each new connection before anything that waits is sent; any callable
-            that returns an awaitable will do.
-        headers: Sent with the handshake; never shown in a `repr` or a log.
-        subprotocols: Offered with the handshake, the preferred one first.
-        heartbeat: A `Heartbeat`, or its interval in seconds; `None` = off.
-        reconnect: A `ReconnectPolicy`; `False` = the first end is the end; `True` = the default policy.
-        governor: Paces the dials of many clients to one origin; `None` = nothing does. All clients of a process share
-            one by default, which a client alone does not notice.
-        outbox: What is kept of accepted messages.
-        inbox: What is kept of received messages.
-        open_timeout: Seconds for provider, name look-up, TCP, TLS and handshake of one attempt; `None` = no limit.
-        setup_timeout: Seconds for `setup` and the declared subscriptions; `None` = no limit.
-        close_timeout: Seconds for the whole of `close()`; `None` = no limit.
-        max_message_size: Bytes of the largest message that is received, 1 or more, inclusive. For a larger one we
-            close with 1009, and connect again.
+        url: A `ws` or `wss` URL, `str` or `yarl.URL`; a sequence of them, tried in turn; or an async function that is
+            called with an `Attempt` before each attempt and returns one (for a fresh token or a failover).
+        setup: `async (Connection) -> None`, run on each new connection before pending messages are sent; any callable that
+            returns an awaitable is accepted. `None` means no setup.
+        headers: Headers for the handshake; never shown in a `repr` or a log. `None` means none.
+        subprotocols: Subprotocols to offer in the handshake, in order of preference.
+        heartbeat: A `Heartbeat`, or its interval in seconds or as a `timedelta`; `None` turns it off.
+        reconnect: A `ReconnectPolicy`; `True` uses the default policy; `False` ends the client at the first drop or
+            failure.
+        governor: Limits how fast many clients dial the same origin; `None` means no limit. By default all clients of a
+            process share one governor. It does not slow down a single client.
+        outbox: Bounds and rules for accepted messages.
+        inbox: Bounds for received messages.
+        open_timeout: Seconds or `timedelta`, more than 0, for one attempt: URL provider, DNS, TCP, TLS and handshake;
+            `None` means no limit.
+        setup_timeout: Seconds or `timedelta`, more than 0, for `setup` and the subscriptions; `None` means no limit.
+        close_timeout: Seconds or `timedelta`, more than 0, for all of `close()`; `None` means no limit.
+        max_message_size: The size of the largest message to receive, in bytes, 1 or more. A larger one closes the
+            connection with 1009, and the client reconnects.
         compression: `"deflate"` offers permessage-deflate; `None` does not.
-        ssl: As aiohttp takes it: `True`, an `ssl.SSLContext`, an `aiohttp.Fingerprint`, or `False` = unverified.
-        proxy: An `http`, `https`, `socks5` or `socks5h` URL, with user and password where it wants them; `"env"` =
-            what the environment names (`https_proxy`, `http_proxy`, `all_proxy`, `no_proxy`); `None` = none. Both `wss`
-            and `ws` connections are tunnelled (CONNECT). `socks5` looks the name up here, `socks5h` at the proxy.
-        unix_socket: The path of a Unix socket to dial instead of TCP to the host of `url`, which still says what the
-            `Host` header and the certificate name; `None` = TCP.
-        local_address: Host and port to bind to before dialing, as `("192.0.2.7", 0)`; port 0 = any; `None` = the
-            system chooses.
-        session: An `aiohttp.ClientSession` that lends its connector, cookie jar, default headers and its other settings;
-            one that cannot be honoured is a `ValueError`. Never closed.
-        transport: Which library moves the frames, `"aiohttp"` or `"picows"`; or an object that moves them, such as
+        ssl: `True`, `False` (unverified), an `ssl.SSLContext` or an `aiohttp.Fingerprint`, as for aiohttp.
+        proxy: An `http`, `https`, `socks5` or `socks5h` URL, with user and password if required; `"env"` uses
+            `https_proxy`, `http_proxy`, `all_proxy` and `no_proxy` of the environment; `None` means no proxy. Both `wss`
+            and `ws` connections use a CONNECT tunnel. `socks5` resolves host names locally, `socks5h` at the proxy.
+        unix_socket: The path of a Unix socket to dial instead of the host of `url`. The `Host` header and the certificate
+            check still use `url`. `None` means TCP.
+        local_address: The local host and port to bind to, such as `("192.0.2.7", 0)`; port 0 means any port. `None` lets
+            the system choose.
+        session: An `aiohttp.ClientSession` whose connector, cookie jar, default headers and other settings are used; a
+            setting that is not supported is a `ValueError`. The client never closes it. `None` means no session.
+        transport: The library that moves the frames, `"aiohttp"` or `"picows"`; or a transport object, such as
             `resilient_ws.testing.FakeTransport`.
-        fail_fast: Whether the failure of the first attempt ends the client; `ready()` then raises that failure.
-        on_open, on_close, on_reconnect, on_retry, on_message, on_undelivered, on_error, on_state: As the methods.
+        fail_fast: Whether a failure of the first attempt ends the client; `ready()` then raises that failure.
+        on_open, on_close, on_reconnect, on_retry, on_message, on_undelivered, on_error, on_state: Callbacks, as for the
+            methods of the same names; `None` means none.
 
     Raises:
-        InvalidURL: An address is not `ws` or `wss`.
-        TypeError, ValueError: An argument has the wrong type or is out of its range; the text names it.
+        InvalidURL: A URL is not a `ws` or `wss` URL.
+        TypeError, ValueError: An argument has the wrong type or is out of range; the text names it.
     """
 
     def __init__(
@@ -170,7 +173,7 @@ class WebSocketClient(Callbacks, Outgoing):
                 self._engine.dispatcher.register(name, callback)
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
-        engine: Supervisor | None = getattr(self, "_engine", None)  # the constructor may have raised
+        engine: Supervisor | None = getattr(self, "_engine", None)  # unset if the constructor raised
         left = engine.left_open() if engine is not None else None
         if left is not None:
             _warn(f"{self!r} {left}", ResourceWarning, source=self)
@@ -179,7 +182,7 @@ class WebSocketClient(Callbacks, Outgoing):
         engine = self._engine
         return f"<WebSocketClient {engine.config.addresses.shown} {engine.state.value}>"
 
-    # ------------------------------------------------------------------------------------------ its life
+    # ------------------------------------------------------------------------------------------ lifecycle
 
     async def __aenter__(self) -> Self:
         self.start()
@@ -199,12 +202,12 @@ class WebSocketClient(Callbacks, Outgoing):
         await self.close()
 
     def start(self) -> None:
-        """Begin connecting, in the background. A second call does nothing.
+        """Start connecting in the background. A second call does nothing.
 
         Raises:
-            ClientClosed: The client has ended; make a new one.
+            ClientClosed: The client has ended; create a new one.
             RuntimeError: No event loop is running.
-            ConcurrencyError: It was started in another event loop.
+            ConcurrencyError: The client was started in another event loop.
         """
         engine = self._engine
         if engine.life.is_over:
@@ -219,14 +222,14 @@ class WebSocketClient(Callbacks, Outgoing):
         """Wait until the state is `OPEN`. Cancel-safe.
 
         Args:
-            timeout: Seconds or `timedelta`, 0 or more; `None` = no limit.
+            timeout: Seconds or `timedelta`, 0 or more; `None` means no limit.
 
         Raises:
-            TimeoutError: It took longer; the client goes on trying.
-            ClientStopped, RetriesExhausted: The client has ended by itself; `__cause__` says why.
+            TimeoutError: `timeout` elapsed first. The client keeps trying.
+            ClientStopped, RetriesExhausted: The client has stopped; `__cause__` is the reason.
             ClientClosed: `close()` was called.
-            ConnectError: With `fail_fast`, why the first attempt failed.
-            NotConnected: It has not been started.
+            ConnectError: With `fail_fast`, the first attempt failed.
+            NotConnected: `start()` has not been called.
         """
         self._check_started("ready()")
         limit = seconds("timeout", timeout, zero=True, none=True)
@@ -240,22 +243,25 @@ class WebSocketClient(Callbacks, Outgoing):
             raise TimeoutError(f"not open within timeout={limit:g} s: {self._engine.standing()}") from None
 
     async def close(self, code: int = 1000, reason: str = "", drain: Duration | None = None) -> None:
-        """End the client, from any state and any task, within `drain` + `close_timeout`.
+        """Close the client, from any state and any task, within `drain` + `close_timeout`.
 
-        It refuses further sends, wakes everything that is blocked, writes what waits if a connection is open, sends a
-        CLOSE, reads to the peer's CLOSE, and returns after the callbacks have run. What was received before is still
-        delivered. What an outbox file holds for the next client is left in it. Called from a callback, or from a task
-        that one waits for, it does not wait for the callbacks. A second call waits for the first one, and ends its
-        draining where it has none or less. Cancel-safe: the client goes on closing.
+        `close` refuses further sends and wakes all blocked calls. If a connection is open, it writes the pending messages,
+        sends CLOSE and reads until the peer's CLOSE. It returns after the callbacks have run. Messages received before are
+        still delivered. Messages in an outbox file stay there for the next client.
+
+        If called from a callback, or from a task that a callback waits for, `close` does not wait for the callbacks. A
+        second call waits for the first one; with no `drain`, or a shorter one, it cuts the first one's drain short.
+        Cancel-safe: the client continues to close.
 
         Args:
             code: 1000, 1001 or 3000-4999.
             reason: At most 123 bytes of UTF-8.
-            drain: Seconds or `timedelta` to wait first until everything accepted is confirmed, connecting again if
-                need be; `None` = no waiting.
+            drain: Seconds or `timedelta`, 0 or more, to wait until all accepted messages are confirmed, reconnecting if
+                necessary; `None` does not wait.
 
         Raises:
-            TypeError, ValueError: An argument has the wrong type or is out of its range.
+            ConcurrencyError: The client was started in another event loop.
+            TypeError, ValueError: An argument has the wrong type or is out of range.
         """
         checked_code, checked_reason = check_close(code, reason)
         limit = seconds("drain", drain, zero=True, none=True)
@@ -268,18 +274,18 @@ class WebSocketClient(Callbacks, Outgoing):
         await engine.wait_closed()
 
     async def run(self, *, signals: Sequence[signal.Signals] = (signal.SIGINT, signal.SIGTERM)) -> None:
-        """Start the client and return when it is closed: the main function of a program made of callbacks.
+        """Start the client and wait until it is closed: the main function of a program made of callbacks.
 
-        A cancelled call closes the client first; cancelled while that is under way, it does not wait for the end of it.
+        If cancelled, `run` closes the client first; a second cancellation does not wait for that.
 
         Args:
-            signals: Which ones close the client. Only in the main thread, and only where the handler is the default
-                one. The first signal restores the earlier handlers, so a second one acts as it would without this
-                client: Ctrl-C twice ends a program whose `close()` takes too long.
+            signals: The signals that close the client. They are handled only in the main thread, and only if the current
+                handler is the default one. The first signal restores the earlier handlers, so a second one has its usual
+                effect: pressing Ctrl-C twice ends a program whose `close()` takes too long.
 
         Raises:
-            ClientStopped, RetriesExhausted: The client has ended by itself; `__cause__` says why.
-            ClientClosed: It had been closed before.
+            ClientStopped, RetriesExhausted: The client has stopped; `__cause__` is the reason.
+            ClientClosed: The client was closed before.
             TypeError, ValueError: One of `signals` is not a signal.
         """
         engine = self._engine
@@ -289,17 +295,17 @@ class WebSocketClient(Callbacks, Outgoing):
             try:
                 await asyncio.shield(engine.finished)
             except asyncio.CancelledError:
-                if engine.life.closing is None:  # else this is the second signal, or somebody else in a hurry
+                if engine.life.closing is None:  # otherwise the second signal, or a second cancellation
                     await self.close()
                 raise
         if engine.life.cause is not None:
             raise engine.ended_error()
 
     def reconnect_now(self, code: int = 1000, reason: str = "") -> None:
-        """End the current backoff, or replace the open connection; never sooner than `min_delay` after the last dial.
+        """End the current backoff, or replace the open connection, `min_delay` after the last dial at the earliest.
 
-        The old connection is sent a CLOSE with `code` and `reason`. Some gateways drop the session on 1000 and 1001,
-        and keep it to be resumed on another code, such as 4000. Without an open connection nothing is sent.
+        The old connection is closed with `code` and `reason`. Some gateways end the session on 1000 and 1001, and let the
+        client resume it after another code, such as 4000. If no connection is open, nothing is sent.
 
         Args:
             code: 1000, 1001 or 3000-4999.
@@ -307,8 +313,9 @@ class WebSocketClient(Callbacks, Outgoing):
 
         Raises:
             ClientClosed: The client has ended.
-            NotConnected: It has not been started.
-            TypeError, ValueError: An argument has the wrong type or is out of its range.
+            NotConnected: `start()` has not been called.
+            ConcurrencyError: The client was started in another event loop.
+            TypeError, ValueError: An argument has the wrong type or is out of range.
         """
         checked_code, checked_reason = check_close(code, reason)
         if self._engine.life.is_over:
@@ -319,14 +326,15 @@ class WebSocketClient(Callbacks, Outgoing):
     # ------------------------------------------------------------------------------------------ receiving
 
     async def recv(self) -> Message:
-        """Wait for the next message, across reconnects, and take it: `str` for TEXT, `bytes` for BINARY.
+        """Return the next message, across reconnects: `str` for TEXT, `bytes` for BINARY.
 
-        Cancel-safe: a cancelled call takes nothing.
+        Cancel-safe: a cancelled call consumes no message.
 
         Raises:
-            ClientClosed: Nothing is left and nothing will come; a subclass says what ended the client.
-            ConcurrencyError: Another consumer is waiting, or `on_message` callbacks are the consumer.
-            NotConnected: Nothing is there and the client has not been started.
+            ClientClosed: The client has ended and all messages are read; a subclass says why it ended.
+            ConcurrencyError: Another consumer is waiting, `on_message` callbacks are registered, or the client was started
+                in another event loop.
+            NotConnected: No message is left and `start()` has not been called.
         """
         return await self._consumer.recv()
 
@@ -335,7 +343,7 @@ class WebSocketClient(Callbacks, Outgoing):
         return self
 
     async def __anext__(self) -> Message:
-        # No other coroutine for a message that is there, nor for one that is waited for: each costs 0.1 to 0.2 us.
+        # The common cases are handled here: another coroutine costs 0.1 to 0.2 us per message.
         inbox = self._inbox
         messages = inbox.messages
         if len(messages) > inbox.floor:
@@ -349,13 +357,13 @@ class WebSocketClient(Callbacks, Outgoing):
             messages = inbox.messages
             if len(messages) > inbox.floor:
                 return messages.popleft()
-        return await self._consumer.step()  # gaps, room for more, the end
+        return await self._consumer.step()  # a gap, a paused reader, or the end
 
     def batches(self) -> AsyncIterator[list[Message]]:
-        """The same iteration in lists: each holds everything that has arrived, one message at least.
+        """Iterate over lists of messages; each list has all unread messages, at least one.
 
-        Cheaper than message by message where many come at once. It ends as `async for message in client` does.
-        Cancel-safe: a step that was cancelled has taken nothing, and the next one goes on.
+        This is faster than `async for message in client` if many messages arrive at once, and ends in the same way.
+        Cancel-safe: a cancelled step consumes no message, and iteration can continue.
         """
         return Batches(self, self._consumer, self._inbox)
 
@@ -366,16 +374,15 @@ class WebSocketClient(Callbacks, Outgoing):
     @overload
     def with_gaps(self, *, lost: bool) -> WithGaps[Message | Gap | Lost]: ...
     def with_gaps(self, *, lost: bool = False) -> WithGaps[Message | Gap | Lost]:
-        """The same iteration, with a `Gap` wherever messages may be missing. Cancel-safe.
+        """Iterate over messages, with a `Gap` wherever messages may be missing. Cancel-safe.
 
-        The iterator has `is_current`: whether a connection is open and nothing is missing between what was taken last
-        and what that connection brings. It is `False` from the instant in which a connection ends, however far behind
-        the program is.
+        The iterator has the attribute `is_current`: whether a connection is open and no message is missing since the last
+        one read. It becomes `False` as soon as the connection ends, even if unread messages remain.
 
         Args:
-            lost: Whether to yield `Lost(close)` where a connection was lost, as soon as the messages before it are
-                taken; no message of that connection follows. The `Gap` then comes when the next connection is open,
-                not with its first message.
+            lost: Whether to yield `Lost(close)` where a connection was lost, as soon as the messages before it are read. No
+                message of that connection follows. The `Gap` is then yielded when the next connection is open, not with
+                its first message.
 
         Raises:
             TypeError: `lost` is not a bool.
@@ -387,53 +394,53 @@ class WebSocketClient(Callbacks, Outgoing):
         return WithGaps(self._consumer, self._inbox, lost=lost)
 
     def events(self) -> AsyncIterator[Event]:
-        """Every event from this call on, until after the final `CloseEvent`.
+        """Iterate over the events from this call on, up to and including the final `CloseEvent`. Cancel-safe.
 
-        The iterator holds 1,000 events; then the oldest go, and an `ErrorEvent` says how many. To wait for one in another
-        event loop than that of the client raises `ConcurrencyError`.
+        The iterator buffers 1,000 events. After that the oldest are dropped, and an `ErrorEvent` says how many. Waiting for
+        an event in another event loop raises `ConcurrencyError`.
         """
         return self._engine.dispatcher.subscribe()
 
-    # ------------------------------------------------------------------------------------------ what is known
+    # ------------------------------------------------------------------------------------------ state
 
     @property
     def state(self) -> State:
-        """Where the client is in its life, at this instant."""
+        """The current state."""
         return self._engine.state
 
     @property
     def latency(self) -> float | None:
-        """The last round trip of a ping, in seconds, to the microsecond on every event loop; `None` before the first one."""
+        """The last round-trip time of a ping, in seconds, with microsecond resolution; `None` before the first one."""
         return self._engine.latency
 
     @property
     def silent_for(self) -> float | None:
-        """Seconds since the last byte of the peer, 0 or more; `None` while the state is not `OPEN`.
+        """Seconds since the last byte from the peer, 0 or more; `None` if the state is not `OPEN`.
 
-        Made to be asked before each decision: it takes less than a microsecond, but for two system calls while a full
-        inbox pauses the reading. A healthy connection is silent for up to the heartbeat's `interval` and a round trip.
+        Reading it takes less than a microsecond, or two system calls while a full inbox pauses reading. A healthy
+        connection is silent for up to the `interval` of the heartbeat plus a round trip.
         """
         engine = self._engine
         live, loop = engine.live, engine.loop
         if live is None or live.link is None or loop is None or engine.life.closing is not None:
             return None
         if self._inbox.paused and live.pinger is not None:
-            return live.pinger.silent_for  # the kernel knows of bytes that have not been read
+            return live.pinger.silent_for  # the kernel may hold unread bytes
         silent = loop.time() - live.link.heard_at
         return silent if silent > 0 else 0.0
 
     @property
     def stats(self) -> Stats:
-        """The numbers of this client, at this instant."""
+        """The current statistics."""
         return self._engine.stats()
 
     @property
     def close_event(self) -> CloseEvent | None:
-        """How the last connection, or the client, ended; `None` before."""
+        """The `CloseEvent` of the last connection, or of the client; `None` before the first."""
         return self._engine.life.last_close
 
     def explain(self) -> str:
-        """The state and the recent past, in words; holds no secrets."""
+        """Return the state and the recent events as text, without secrets."""
         lines = self._engine.teller.timeline.lines(
             lambda when: time.strftime("%H:%M:%S", time.localtime(when))
         )
