@@ -74,6 +74,7 @@ class OutboxModel(RuleBasedStateMachine):
         self.hand: Item | None = None
         self.written: list[Item] = []
         self.covered: dict[int, list[Item]] = {}  # by mark, what its ping covers
+        self.losses = 0
         self.connected = False
         self.confirming = False
         self.untaken = 0  # how far the bounds may be passed by what was put back
@@ -271,12 +272,13 @@ class OutboxModel(RuleBasedStateMachine):
     @precondition(lambda self: self.written and self.hand is None)
     @rule(target=questions)
     def ask(self):
-        return self.queue.written_so_far, list(self.written)
+        return self.queue.written_so_far, list(self.written), self.losses
 
     @rule(question=questions)
     def answer(self, question):
-        written, before = question
-        covered = [item for item in before if item in self.written]
+        written, before, losses = question
+        # What was written again after a loss was not there when a question of the lost connection was asked.
+        covered = [item for item in before if item in self.written] if losses == self.losses else []
         confirmed = self.queue.confirmed
         watched = self.queue.confirm_first(written)
         assert [e.token for e in watched] == [i for i in covered if i.watched]
@@ -352,6 +354,7 @@ class OutboxModel(RuleBasedStateMachine):
         self.written, self.hand = [], None
         self.connected = self.confirming = False
         self.covered = {mark: [] for mark in self.covered}
+        self.losses += 1
 
     # -------------------------------------------------------------------------------------------- flush
 
