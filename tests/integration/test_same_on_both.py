@@ -18,7 +18,10 @@ ACCEPT = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection:
 
 
 class Peer:
-    """Answers each request with the same bytes, `{accept}` for its key, and keeps what it was sent."""
+    """Answers each request with the same bytes, `%b` for its key, and keeps what it was sent.
+
+    With ``ends=False`` it stays connected until the client says something, that is, until its CLOSE.
+    """
 
     def __init__(self, answer, *, context=None, ends=True):
         self.answer, self.context, self.ends = answer, context, ends
@@ -43,7 +46,7 @@ class Peer:
             await writer.drain()
             if self.ends and writer.can_write_eof():
                 writer.write_eof()
-            await reader.read()
+            await reader.read() if self.ends else await reader.read(100)
         writer.close()
 
 
