@@ -298,7 +298,7 @@ class SnapshotThenDeltas(Generic[S, D]):
             try:
                 value = await self._fetch_snapshot()
                 return Snapshot(value, self._snapshot_sequence(value))
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is a failure to be counted
+            except Exception as error:  # noqa: BLE001 - any exception counts as a failure
                 return error
             finally:
                 reading.cancel()

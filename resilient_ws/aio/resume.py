@@ -15,7 +15,7 @@ from typing import Any
 def resume(waiter: asyncio.Future[None]) -> None:
     """End `waiter`; the task that waits for it takes its step within this call, where that can be, else in the next turn.
 
-    To be called last in a callback of the event loop: whatever the program does until it waits again is done within.
+    Call it last in a callback of the event loop: user code runs within this call until it waits again.
     In asyncio's debug mode the next turn it is, since the loop tells of slow steps by the name of the callback.
     """
     if waiter.done():

@@ -67,7 +67,7 @@ class _Taken:
         self._is_given_back = False
 
     def call(self) -> None:
-        """The signal has come, the first one: every signal is given back, since the next one is to be felt."""
+        """Handle the first signal: restore all earlier handlers, so that the next one has its usual effect."""
         for taken in tuple(_taken.values()):
             if taken.loop is self.loop:
                 taken.give_back()
@@ -75,7 +75,7 @@ class _Taken:
             received()
 
     def give_back(self) -> None:
-        """The handler is again what it was before. A second call does nothing."""
+        """Restore the earlier handler. A second call does nothing."""
         if self._is_given_back:
             return
         self._is_given_back = True
@@ -88,7 +88,7 @@ _taken: dict[signal.Signals, _Taken] = {}
 
 
 def _take(number: signal.Signals, loop: asyncio.AbstractEventLoop) -> _Taken | None:
-    """Take the signal where nobody has chosen a handler for it; `None` where it is not to be had."""
+    """Take the signal if it has its default handler; return `None` otherwise."""
     before = signal.getsignal(number)
     if not _is_default(before):
         return None
@@ -113,7 +113,7 @@ def _checked(signals: Sequence[signal.Signals]) -> tuple[signal.Signals, ...]:
 
 
 def _is_default(handler: _Handler) -> bool:
-    """Return whether nobody has chosen this handler; `asyncio.run` puts one of its own in the place of Python's for SIGINT."""
+    """Return whether this is a default handler; `asyncio.run` replaces Python's for SIGINT with its own."""
     if handler is signal.SIG_DFL or handler is signal.default_int_handler:
         return True
     return isinstance(getattr(getattr(handler, "func", None), "__self__", None), asyncio.Runner)

@@ -54,12 +54,12 @@ _call: ContextVar[Call] = ContextVar("resilient_ws_call")
 
 
 def enter() -> None:
-    """Say that what calls this will call user code, which has nothing to do with whatever started the caller."""
+    """Start a new context for user code, unrelated to the code that started the caller."""
     _call.set(Call())
 
 
 def current_call() -> Call | None:
-    """The call of user code that the caller is part of, or `None`."""
+    """Return the call of user code that the caller runs in, or `None`."""
     return _call.get(None)
 
 
@@ -82,7 +82,7 @@ async def called(pending: Awaitable[T], call: Call | None = None) -> T:
 
 
 async def called_apart(pending: Awaitable[T]) -> T:
-    """The same in a task of its own: what the code cancels, and what it sets in its context, is that task's alone."""
+    """Run user code in a task of its own, which isolates its cancellation and its context."""
     call = _call.get(None)
     if call is not None:
         call.is_awaited_by(asyncio.current_task())
@@ -96,20 +96,20 @@ def is_waited_for_by(task: asyncio.Task[Any] | None) -> bool:
 
 
 def is_being_cancelled() -> bool:
-    """Return whether somebody cancels the running task; if not, a `CancelledError` is one that the program's code raised."""
+    """Return whether the running task is being cancelled; if not, user code raised the `CancelledError`."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
 
 def must_pass(error: BaseException) -> bool:
-    """Return whether `error`, which code of the program let out, is not about that code: the task or the process is to end."""
+    """Return whether `error`, raised in user code, must propagate because it ends the task or the process."""
     if isinstance(error, asyncio.CancelledError):
         return is_being_cancelled()
     return isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit)
 
 
 def go_on() -> None:
-    """The running task has been cancelled by code that it called, and goes on."""
+    """Uncancel the running task, which was cancelled by user code that it called."""
     task = asyncio.current_task()
     while task is not None and task.cancelling():
         task.uncancel()

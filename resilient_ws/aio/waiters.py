@@ -47,7 +47,7 @@ class Line:
             self._wake(2)
 
     def wake_next(self) -> None:
-        """The first one looks again."""
+        """Let the first waiter check its condition again."""
         if self._waiters and not self._waiters[0].done():
             self._waiters[0].set_result(None)
 

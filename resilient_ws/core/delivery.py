@@ -134,7 +134,7 @@ class DeliveryQueue(Backlog):
     # ------------------------------------------------------------------------------------------ writing
 
     def connected(self, *, confirming: bool) -> None:
-        """A connection is open; `lost` was called for the one before.
+        """Note that a connection is open; `lost` was called for the one before.
 
         Args:
             confirming: Whether written messages are kept until a PONG covers them; else written is confirmed.
@@ -146,7 +146,7 @@ class DeliveryQueue(Backlog):
         """Accept a plain message as written already, if it has to wait for nothing.
 
         Args:
-            message: `str`, or `bytes` that nobody changes.
+            message: `str`, or immutable `bytes`.
             size: Bytes of its payload, 0 to `max_bytes`.
             now: Seconds of the caller's clock; one object for many messages is faster than equal ones.
 
@@ -190,13 +190,13 @@ class DeliveryQueue(Backlog):
         lane.counted, lane.limit = unconfirmed, min(unconfirmed.size + limit, self._max_bytes)
 
     def settle(self) -> None:
-        """A lane is closed: what went through it is written."""
+        """Take over the counts of a closed lane: its messages are written."""
         if self._unkept.items:
             self._confirmed += len(self._unkept.items)
             self._unkept.clear()
 
     def take_back(self, messages: Sequence[Message], now: float) -> list[Entry]:
-        """The last plain messages that were accepted as written were not, no byte of them: they wait instead.
+        """Make the last plain messages pending again: they counted as written, but no byte of them was.
 
         Returns:
             What was evicted for them.
@@ -216,7 +216,7 @@ class DeliveryQueue(Backlog):
         return evicted
 
     def doubt(self, messages: Sequence[Message], now: float) -> None:
-        """The last plain messages that counted as confirmed, since confirmation is off, may not have been written.
+        """Note that the last plain messages, counted as confirmed with confirmation off, may not have been written.
 
         They count as unconfirmed instead, until `lost`, which has to follow.
         """
@@ -240,7 +240,7 @@ class DeliveryQueue(Backlog):
     def fits(self, size: int) -> bool:
         """Return whether a message may be written now: a connection is open, and the unconfirmed are within their bounds.
 
-        One message fits, whatever its size, while nothing is unconfirmed.
+        One message of any size fits while none is in flight.
         """
         unconfirmed = self._unconfirmed
         if len(unconfirmed.items) >= unconfirmed.limit:
@@ -273,7 +273,7 @@ class DeliveryQueue(Backlog):
         return entry
 
     def untake(self) -> None:
-        """The message in hand was not written, no byte of it: it goes back in front.
+        """Put the current message back in front: no byte of it was written.
 
         For this one message the bounds of what waits may be passed.
         """
@@ -286,7 +286,7 @@ class DeliveryQueue(Backlog):
             self._lanes.put_back(entry)
 
     def written(self) -> Entry | None:
-        """The message in hand was handed to the socket whole.
+        """Note that the current message was handed to the socket completely.
 
         Returns:
             The entry if it counts as confirmed at once, because confirmation is off; else `None`.
@@ -313,7 +313,7 @@ class DeliveryQueue(Backlog):
         return self._unconfirmed.mark(self._position)
 
     def confirm(self, mark: int) -> Sequence[Entry]:
-        """The PONG for `mark` came: what its ping covers is confirmed, as are the messages of earlier pings.
+        """Confirm the messages covered by the ping `mark`, whose PONG arrived, and by earlier pings.
 
         A mark of an earlier connection, or one that was confirmed already, confirms nothing.
 
@@ -330,7 +330,7 @@ class DeliveryQueue(Backlog):
         return self._unconfirmed.written + (self._hand is not None)
 
     def confirm_first(self, written: int) -> Sequence[Entry]:
-        """The peer has answered what was written last when `written_so_far` was so many: it has all of that.
+        """Confirm the first `written_so_far` messages: the peer has replied to the last of them.
 
         Returns:
             Those of the confirmed that have a token or a record.
@@ -342,7 +342,7 @@ class DeliveryQueue(Backlog):
         return watched
 
     def turn_off(self) -> Sequence[Entry]:
-        """Confirmation is off for the rest of this connection: what was written counts as confirmed.
+        """Turn confirmation off for this connection: written messages count as confirmed.
 
         Returns:
             Those that have a token or a record.
@@ -374,7 +374,7 @@ class DeliveryQueue(Backlog):
     # ------------------------------------------------------------------------------------------ ends
 
     def lost(self, *, poison: bool = False, suspect: bool = False) -> Loss:
-        """The connection has ended: what was unconfirmed is uncertain, or goes in front to be sent again.
+        """Note the end of the connection: messages in flight become uncertain, or are put in front to be resent.
 
         A message still in hand counts as written; if no byte of it was, `untake` comes first.
 
@@ -421,11 +421,11 @@ class DeliveryQueue(Backlog):
         return ends
 
     def resent(self) -> list[Entry]:
-        """The messages that will be sent again, in order."""
+        """Return the messages that will be resent, in order."""
         return list(self._resent)
 
     def close(self, *, keep: bool = False) -> Remains:
-        """The client has ended: takes out all that is left. A message still in hand counts as written.
+        """Remove and return all that is left at the end of the client. The current message counts as written.
 
         Args:
             keep: Whether what is to be sent, or sent again, goes on waiting, since a store has it for another time.

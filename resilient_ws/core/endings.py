@@ -28,7 +28,7 @@ from resilient_ws.core.delivery import Entry
 _TOO_FAST: Final = frozenset({CloseCode.POLICY_VIOLATION, CloseCode.TRY_AGAIN_LATER})
 _POISON: Final = frozenset({1003, 1007, 1008, 1009})
 _INNOCENT: Final = frozenset({1000, 1001, 1012, 1013, 1014})
-"""Codes with which a peer ends a connection for a reason of its own, whatever we sent."""
+"""Codes with which a peer ends a connection for its own reasons, unrelated to the messages sent."""
 
 SHARE_FOR_CALLBACKS: Final = 0.2
 """Part of `close_timeout`, one second at most, that is kept for the callbacks after the closing handshake."""

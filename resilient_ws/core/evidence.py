@@ -13,7 +13,7 @@ import attrs
 from resilient_ws.api.record import Record
 
 SMALL: Final = 256
-"""Bytes that leave in one segment whatever the path: a ping (131 at most, RFC 6455 5.5), its TLS record, a little."""
+"""Bytes that fit in one segment on any path: a ping (at most 131, RFC 6455 5.5), its TLS record, and a margin."""
 
 FIRST_STEP: Final = 0.02
 """Seconds after which it is looked whether a ping has left an upload of ours behind; doubled each time."""

@@ -142,7 +142,7 @@ class Dials:
         return not self._gates
 
     def held(self, origin: Origin, now: float) -> Hold | None:
-        """Return why nobody is let in, `None` if somebody may be."""
+        """Return why no dial may start; `None` if one may."""
         gate = self._gates.get(origin)
         return gate.held(now) if gate is not None else None
 
@@ -166,7 +166,7 @@ class Dials:
         hurried: bool = False,
         first: bool = False,
     ) -> Ticket:
-        """Ask to be let in; `leave` follows, whatever happens.
+        """Request a slot; the caller must call `leave` in any case.
 
         Args:
             origin: Where to.
@@ -182,7 +182,7 @@ class Dials:
         return ticket
 
     def knock(self, ticket: Ticket, now: float) -> None:
-        """The time of a ticket has come: it joins the queue, or waits on if the origin asked for more time."""
+        """Queue a ticket whose time has come, or let it wait on if the origin asked for more time."""
         if ticket.is_over or ticket.due is None or now < ticket.due:
             return
         gate = self._gates[ticket.origin]
@@ -193,7 +193,7 @@ class Dials:
             self._admit(gate, now)
 
     def hurry(self, ticket: Ticket, now: float, due: float) -> None:
-        """A hold does not count for this ticket any more; it comes at `due`, in its order."""
+        """Exempt a ticket from the hold; it is due at `due`, in its order."""
         ticket.hurried = True
         gate = self._gates[ticket.origin]
         if ticket in gate.asleep:
@@ -202,7 +202,7 @@ class Dials:
             ticket.wake()
 
     def leave(self, ticket: Ticket, now: float, *, opened: bool = False) -> None:
-        """The dial is over, or not wanted any more. A second call does nothing.
+        """Release the slot: the dial is over or was given up. A second call does nothing.
 
         Args:
             ticket: Whose.
@@ -230,7 +230,7 @@ class Dials:
             del self._gates[ticket.origin]
 
     def hold(self, origin: Origin, now: float, time: float, why: str, *, asked: bool) -> None:
-        """An origin has asked for time: nobody is let in meanwhile, and those who waited already wait anew.
+        """Hold an origin that has asked for time: no dial starts until then, and waiting tickets are scheduled again.
 
         Args:
             origin: Which.
@@ -294,7 +294,7 @@ class Dials:
     def _gate(self, origin: Origin, now: float) -> _Gate:
         gate = self._gates.get(origin)
         if gate is None:
-            if len(self._gates) >= self._sweep_at:  # holds that are over, of origins nobody came back to
+            if len(self._gates) >= self._sweep_at:  # expired holds of origins no longer in use
                 self._gates = {key: one for key, one in self._gates.items() if not one.is_idle(now)}
                 self._sweep_at = 2 * len(self._gates) + _FEW
             gate = self._gates[origin] = _Gate()

@@ -5,10 +5,10 @@ does not send the pings it asks for, it does not end a connection, and it does n
 
 The rules, in the words of the code below:
 
-- A **ping** is due `interval` after the last one, or a moment before, whatever arrives: it measures, it confirms, and it
+- A **ping** is due `interval` after the last one, or a moment before, even if data arrives: it measures, it confirms, and it
   asks the direction away from us, which arriving data say nothing about.
 - The connection is **quiet** from the first ping after the last sign of life. Its clock starts when the ping has left,
-  because an answer cannot come to what stands behind an upload of ours. It ends with whatever arrives.
+  because a ping queued behind an upload cannot be answered. It ends when any data arrives.
 - A verdict is **doubted** first: the reading is taken again and again, so that the loop has asked the socket and has
   handed on what came in.
 - A look that comes **late**, or after the machine slept, judges nothing: it saw the loop stand still, not the peer. The
@@ -321,14 +321,14 @@ class HeartbeatMonitor:
         self._answers.depart(before, reading)
 
     def _hear(self) -> None:
-        """Something arrived: whatever it was, the peer lived when it sent it."""
+        """Note that data arrived: the peer was alive when it sent it."""
         self._quiet = None
         self._excused = False
         if self._spent:
             self._forgive(_SILENCE)
 
     def _forgive(self, rule: Rule) -> None:
-        """What a rule waits for has come: it may be excused as often as ever again."""
+        """Reset the excuses of a rule: the data it waited for has arrived."""
         if rule in self._spent:
             self._spent = {other: spent for other, spent in self._spent.items() if other != rule}
 
@@ -437,7 +437,7 @@ class HeartbeatMonitor:
         return self._pong_timeout if rule == _ANSWER else self._idle
 
     def _act(self, now: float) -> None:
-        """Something has changed; the deadline is found when somebody asks, since a ping may follow at once."""
+        """Invalidate the deadline; it is computed on demand, since a ping may follow at once."""
         self._acted_at = now
         self._deadline = None
 

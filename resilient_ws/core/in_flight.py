@@ -34,7 +34,7 @@ class Segment:
         gone: How many messages were taken from its front.
         items: The messages; those that are more than plain as an `Entry`.
         stamps: From which item on plain messages were accepted at which time.
-        watched: The entries whose confirmation somebody wants to hear of.
+        watched: The entries with a waiter for their confirmation.
     """
 
     __slots__ = ("gone", "items", "low", "number", "size", "stamps", "watched")
@@ -126,7 +126,7 @@ class Unkept:
         self.size = 0
 
     def clear(self) -> None:
-        """It has been counted."""
+        """Mark the entry as counted."""
         self.items.clear()
         self.size = 0
 
@@ -305,7 +305,7 @@ class Unconfirmed:
         return entry
 
     def watched(self) -> list[Entry]:
-        """Return the entries in it whose confirmation somebody wants to hear of."""
+        """Return the entries with a waiter for their confirmation."""
         return [entry for segment in (*self._closed, self.open) for entry in segment.watched]
 
     def clear(self) -> list[Entry]:

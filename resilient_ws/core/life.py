@@ -240,18 +240,18 @@ class Life:
         self.act = Load() if self._has_file else Dial()
 
     def loaded(self) -> None:
-        """The outbox file has been read."""
+        """Note that the outbox file has been read."""
         if isinstance(self.act, Load):
             self.act = Dial()
 
     def unloadable(self, error: Exception) -> list[Told]:
-        """The outbox file cannot be used, which ends the client."""
+        """Note that the outbox file cannot be used, which ends the client."""
         told = self._step(Fact.FAILED)
         self._stop(ClientStopped(f"the client has ended: {error}"), error, "outbox-file")
         return told
 
     def dialing(self, boot: float) -> Attempt:
-        """An attempt begins; return what a URL provider is told about it."""
+        """Note the start of an attempt and return the argument for the URL provider."""
         self.attempts += 1
         self._dials_since_loss += 1
         return Attempt(
@@ -262,7 +262,7 @@ class Life:
         )
 
     def opened(self, event: OpenEvent, boot: float) -> tuple[list[Told], Gap | None]:
-        """The attempt has led to an open connection; return the gap before its first message, too."""
+        """Note that the attempt succeeded; also return the gap before the first message."""
         self.opens += 1
         self._retry.opened()
         self.last_endpoint = event.endpoint
@@ -290,7 +290,7 @@ class Life:
     # ------------------------------------------------------------------------------------------ the way down
 
     def failed(self, failure: Failure) -> list[Told]:
-        """The attempt has failed."""
+        """Note that the attempt failed."""
         told = self._step(Fact.FAILED)
         self.last_failure = failure
         if failure.endpoint is not None:
@@ -302,7 +302,7 @@ class Life:
         return told
 
     def lost(self, ending: Ending) -> list[Told]:
-        """The open connection has ended."""
+        """Note that the open connection ended."""
         origin = CloseOrigin.LOCAL if self._interrupted else ending.end.origin
         self.closes[origin] = self.closes.get(origin, 0) + 1
         self._ending = ending
@@ -321,7 +321,7 @@ class Life:
         return None
 
     def judged(self, decision: Decision, now: float, boot: float) -> list[Told]:
-        """The retry rules have decided about the failure of the current act."""
+        """Note the verdict of the retry rules about the failure of the current act."""
         if not isinstance(self.act, Judge):
             return []  # close() came first
         failure, ending = self.act.failure, self._ending
@@ -356,7 +356,7 @@ class Life:
         return told
 
     def hurry(self, now: float, boot: float) -> None:
-        """The next backoff, or the current one, is cut short."""
+        """Cut the current backoff short, or the next one."""
         self._hurried = True
         if isinstance(self.act, Wait):
             self.act = self._waiting(self.act.until, now, boot)
@@ -365,7 +365,7 @@ class Life:
         return Wait(min(until, now + self._retry.redial_in(boot)) if self._hurried else until)
 
     def waited(self) -> list[Told]:
-        """The backoff is over."""
+        """Note that the backoff is over."""
         if not isinstance(self.act, Wait):
             return []
         self._hurried = False
@@ -380,7 +380,7 @@ class Life:
         return self._step(Fact.CLOSE_ASKED)
 
     def interrupt(self) -> None:
-        """What is under way is given up."""
+        """Give up the current act."""
         self._interrupted = True
         if isinstance(self.act, Serve):
             self.act = Goodbye()
@@ -388,18 +388,18 @@ class Life:
             self._end_as_asked()
 
     def said_goodbye(self) -> None:
-        """The connection that was open has ended with a closing handshake, or without."""
+        """Note that the connection has ended, with or without a closing handshake."""
         if isinstance(self.act, Goodbye):
             self._end_as_asked()
 
     def breaking(self) -> list[Told]:
-        """The client cannot go on: a defect, or its task was ended from outside. `broken` follows."""
+        """Begin the end after a defect, or after the task was ended from outside. `broken` follows."""
         return self._step(Fact.CLOSE_ASKED)
 
     def broken(
         self, cause: BaseException, rule_id: str, text: str, *, rule: str | None = None, asked: bool
     ) -> None:
-        """The connection that was open is gone, too.
+        """Note that the connection is gone, too.
 
         Args:
             cause: What has ended the client.
@@ -441,7 +441,7 @@ class Life:
         *,
         rule: str | None = None,
     ) -> None:
-        """The client ends by itself: `stopped` is raised where the program waits, unless `close()` came first.
+        """Stop the client: blocked calls raise `stopped`, unless `close()` came first.
 
         Args:
             stopped: What is raised.
@@ -461,7 +461,7 @@ class Life:
     def ended(
         self, *, abandoned: Sequence[Entry], uncertain: Sequence[Entry], waiting: int, unread: int
     ) -> tuple[list[Told], list[Told]]:
-        """The act `End` is carried out: nothing follows. Returns what to tell of messages, and of the client.
+        """Note that `End` is done; return the events about messages and about the client.
 
         Args:
             abandoned: Accepted messages that were never written.
@@ -493,7 +493,7 @@ class Life:
         return [] if self.is_over else self._apply(fact)
 
     def _apply(self, fact: Fact) -> list[Told]:
-        """The one place that writes `state`.
+        """Change `state`; nothing else writes it.
 
         Raises:
             RuntimeError: The table has no such step; a defect of this package.

@@ -22,14 +22,14 @@ class Entry:
     """A message on its way, with what decides about it.
 
     Args:
-        message: What to send; `str`, or `bytes` that nobody changes.
+        message: What to send; `str`, or immutable `bytes`.
         size: Bytes of its payload on the wire, 0 or more.
         accepted_at: When it was accepted, in seconds of the caller's clock.
         resend: Whether it is put in front again when a connection ends before it was confirmed.
         expires_at: When it expires unless written before, in seconds of the same clock; infinity = never.
         priority: The higher one leaves first; order holds within a priority.
         key: A waiting message with the same key is replaced by this one; `None` = replaces nothing.
-        token: Whatever the caller wants back when the message is confirmed; `None` = nothing.
+        token: An object returned to the caller when the message is confirmed; `None` for none.
         record: The number of its row in a durable store; `None` = it has none.
         written: Whether it has been written before, on a connection that ended without confirming it.
 
@@ -94,7 +94,7 @@ class Entry:
 
     @property
     def watched(self) -> bool:
-        """Whether somebody wants to hear that it is confirmed."""
+        """Whether the entry has a waiter for its confirmation."""
         return self.token is not None or self.record is not None
 
 
@@ -133,7 +133,7 @@ class Lanes:
             self._set_deadline(entry)
 
     def first(self) -> Entry | None:
-        """The entry that leaves next; `None` = none waits."""
+        """Return the entry to send next; `None` if none is pending."""
         for priority in reversed(self._order):
             lane = self._lanes[priority]
             if lane:
@@ -174,7 +174,7 @@ class Lanes:
             self._set_deadline(entry)
 
     def keyed(self, key: str | None) -> Entry | None:
-        """The entry that waits under `key`, or `None`."""
+        """Return the pending entry with `key`, or `None`."""
         return self._keys.get(key) if key is not None else None
 
     def replace(self, old: Entry, new: Entry) -> None:
@@ -193,11 +193,11 @@ class Lanes:
             self._set_deadline(new)
 
     def least(self) -> Entry:
-        """The oldest entry of the lowest priority; some entry must wait."""
+        """Return the oldest entry of the lowest priority; there must be one."""
         return next(lane[0] for lane in map(self._lanes.__getitem__, self._order) if lane)
 
     def oldest_position(self) -> float:
-        """The least position of all entries that wait; infinity = none waits."""
+        """Return the lowest position of all pending entries; infinity if there is none."""
         return min((lane[0].position for lane in self._lanes.values() if lane), default=math.inf)
 
     def expire(self, now: float) -> list[Entry]:

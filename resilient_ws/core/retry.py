@@ -65,7 +65,7 @@ def delay_range(policy: ReconnectPolicy, n: int, *, slow: bool = False) -> tuple
     Args:
         policy: Whose formula it is.
         n: Failures in a row, 1 or more.
-        slow: Whether the range is that of `max_delay` whatever `n` is.
+        slow: Whether the range is that of `max_delay` for every `n`.
     """
     if slow:
         return policy.min_delay, max(policy.min_delay, policy.max_delay)
@@ -137,11 +137,11 @@ class RetryState:
         self._said_stop = _NOWHERE
 
     def started(self, now: float) -> None:
-        """The client has started: `max_elapsed` counts from here until a stable connection is lost."""
+        """Note the start of the client, from which `max_elapsed` counts until a stable connection is lost."""
         self._down_since = self._unconnected_since = now
 
     def dialing(self, now: float) -> int:
-        """A dial begins; return its number since the last stable connection, from 1."""
+        """Note that a dial begins; return its number since the last stable connection, from 1."""
         if self._down_since is None:
             self._down_since = now
         self._dialed_at = now
@@ -150,11 +150,11 @@ class RetryState:
         return self.attempt
 
     def dialed(self, now: float) -> None:
-        """The dial that began has only now been let through."""
+        """Note that the dial got its slot only now."""
         self._dialed_at = now
 
     def opened(self) -> None:
-        """The connection has become open: the server takes us, so a refusal later is no verdict on our request."""
+        """Note that the connection is open: the server accepts this client, so later refusals may be temporary."""
         self._table.opened()
 
     def elapsed(self, now: float) -> float:
@@ -192,7 +192,7 @@ class RetryState:
         held: Callable[[int], tuple[float, str] | None] = lambda _: None,
         excused: bool = False,
     ) -> Decision:
-        """A connection has ended or an attempt has failed; return what follows.
+        """Return the decision after a connection has ended or an attempt has failed.
 
         Args:
             failure: What has happened.
@@ -266,7 +266,7 @@ class RetryState:
         errors: list[tuple[str, BaseException]],
         held: Callable[[int], tuple[float, str] | None],
     ) -> Decision:
-        """A retry is due: returns when, or that a limit is reached."""
+        """Return when to retry, or to stop because a limit is reached."""
         asked = is_replaced(failure.close)
         state = self._tenacity_state(failure, now)
         if verdict is not None and verdict.after is not None:
@@ -357,7 +357,7 @@ def _stopped(rule_id: str, **facts: object) -> Decision:
 
 
 def _retry_after(failure: Failure) -> float:
-    """Return the seconds the server asked to wait, whatever its status; 0 where it did not, or made no sense.
+    """Return the seconds that the server asked the client to wait, for any status; 0 if none or not valid.
 
     Source: RFC 9110 section 10.2.3 (429, 503 and 3xx are examples); 418, 403 and 502 are seen in the field.
     """

@@ -95,13 +95,13 @@ class DefaultTable:
         self.is_slow = False
 
     def opened(self) -> None:
-        """The server takes us, so a refusal later is no verdict on our request."""
+        """Note that the server accepts this client, so later refusals may be temporary."""
         self._was_open = True
         self._refused = 0
         self._refreshed = False
 
     def begin_anew(self) -> None:
-        """A connection was stable."""
+        """Reset the counts after a stable connection."""
         self._broken = 0
         self.is_slow = False
 
@@ -117,7 +117,7 @@ class DefaultTable:
         refused = self._refused
         default = self._look_up(failure, rejected=rejected, outage=outage, excused=excused)
         if self._refused == refused:
-            self._refused = 0  # whatever else it was, the row is over
+            self._refused = 0  # any other failure ends the row
         return default
 
     def _look_up(self, failure: Failure, *, rejected: bool, outage: float, excused: bool) -> Default:
@@ -166,7 +166,7 @@ class DefaultTable:
         return _default(rule_id, who=who, close=said, uptime=uptime, stop=rejected)
 
     def _after_answer(self, status: int, retry_after: float | None, outage: float) -> Default:
-        """An HTTP answer that is not 101.
+        """Return the rule for an HTTP status other than 101.
 
         Source: RFC 9110 section 15 (a status outside of 100 to 599 is to be treated as 5xx).
         """

@@ -1,6 +1,6 @@
 """One attempt, from the address to a connection that is set up: provider, dial, handshake, `setup`, subscriptions.
 
-An attempt ends within its time limits whatever the network does, and leaves nothing behind when it fails.
+An attempt always ends within its time limits, and frees everything when it fails.
 """
 
 from __future__ import annotations
@@ -151,12 +151,12 @@ class Opener:
         self._step, self._since = step, asyncio.get_running_loop().time()
 
     def abandon(self) -> None:
-        """Free the socket of the attempt of the moment, whatever the program's code is doing with it."""
+        """Free the socket of the current attempt, even while user code uses it."""
         if self._live is not None:
             self._live.cut()
 
     def ended(self, live: Live) -> None:
-        """A connection has ended during its set-up, so that there is nothing to wait for but for what it has left."""
+        """Note that a connection ended during its setup; only its cleanup is left to wait for."""
         if live is self._live:
             self._cut_short(LAST_WORDS if len(live.setup_inbox) else 0.0)
 
@@ -212,7 +212,7 @@ class Opener:
                 await self._take_turn(origin_of(endpoint))
             self._waiting(f"a connection to {endpoint}")
             async with self._begin(limit):
-                # It is the connection's at once, so that whatever fails from here on frees it.
+                # The connection owns the link at once, so that any failure from here on frees it.
                 live.link = link = await options.transport.open(endpoint, live)
             opened = True
         except Interrupted:
@@ -260,7 +260,7 @@ class Opener:
         return endpoint
 
     async def _redirected(self, endpoint: Endpoint) -> None:
-        """A redirect leads to another origin: the governor counts that dial, too; its time is not that of the attempt."""
+        """Wait for a slot at the origin of a redirect; this time is not part of `open_timeout`."""
         scope, loop = self._scope, asyncio.get_running_loop()
         limit = scope.when() if scope is not None else None
         if scope is not None and not scope.expired():
@@ -310,7 +310,7 @@ class Opener:
         except (Stop, NotAwaitable) as error:
             failure = error
         except BaseException as error:
-            # The program's code fails the attempt, whatever it raises.
+            # Any exception of user code fails the attempt.
             if must_pass(error):
                 raise
             if isinstance(error, TimeoutError) and scope.expired():
@@ -327,7 +327,7 @@ class Opener:
         self._settle(live, endpoint, failure)
 
     def _settle(self, live: Live, endpoint: Endpoint, failure: Exception | None) -> None:
-        """The set-up is over: raises if that ended the attempt, or something else has."""
+        """Finish the setup; raise if it, or something else, ended the attempt."""
         self._check()
         if isinstance(failure, Stop | NotAwaitable):
             raise AttemptFailed(failure, endpoint)

@@ -78,7 +78,7 @@ class _Begun(Record):
     call: Call
 
     def drop(self) -> None:
-        """It will not be awaited."""
+        """Forget the awaitable: it will not be awaited."""
         if isinstance(self.pending, Coroutine):
             cast("Coroutine[Any, Any, object]", self.pending).close()
         elif isinstance(self.pending, asyncio.Future):
@@ -309,7 +309,7 @@ class Dispatcher:
         self._start()
 
     def stop(self) -> None:
-        """A lane that is cancelled from now on ends; before, user code has cancelled it, and it goes on."""
+        """Let a cancellation end the lane from now on; before, only user code cancels it, and it goes on."""
         self._stopped = True
 
     def _step(self) -> None:
@@ -409,7 +409,7 @@ class Dispatcher:
                 self._abandon(told)
 
     def _abandon(self, told: list[Handle[Any] | _Begun]) -> None:
-        """The async lane has been ended: what waited for it is not called any more."""
+        """Drop the pending calls of the async lane, which has ended."""
         for waiting in self._waiting.clear():
             told += waiting[3]
         for one in told:

@@ -23,7 +23,7 @@ class Consumer:
         self._inbox = engine.inbox
 
     async def recv(self) -> Message:
-        """Return the next message; raise at the end whatever ended the client."""
+        """Return the next message; at the end, raise the reason why the client ended."""
         self.check()
         try:
             return await self._inbox.get()
@@ -55,7 +55,7 @@ class Consumer:
         return StopAsyncIteration() if self._engine.life.cause is None else self._engine.ended_error()
 
     def check(self) -> asyncio.AbstractEventLoop:
-        """Return the running loop; raise where nobody may receive now."""
+        """Return the running loop; raise if receiving is not possible now."""
         engine = self._engine
         if self._inbox.claimed:
             raise ConcurrencyError("on_message callbacks are the consumer of this client")

@@ -31,12 +31,12 @@ class Tally:
         self._dispatcher = dispatcher
 
     def add(self, live: Live) -> None:
-        """A connection is no more: what it has moved is kept."""
+        """Keep the counts of a connection that has ended."""
         for name, count in live.counts().items():  # a third of the time that `Counter.update` takes
             self._moved[name] += count
 
     def stats(self, life: Life, live: Live | None) -> Stats:
-        """The numbers as of now; `live` is the connection that is open."""
+        """Return the current statistics; `live` is the open connection."""
         queue, moved = self._queue, Counter(self._moved)
         confirmation: Literal["on", "off", "none"] = "none"
         if live is not None:

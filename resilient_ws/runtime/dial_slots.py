@@ -167,13 +167,13 @@ class Turns:
         return f"a dial slot for {origin}: {dials.dialing(origin)} dials in progress, {others} others waiting"
 
     def leave(self, *, opened: bool = False) -> None:
-        """The dial is over, or not wanted any more; `opened`: the origin has let us in."""
+        """Release the slot: the dial is over or was given up; `opened` if it succeeded."""
         ticket, self._ticket, self._lent = self._ticket, None, None
         if ticket is not None and self._dials is not None:
             self._dials.leave(ticket, self._loop.time(), opened=opened)
 
     def hurry(self, *, next_one: bool) -> None:
-        """The turn that is waited for does not mind that the origin asked for time; if none is, the next one may."""
+        """Exempt the pending ticket, or the next one, from a hold of the origin."""
         ticket = self._ticket
         if ticket is None:
             self._hurried = next_one

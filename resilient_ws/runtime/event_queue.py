@@ -42,7 +42,7 @@ class EventQueue:
     Args:
         max_events: How many may wait.
         max_bytes: How many bytes of messages the waiting events may keep alive. An event is always accepted while
-            nothing else is counted, whatever its size.
+            no other event is counted.
     """
 
     __slots__ = ("_bytes", "_kept", "_max_bytes", "_max_events", "_sparable")
@@ -70,7 +70,7 @@ class EventQueue:
         return not size or not self._bytes or self._bytes + size <= self._max_bytes
 
     def append(self, number: int, size: int, event: Event, listeners: Any = None) -> None:
-        """Add an event, whatever the bounds say; `number` is larger than that of every event before it."""
+        """Add an event, ignoring the bounds; `number` must be larger than that of every earlier event."""
         waiting = (number, size, event, listeners)
         if isinstance(event, _SPARABLE):
             if not self._sparable:

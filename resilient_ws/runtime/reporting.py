@@ -96,7 +96,7 @@ class Teller:
         return is_news
 
     def tell_state(self, old: State, new: State) -> None:
-        """Say that the state has changed; there is an event of it only where somebody hears it."""
+        """Report a change of state; an event is made only if there is a listener."""
         self.timeline.say(changed(old, new))
         if self._dispatcher.hears(StateEvent):
             self._dispatcher.emit(StateEvent(old=old, new=new))
@@ -157,7 +157,7 @@ class Teller:
 
 
 def is_read(logger: logging.Logger, level: int = logging.INFO) -> bool:
-    """Return whether a record of `logger` reaches a reader. One for nobody took a tenth of the time in which an end is told."""
+    """Return whether `logger` has a handler. An unread record took a tenth of the time it takes to report a drop."""
     if logger.filters:
         return True  # one may look at what passes
     has_handler = False
@@ -188,12 +188,12 @@ class PauseNotice:
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Reading is paused."""
+        """Note that reading is paused."""
         if self._timer is None:
             self._timer = loop.call_later(PAUSE_NOTICE, self._due)
 
     def end(self) -> None:
-        """It is paused no more, or nobody is to be told."""
+        """Note that reading is no longer paused, or that no report is needed."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

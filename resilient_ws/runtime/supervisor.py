@@ -354,7 +354,7 @@ class Supervisor:
                     timer.cancel()
 
     def _wake(self) -> None:
-        """The act may have changed: the task looks again."""
+        """Wake the task, since the act may have changed."""
         if self._waker is not None:
             _finish(self._waker)
         if self._scope is not None and self.life.is_interrupted and not self._scope.expired():
@@ -428,7 +428,7 @@ class Supervisor:
     def _break(
         self, cause: BaseException, rule_id: str, text: str, *, rule: str | None = None, asked: bool = False
     ) -> None:
-        """The client cannot go on: ends what is open without a word to the peer, and the client with it."""
+        """End the open connection, without a CLOSE, and the client."""
         self._note(self.life.breaking())
         if self.live is not None:
             self.live.ended(LinkEnd(code=None, origin=CloseOrigin.LOCAL))
@@ -438,7 +438,7 @@ class Supervisor:
         self._end()
 
     def _terminate(self, cause: BaseException | None = None) -> None:
-        """The last resort: what is still there ends now, without waiting.
+        """End everything at once, without waiting; the last resort.
 
         Args:
             cause: What has ended the task; `None` = it has not ended.
@@ -518,7 +518,7 @@ class Supervisor:
             self._limit = loop.call_at(until + FORCED, self._is_overdue, until + FORCED)
 
     def _is_overdue(self, limit: float) -> None:
-        """The limit has passed, and the task has not ended."""
+        """Act on a task that has not ended within the limit."""
         loop = asyncio.get_running_loop()
         if loop.time() - limit > LATE:
             # The loop stood still, so the task knows no more than we do. It has a moment, once.
@@ -648,7 +648,7 @@ class Supervisor:
             self._interrupt()
 
     def _interrupt(self) -> None:
-        """What is under way is given up: the task goes to the end."""
+        """Give up the current act, so that the task goes on to the end."""
         if self.life.is_interrupted:
             return
         self.life.interrupt()
@@ -712,7 +712,7 @@ class Supervisor:
         self.teller.log_raised(what, error)
 
     def _secrets(self) -> set[str]:
-        """What must not be shown of the addresses, headers and subprotocols in use."""
+        """Return the secrets in the URLs, headers and subprotocols in use."""
         last = self.life.last_endpoint
         endpoints = (*self.config.addresses.known, *((last,) if last is not None else ()))
         return set().union(*(secrets_of(endpoint) for endpoint in endpoints))
@@ -751,7 +751,7 @@ class Supervisor:
         return text
 
     def stats(self) -> Stats:
-        """The numbers as of now."""
+        """Return the current statistics."""
         numbers, turns, address = self.tally.stats(self.life, self.live), self.turns, self.retry.endpoint
         if turns is None:
             return attrs.evolve(numbers, waiting_for=self.waiting_for)
@@ -767,7 +767,7 @@ class Supervisor:
     # ------------------------------------------------------------------------------------------ what connections tell
 
     def connection_ended(self, live: Live, end: LinkEnd, /, *, wakes: bool) -> None:
-        """A link has ended, or a heartbeat gave it up."""
+        """Note that a link has ended, or that the heartbeat gave it up."""
         if live is not self.live:
             if self._opener is not None:
                 self._opener.ended(live)
@@ -805,7 +805,7 @@ class Supervisor:
         return burst_hint(end, len(self.subscriptions)) if soon else None
 
     def wake(self) -> None:
-        """The task tells of an end, and then the callbacks are called, within this call."""
+        """Let the task report an end and run the callbacks within this call."""
         if self.life.ending is not None:
             self.dispatcher.serve_at_once(self._go_on)
 
@@ -814,24 +814,24 @@ class Supervisor:
             resume(self._waker)
 
     def gave_up(self, live: Live, /) -> None:
-        """A connection is over before it was open."""
+        """Note that a connection ended before it was open."""
         self.tally.add(live)
 
     def confirmed(self, entries: Sequence[Entry], /) -> None:
-        """The peer has read what was written; somebody waits for these."""
+        """Resolve the waiters of confirmed messages."""
         self.sender.confirmed(entries)
 
     def answered(self, written: int, /) -> None:
-        """The peer has answered a request."""
+        """Confirm everything up to a request, which the peer has answered."""
         self.sender.answered(written)
 
     def confirmation_off(self, entries: Sequence[Entry], /) -> None:
-        """The peer answers no ping; somebody waits for these."""
+        """Reject the waiters of messages: the peer answers no ping."""
         self.sender.confirmation_off(entries)
         self.teller.tell_unconfirmed()
 
     def confirmation_on(self) -> None:
-        """The peer has answered a ping after all."""
+        """Note that the peer has answered a ping after all."""
         self.sender.confirmation_on()
         self.teller.note("the peer has answered a ping after all: confirmation is on again")
 
@@ -854,7 +854,7 @@ class Supervisor:
     # ------------------------------------------------------------------------------------------ the inbox
 
     def inbox_full(self) -> None:
-        """Reading is to pause."""
+        """Pause reading."""
         loop = asyncio.get_running_loop()
         if self.live is not None and self.live.link is not None:
             self.live.link.pause()
@@ -863,13 +863,13 @@ class Supervisor:
             self._pause_notice.begin(loop)
 
     def inbox_relaxed(self) -> None:
-        """Reading may go on."""
+        """Resume reading."""
         self._pause_notice.end()
         if self.live is not None and self.live.link is not None:
             self.live.link.resume()
 
     def inbox_stuck(self) -> None:
-        """What is waited for cannot come."""
+        """Fail the waiters, whose data cannot arrive through the full inbox."""
         self.sender.patience.stuck()
 
 

@@ -2,7 +2,7 @@
 
 The loop is asyncio's own. Its `time` stands still while anything can run and jumps to the next timer when nothing
 can. The loop also answers for boot time and wall time (`resilient_ws.aio.clocks`). It knows nothing of what runs on it;
-whatever asks another clock (`time.monotonic`, another process) is not moved.
+code that uses another clock (`time.monotonic`, another process) is not affected.
 """
 
 from __future__ import annotations

@@ -19,19 +19,19 @@ class LinkOwner(Protocol):
     """Who is told what happens on a `Link`."""
 
     def link_made(self) -> None:
-        """The connection can be used."""
+        """Handle a connection that can be used."""
 
     def link_received(self, data: bytes) -> None:
-        """Bytes have arrived."""
+        """Handle received bytes."""
 
     def link_eof(self) -> None:
-        """The peer has sent FIN."""
+        """Handle a FIN of the peer."""
 
     def link_writable(self) -> None:
-        """The peer has taken enough of what was written; it may go on."""
+        """Continue writing: the peer has taken enough of the data."""
 
     def link_ended(self, by_peer: str | None) -> None:
-        """The connection is over; ``by_peer`` is ``"fin"`` or ``"rst"`` where the peer did it."""
+        """Handle the end; `by_peer` is `"fin"` or `"rst"` if the peer caused it."""
 
 
 class Link(asyncio.Protocol):
@@ -178,7 +178,7 @@ class Link(asyncio.Protocol):
         if transport is None or transport.is_closing():
             return
         self.keep_after_eof = self._half_closed = True
-        with contextlib.suppress(OSError):  # reset by the peer, and nobody has read that yet
+        with contextlib.suppress(OSError):  # reset by the peer, not noticed yet
             if transport.can_write_eof():
                 transport.write_eof()
             else:  # TLS has no half-close: a FIN below it, without close_notify

@@ -17,7 +17,7 @@ from resilient_ws.core.heartbeat import Reading
 
 
 class _All(Awaitable[None]):
-    """Several waits, one after the other; unlike a coroutine it does not mind if nobody waits."""
+    """Several waits in a row; unlike a coroutine, it need not be awaited."""
 
     __slots__ = ("_waits",)
 
@@ -39,7 +39,7 @@ class Receiver(Protocol):
     """What a link calls, on the event loop, in the order of the wire; `ended` comes once and last."""
 
     def message(self, message: Message, size: int, /) -> None:
-        """A whole data message of `size` bytes has arrived."""
+        """Handle a complete data message of `size` bytes."""
 
     def burst(self, messages: list[Message], size: int, /, *, wakes: bool = True) -> None:
         """Several have arrived in one read of the socket, of `size` bytes in all; the list may be used again.
@@ -48,13 +48,13 @@ class Receiver(Protocol):
         """
 
     def wake(self) -> None:
-        """The program goes on within this call, if it waits for what has come: the last thing a callback of the loop does."""
+        """Resume waiting user code within this call; must be the last step of a callback of the loop."""
 
     def pong(self, payload: bytes, /) -> None:
-        """A PONG has arrived; a PING is answered by the link itself."""
+        """Handle a PONG; the link itself answers PINGs."""
 
     def ended(self, end: End, /, *, wakes: bool = True) -> None:
-        """The connection is over; everything that came before it has been told. `wakes` as for `burst`."""
+        """Handle the end; everything received before has been reported. `wakes` as for `burst`."""
 
 
 class Link(Protocol):

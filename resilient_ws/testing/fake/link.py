@@ -67,7 +67,7 @@ class Wire(Protocol):
         ...
 
     def aborted(self) -> None:
-        """The client has freed its socket."""
+        """Note that the client has freed its socket."""
         ...
 
 
@@ -206,7 +206,7 @@ class FakeLink:
         )
 
     def arrived(self, frames: list[Frame]) -> None:
-        """The kernel has got these frames; they are read unless reading is paused."""
+        """Deliver frames to the kernel; the client reads them unless reading is paused."""
         for one in frames:
             if one.kind == "end":
                 self._broken = True

@@ -29,7 +29,7 @@ class PingAnswers(enum.Enum):
     LATEST = "latest"
     """Only the last one of those that came within `pong_delay`, as RFC 6455 5.5.3 allows."""
     WRONG = "wrong"
-    """Each, but with a payload that nobody sent."""
+    """Answer each ping, but with a wrong payload."""
     NONE = "none"
 
 
@@ -46,7 +46,7 @@ class FakePeer:
         answers_pings: Which PINGs it answers.
         pong_delay: Seconds until it does.
         answers_close: Whether it answers a CLOSE.
-        on_message: Called soon after each message that reached it; `None` = nobody. For peers that answer.
+        on_message: Called soon after each message that reached the peer, for peers that answer; `None` for none.
         write_delay: Seconds that the client's library needs to write a message of more than 16 KiB, as if it
             compressed in a thread: a connection that ends meanwhile has not taken it. `None` = it writes at once.
     """
@@ -167,7 +167,7 @@ class FakePeer:
     # --- what a network does ---
 
     def go_silent(self) -> None:
-        """Nothing goes in either direction any more, and nobody says so. What is sent waits for `recover`."""
+        """Stop all traffic in both directions, silently. Data stays pending until `recover`."""
         self._deaf = self._mute = True
 
     def go_deaf(self) -> None:
@@ -179,11 +179,11 @@ class FakePeer:
         self._mute = True
 
     def congest(self) -> None:
-        """The peer takes nothing, its kernel lives: from now on each write of the client stands and has to wait."""
+        """Stop taking data while the kernel lives: each write of the client stays pending."""
         self._congested = True
 
     def recover(self) -> None:
-        """End whatever `go_silent`, `go_deaf`, `go_mute` and `congest` began; what stood arrives, in order."""
+        """End the effects of `go_silent`, `go_deaf`, `go_mute` and `congest`; pending data arrives in order."""
         self._deaf = self._mute = self._congested = False
         while self._held:
             self._bring(self._held.popleft())
@@ -233,7 +233,7 @@ class FakePeer:
         return self._stands, 0 if self._congested and not self._deaf else self._stands
 
     def aborted(self) -> None:
-        """The client has freed its socket."""
+        """Note that the client has freed its socket."""
         self._lose()
         self._coming.clear()
         if self._arrival is not None:
@@ -270,7 +270,7 @@ class FakePeer:
                 room.set_result(None)
             else:
                 room.set_exception(error)
-                room.exception()  # nobody may be waiting any more
+                room.exception()  # retrieved, in case there is no waiter
 
     # --- hearing and sending ---
 

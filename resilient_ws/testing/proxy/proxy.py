@@ -52,7 +52,7 @@ class ChaosProxy:
         cut: How it is cut.
         accept_delay: Seconds before the target is dialed for an accepted connection.
         seed: Of the random choices; ``None``: a new one, to be found in `seed`.
-        log: Called with a line of text for each thing that happens; ``None``: nobody hears.
+        log: Called with a line of text for each thing that happens; `None` for none.
 
     Attributes:
         up: The conditions from the client to the server.

@@ -173,7 +173,7 @@ async def run_schedule(
     Args:
         proxy: The proxy.
         steps: The steps, in the order of their time.
-        log: Called with each step as text; ``None``: nobody hears.
+        log: Called with each step as text; `None` for none.
     """
     loop = asyncio.get_running_loop()
     start = loop.time()

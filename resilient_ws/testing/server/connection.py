@@ -167,7 +167,7 @@ class FaultConnection(Session):
         self._write_now(self._encode(Opcode.PING, payload))
 
     def pong(self, payload: bytes = b"") -> None:
-        """Send a PONG that nobody asked for."""
+        """Send an unsolicited PONG."""
         self._write_now(self._encode(Opcode.PONG, payload))
 
     async def ping_flood(

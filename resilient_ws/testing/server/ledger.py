@@ -31,7 +31,7 @@ class Ping(NamedTuple):
 
 @attrs.define
 class AttemptRecord:
-    """One TCP connection to the server, whatever became of it.
+    """One TCP connection to the server, successful or not.
 
     Attributes:
         number: 1 for the first one since the server was made.

@@ -71,7 +71,7 @@ class Visit:
             self._sock.close()
 
     def drop(self, drop: Drop) -> None:
-        """Lose the connection, whatever it has come to."""
+        """Drop the connection in any state."""
         if self._connection is not None:
             self._connection.drop(drop)
         elif drop == "fin":

@@ -50,7 +50,7 @@ class _Between(asyncio.BufferedProtocol):
 
     def eof_received(self) -> bool | None:
         self._http.eof_received()
-        # asyncio would first wait for our send buffer, which nobody may ever empty.
+        # asyncio would first wait for the send buffer, which may never drain.
         self._link.lost(None, wakes=False)
         self._link.wake()
         return self._link.keeps_socket
@@ -150,6 +150,6 @@ class DirectLink(StreamLink):
         return carried_by(self._transport, direct=True)
 
     def abort(self) -> None:
-        """Free the socket now. Messages that were read before are told, though nobody reads on."""
+        """Free the socket now. Messages that were read before are still reported."""
         super().abort()
         self._connection.close()

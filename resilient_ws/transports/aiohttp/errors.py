@@ -37,7 +37,7 @@ from resilient_ws.transports.shared.retry_after import retry_after
 
 
 def translate(error: Exception, url: URL, through: str = "") -> ConnectError:  # noqa: PLR0912 - a table
-    """Return ours for whatever was raised; one that is ours already is returned as it is.
+    """Translate an exception into ours; ours are returned unchanged.
 
     Args:
         error: What was raised.

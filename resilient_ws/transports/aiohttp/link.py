@@ -44,7 +44,7 @@ class _Rest(Awaitable[None]):
     def __await__(self) -> Generator[Any, Any, None]:
         try:
             yield self._step
-        except BaseException as error:  # noqa: BLE001 - whatever is thrown in is for the send
+        except BaseException as error:  # noqa: BLE001 - any exception belongs to the send
             self._coroutine.throw(error)
         yield from self._coroutine.__await__()
 

@@ -30,7 +30,7 @@ def is_supported() -> bool:
         return False
     try:
         supported = _try_parts()
-    except Exception as error:  # whatever is different, the plain way works
+    except Exception as error:  # the fallback works with any aiohttp
         log.debug("the direct way was tried", exc_info=error)
         supported = False
     if not supported:

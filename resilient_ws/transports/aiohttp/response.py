@@ -34,16 +34,16 @@ class Front:
         self.ended = False
 
     def feed_data(self, data: bytes) -> tuple[bool, bytes]:
-        """Called by aiohttp, until there is a link that reads."""
+        """Handle data for aiohttp until a link reads."""
         self.cutter.feed(bytes(data))
         return False, b""
 
     def feed_eof(self) -> None:
-        """Called by aiohttp when the connection is lost."""
+        """Handle a lost connection."""
         self.ended = True
 
     def set_exception(self, exc: BaseException, exc_cause: BaseException | None = None) -> None:
-        """Called by aiohttp when the connection is lost, too."""
+        """Handle the end of the stream, which aiohttp also calls on a lost connection."""
 
 
 def forget_handshake(http: Any, front: Front) -> None:
@@ -86,4 +86,4 @@ class DirectResponse(ClientWebSocketResponse):
 
     @_parser.setter
     def _parser(self, parser: Any) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """What aiohttp made is not used."""
+        """Ignore the parser that aiohttp made."""

@@ -86,7 +86,7 @@ class _Answer(ClientResponse):
 
     @under_cached_property
     def headers(self) -> CIMultiDictProxy[str]:
-        """The header fields."""
+        """Return the header fields."""
         return _joined(super().headers)
 
     def hand_over(self) -> Connection:
@@ -191,7 +191,7 @@ class _Handshake:
         )
 
     def is_sent(self) -> None:
-        """The request has been written."""
+        """Note that the request has been written."""
         self._reach.waits_for = f"the answer of {self._url.raw_host} to the handshake{self.through}"
 
     def take_socket(self) -> socket.socket:
@@ -205,7 +205,7 @@ class _Handshake:
         """Send the request, and take the answer."""
         try:
             response = await handler(request)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it fails this attempt and not the client
+        except Exception as error:  # noqa: BLE001 - any exception fails the attempt, not the client
             # Also keeps aiohttp from dialing once more: it retries only exceptions of its own.
             failure = translate(error, self._url, self.through)
         else:
@@ -368,7 +368,7 @@ class AiohttpTransport:
         return self._reach.waits_for
 
     def settled(self, *, stable: bool) -> None:
-        """The last connection has ended, or the attempt has failed."""
+        """Note that the last connection has ended, or that the attempt has failed."""
         self._reach.settled(stable=stable)
 
     async def open(self, endpoint: Endpoint, receiver: Receiver, /) -> Link:
@@ -426,7 +426,7 @@ class AiohttpTransport:
             )
         except (Redirected, ConnectError):
             raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, it fails this attempt and not the client
+        except Exception as error:  # noqa: BLE001 - any exception fails the attempt, not the client
             failure = translate(error, url, handshake.through)
         finally:
             _dialing.reset(dialing)

@@ -20,7 +20,7 @@ from resilient_ws.transports.shared.redirects import Redirected
 
 
 def translate(url: URL, error: Exception, through: str = "") -> ConnectError | Redirected:
-    """Return ours for whatever was raised; one that is ours already is returned as it is.
+    """Translate an exception into ours; ours are returned unchanged.
 
     Args:
         url: What was dialed.

@@ -76,20 +76,20 @@ class PicowsLink(StreamLink):
             self.lost(listener.gone_with)
 
     def fill(self) -> None:
-        """The send buffer is fuller than it should be."""
+        """Note that the send buffer is above its high-water mark."""
         self._outlet.fill()
 
     def drain(self) -> None:
-        """It has room again, or nothing will be kept in it any more."""
+        """Note that the send buffer has room again, or is no longer used."""
         self._outlet.drain()
 
 
 def _take_notice(connection: WSTransport) -> None:
-    """Take notice of the exception by which picows ends a connection; it would complain if nobody did."""
+    """Retrieve the exception with which picows ends a connection, to avoid its warning."""
     waiting = connection.wait_disconnected()
     try:
         ended: asyncio.Future[None] = waiting.send(None)
-    except Exception:  # noqa: BLE001 - it is over already, for whatever reason
+    except Exception:  # noqa: BLE001 - it is over already
         return
     ended.add_done_callback(_look)
     waiting.close()

@@ -54,7 +54,7 @@ class PicowsListener(WSListener):
         self.early: list[bytes] = []  # frames
 
     def on_ws_connected(self, transport: WSTransport) -> None:
-        """The handshake is done; what came with it has not been parsed."""
+        """Take over after the handshake; bytes behind it have not been parsed."""
         if self.parser is None:
             self.connection = transport
             socket: Any = transport.underlying_transport
@@ -64,11 +64,11 @@ class PicowsListener(WSListener):
             socket.set_protocol(Wire(self, picows))
 
     def on_ws_disconnected(self, _: WSTransport) -> None:
-        """The socket is gone."""
+        """Handle the loss of the socket."""
         self.is_gone = True
 
     def on_ws_frame(self, _: WSTransport, frame: WSFrame) -> None:
-        """A frame has come."""
+        """Handle a frame."""
         self.tail = frame.tail_size
         self.early.append(copy_of(frame))
 
@@ -104,7 +104,7 @@ class Wire(asyncio.BufferedProtocol):
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Bytes have come."""
+        """Handle received bytes."""
         link = self._listener.link
         buffer, self._buffer = self._buffer, self._scratch  # an idle connection is to hold little
         if link is not None:
@@ -149,17 +149,17 @@ class Wire(asyncio.BufferedProtocol):
                 self._listener.tail = before + size  # no frame has ended since
 
     def pause_writing(self) -> None:
-        """The send buffer is fuller than it should be."""
+        """Note that the send buffer is above its high-water mark."""
         if self._listener.link is not None:
             self._listener.link.fill()
 
     def resume_writing(self) -> None:
-        """It has room again."""
+        """Note that the send buffer has room again."""
         if self._listener.link is not None:
             self._listener.link.drain()
 
     def eof_received(self) -> bool | None:
-        """The peer sends no more; asyncio would first wait for our send buffer, which nobody may ever empty."""
+        """Handle a FIN at once; asyncio would first wait for the send buffer, which may never drain."""
         self._inner.eof_received()
         link = self._listener.link
         if link is None:
@@ -169,7 +169,7 @@ class Wire(asyncio.BufferedProtocol):
         return link.keeps_socket
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The socket is gone, perhaps before there is a link that reads."""
+        """Handle the loss of the socket, perhaps before a link reads."""
         listener = self._listener
         listener.is_gone = True
         listener.gone_with = exc

@@ -1,6 +1,6 @@
 """Reads the answer to a handshake in front of picows, which takes no interim answers and tells little of what it refuses.
 
-An answer before the handshake's own (RFC 9110 section 15.2) is passed over, whatever is no valid handshake is told in our
+An answer before the handshake's own (RFC 9110 section 15.2) is skipped, and an invalid handshake is reported in our
 words, and only a valid one reaches picows.
 """
 
@@ -51,12 +51,12 @@ class Opening(asyncio.Protocol):
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The socket is connected, its TLS handshake done: the request is written."""
+        """Write the request: the socket is connected and TLS is done."""
         self._transport = _as_tcp(transport)
         try:
             check_protocol(transport)
             self.inner.connection_made(self._transport)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it fails this attempt
+        except Exception as error:  # noqa: BLE001 - any exception fails the attempt
             self._fail(error)
         else:
             self._is_sent()
@@ -68,7 +68,7 @@ class Opening(asyncio.Protocol):
         self._data += data
         try:
             self._read()
-        except Exception as error:  # noqa: BLE001 - whatever it is, it fails this attempt
+        except Exception as error:  # noqa: BLE001 - any exception fails the attempt
             self._fail(error)
 
     def _read(self) -> None:
@@ -119,11 +119,11 @@ class Opening(asyncio.Protocol):
             self._transport.abort()
 
     def eof_received(self) -> None:
-        """The server sends no more."""
+        """Handle a FIN of the server."""
         self._fail(words.hung_up(self._through))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The socket is gone."""
+        """Handle the loss of the socket."""
         if not self.done.done():
             self.done.set_exception(exc or words.hung_up(self._through))
             self.done.exception()

@@ -67,7 +67,7 @@ class PicowsTransport:
         return self._reach.waits_for
 
     def settled(self, *, stable: bool) -> None:
-        """The last connection has ended, or the attempt has failed."""
+        """Note that the last connection has ended, or that the attempt has failed."""
         self._reach.settled(stable=stable)
 
     async def open(self, endpoint: Endpoint, receiver: Receiver, /) -> Link:

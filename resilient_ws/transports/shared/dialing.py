@@ -94,7 +94,7 @@ class Reach:
         self.waits_for = ""
 
     def settled(self, *, stable: bool) -> None:
-        """The last connection has ended, or the attempt has failed; unless it was stable, another address is next."""
+        """Note that the last connection has ended or failed; unless it was stable, the next address is tried."""
         known = self._known.get(self._last) if self._last is not None else None
         if known is not None and self._last is not None:
             self._known[self._last] = known[0], not stable

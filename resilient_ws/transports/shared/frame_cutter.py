@@ -95,7 +95,7 @@ class Taker(Protocol):
         """Take a CLOSE, behind which nothing is read."""
 
     def broken(self, code: int, why: str, /) -> None:
-        """The peer has broken the protocol, or a limit of ours; nothing is read behind that."""
+        """Stop reading: the peer has broken the protocol or exceeded a limit."""
 
 
 class Cutter:
@@ -106,7 +106,7 @@ class Cutter:
         limit: `max_message_size`, bytes, inclusive.
 
     Attributes:
-        fault: What is wrong behind all that was read, as somebody else has found; code and text.
+        fault: A fault found elsewhere, behind all data read; code and text.
         over: Whether nothing is read any more.
         owed: Bytes that are missing of a frame whose message is gathered.
         stalled: Whether the last portion has left something that can be taken.

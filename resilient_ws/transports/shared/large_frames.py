@@ -21,7 +21,7 @@ FIRST: Final = 32 * 1024
 class Window:
     """What was read of a frame that is not whole, and perhaps of what follows it.
 
-    It is at most twice as large as what has come, or `FIRST` or `SIZE`, whatever size the peer announces.
+    It is at most twice as large as the data received, or `FIRST` or `SIZE`, regardless of the announced size.
 
     Attributes:
         view: All of the buffer.
@@ -44,7 +44,7 @@ class Window:
         self.view[: len(data)] = data
 
     def keep_from(self, position: int, needed: int) -> None:
-        """The frame that begins at `position` is the next one."""
+        """Continue with the frame at `position`."""
         self.begin, self.needed = position, position + needed
         filled = self.end - position
         if len(self.view) > max(SIZE, 2 * filled) or len(self.view) < self.end + ROOM:
@@ -81,6 +81,6 @@ def borrow() -> Window:
 
 
 def give_back(window: Window) -> None:
-    """Nobody uses `window` any more."""
+    """Release `window`."""
     if len(window.view) <= SIZE:
         _spare.window = window

@@ -94,11 +94,11 @@ class Outlet:
         return self._room
 
     def fill(self) -> None:
-        """The send buffer is fuller than it should be."""
+        """Note that the send buffer is above its high-water mark."""
         self.full = True
 
     def drain(self) -> None:
-        """It has room again, or the connection is lost and nothing will be kept in it."""
+        """Note that the send buffer has room again, or that the connection is lost."""
         self.full = False
         if self._room is not None and not self._room.done():
             self._room.set_result(None)

@@ -57,7 +57,7 @@ async def follow(
         if same_origin(endpoint.url, target):
             endpoint = attrs.evolve(endpoint, url=target)
         else:
-            # Of an endpoint nothing but the new address goes along: whatever else it holds may be a secret.
+            # Only the new URL is kept: headers and subprotocols of the endpoint may be secrets.
             headers = CIMultiDict[str]()
             endpoint = Endpoint(target)
             if elsewhere is not None:

@@ -42,7 +42,7 @@ class _Lookup:
             )
         except OSError as caught:
             error = caught
-        except Exception as caught:  # noqa: BLE001 - whatever it is, those who wait have to hear of it
+        except Exception as caught:  # noqa: BLE001 - any exception is passed on to the waiters
             error = OSError(None, f"not a host name: {caught}")
         self.settle(result, error)
 
@@ -55,7 +55,7 @@ class _Lookup:
             try:
                 loop.call_soon_threadsafe(_settle, future, result, error)
             except RuntimeError:
-                continue  # that loop is closed; nobody waits there any more
+                continue  # that loop is closed, so nothing waits there
 
 
 class _Guard:
@@ -101,7 +101,7 @@ def _join(key: _Key) -> asyncio.Future[_AddressInfo]:
 
 
 def _numeric(key: _Key) -> _AddressInfo:
-    """Return what an IP address stands for, which nobody has to be asked; empty for a name.
+    """Return the address record of an IP address, without a lookup; empty for a name.
 
     A thread for it was a fifth of the CPU of a dial with picows; aiohttp does not ask for an address.
     """
@@ -150,4 +150,4 @@ class LookupResolver(AbstractResolver):
         return results
 
     async def close(self) -> None:
-        """Do nothing: a look-up under way belongs to nobody."""
+        """Do nothing: lookups in progress are shared."""

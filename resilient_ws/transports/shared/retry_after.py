@@ -94,7 +94,7 @@ def _bounded(number: re.Match[str]) -> float | None:
 
 
 def _date(value: str) -> float | None:
-    """Return a date in seconds since the epoch, whatever its year; `None` = it is none.
+    """Return a date in seconds since the epoch, for any year; `None` if it is not a date.
 
     The calendar of the standard library ends with the year 9999.
     """

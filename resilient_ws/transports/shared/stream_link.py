@@ -59,17 +59,17 @@ class Intake:
         self.link: StreamLink | None = None
 
     def control(self, opcode: int, payload: bytes, /) -> None:
-        """A PING or a PONG."""
+        """Handle a PING or a PONG."""
         if self.link is not None:
             self.link.take_control(opcode, payload)
 
     def closed(self, payload: bytes, /) -> None:
-        """A CLOSE."""
+        """Handle a CLOSE."""
         if self.link is not None:
             self.link.take_close(payload)
 
     def broken(self, code: int, why: str, /) -> None:
-        """The peer has broken the protocol, or a limit of ours."""
+        """Handle a violation of the protocol or of a limit."""
         if self.link is not None:
             self.link.take_breach(code, why)
 
@@ -266,7 +266,7 @@ class StreamLink(SocketLink):
         self._receiver.wake()
 
     def read_begins(self) -> None:
-        """Bytes have come: one clock reading for all that is in them."""
+        """Note the time of a read, once for all its frames."""
         self._frames += 1
         self._received_at = self._loop.time()
         self._working = True
@@ -344,7 +344,7 @@ class StreamLink(SocketLink):
             self._receiver.burst(batch, size, wakes=wakes)
         finally:
             self._telling = False
-            batch.clear()  # whatever it raises must not come again at the end
+            batch.clear()  # an exception must not be raised again at the end
 
     def pause(self) -> None:
         """Stop reading; what has been read already is held."""
@@ -372,7 +372,7 @@ class StreamLink(SocketLink):
                 self._let_go()
 
     def abort(self) -> None:
-        """Free the socket now. Messages that were read before are told, though nobody reads on."""
+        """Free the socket now. Messages that were read before are still reported."""
         if not self._over:
             self._tell_held()
             self._over = True
@@ -384,7 +384,7 @@ class StreamLink(SocketLink):
         self._outlet.drain()
 
     def _tell_held(self) -> None:
-        """Tell the messages that are held, though nobody takes them: those of a moment, and at most one batch unpacked."""
+        """Report the held messages even if none is read; they are few, and at most one batch is decompressed."""
         self._tell_batch()
         intake, cutter = self._intake, self._cutter
         if intake.link is None or self._working:
@@ -401,7 +401,7 @@ class StreamLink(SocketLink):
         self._working = False
 
     def take_control(self, opcode: int, payload: bytes) -> None:
-        """A PING or a PONG."""
+        """Handle a PING or a PONG."""
         if self._over:
             return
         if opcode == PING:
@@ -419,7 +419,7 @@ class StreamLink(SocketLink):
             self._answer_ping(payload)
 
     def take_close(self, payload: bytes) -> None:
-        """A CLOSE, behind which nothing is read."""
+        """Handle a CLOSE; nothing is read after it."""
         if self._over:
             return
         if len(payload) == 1:
@@ -452,10 +452,10 @@ class StreamLink(SocketLink):
             self.wake()
 
     def lost(self, error: Exception | None, *, wakes: bool = True) -> None:
-        """The socket is gone, which is told after all that was read before; without `wakes` `wake` follows."""
+        """Handle the loss of the socket, after all data read before; without `wakes`, `wake` follows."""
         self._outlet.drain()
         if self._over or (self._cutter.over and self._leaving is not None):
-            return  # a CLOSE or a breach is how it ended, whatever becomes of the socket
+            return  # a CLOSE or a violation already ended the connection
         end = self._lost_with(error)
         if self._intake.link is None or (self._cutter.stalled and self._intake.direct):
             self._pending = end  # what is left takes its turns first

@@ -37,11 +37,11 @@ class Socket(Protocol):
     """What is asked of a socket; those of asyncio and of uvloop have it."""
 
     def fileno(self) -> int:
-        """The number of the socket; -1 for a closed one."""
+        """Return the file descriptor of the socket; -1 if closed."""
         ...
 
     def getsockopt(self, level: int, optname: int, buflen: int, /) -> Any:
-        """The option as bytes."""
+        """Return the option as bytes."""
         ...
 
     def setsockopt(self, level: int, optname: int, value: bytes, /) -> Any:

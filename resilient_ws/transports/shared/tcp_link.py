@@ -285,7 +285,7 @@ class SocketLink:
         )
 
     def _lost_with(self, error: Exception | None) -> End:
-        """What the socket said of its end: an error, or that nothing follows."""
+        """Return how the socket ended: with an error, or with FIN."""
         why = "no CLOSE frame"
         if error is not None:
             why = str(error.args[-1]) if error.args else type(error).__name__

@@ -1,4 +1,4 @@
-"""TLS to a proxy, seen as a plain socket: whatever dials next, with TLS of its own or without, needs nothing to know of it.
+"""TLS to a proxy, presented as a plain socket, so that the code that dials through it needs no changes.
 
 Bytes are passed on between the TLS connection and one end of a pair of sockets. When the other end is closed, what was
 written to it before still leaves, unless it was closed so that nothing does.

@@ -55,7 +55,7 @@ def _has_failed(making: Future[ssl.SSLContext]) -> bool:
 def _make(making: Future[ssl.SSLContext], verified: bool) -> None:
     try:
         making.set_result(make_context(verified=verified))
-    except BaseException as error:  # noqa: BLE001 - whatever it is, those who wait have to hear of it
+    except BaseException as error:  # noqa: BLE001 - any exception is passed on to the waiters
         making.set_exception(error)
 
 
