@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import time
 import warnings
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
 from os import PathLike
 from threading import get_ident
 from types import TracebackType
@@ -31,31 +32,41 @@ from resilient_ws.api.events import (
     StateEvent,
     UndeliveredEvent,
 )
-from resilient_ws.api.handle import CALLBACKS, Callback, MessageCallback
+from resilient_ws.api.handle import CALLBACKS, Callback, Handle, MessageCallback
 from resilient_ws.api.message import Message
 from resilient_ws.api.options import (
+    RESEND_UNCONFIRMED,
     Duration,
     Heartbeat,
     Inbox,
+    OnUncertain,
     Outbox,
     ReconnectPolicy,
+    function,
+    one_of,
     seconds,
 )
 from resilient_ws.api.stats import Stats
+from resilient_ws.connection.setup import checked
+from resilient_ws.connection.writer import Writer
 from resilient_ws.core.governor import SHARED, Governor
 from resilient_ws.runtime.addresses import Provider
-from resilient_ws.runtime.attempt import Setup
+from resilient_ws.runtime.attempt import Setup, Subscription
+from resilient_ws.runtime.callbacks import check_loop
 from resilient_ws.runtime.config import make_config
 from resilient_ws.runtime.consumer import Batches, Consumer, WithGaps
-from resilient_ws.runtime.outgoing import Outgoing
-from resilient_ws.runtime.registration import Callbacks
 from resilient_ws.runtime.supervisor import Supervisor
 from resilient_ws.transports.seam import Transport
 
 Address = str | URL | Endpoint
+Sendable = Message | bytearray | memoryview
+
+# The frames of one subscription that can be pending in the writer: the first declaration, a repeated one, the
+# unsubscribe message, and a declaration made after that message.
+_NEW, _AGAIN, _FAREWELL, _LAST = "new", "again", "farewell", "last"
 
 
-class WebSocketClient(Callbacks, Outgoing):
+class WebSocketClient:
     """A WebSocket client that keeps one logical connection alive for as long as your program runs.
 
     The client connects, detects dead connections, and reconnects with randomised exponential backoff. After a reconnect
@@ -63,6 +74,11 @@ class WebSocketClient(Callbacks, Outgoing):
     an outage leave in order.
 
     The constructor does not need a running event loop. A client belongs to the loop in which it is started.
+
+    Callbacks are registered with the `on_...` methods. Each can be used as a decorator and returns a handle with
+    `.remove()`. A callback may be sync or async. Sync callbacks run on the event loop and must not block it. Callbacks
+    run one at a time, in the order of the events. If one raises, the exception is reported to `on_error` and the next
+    one runs. Callbacks may call `close()`.
 
     Args:
         url: A `ws` or `wss` URL, `str` or `yarl.URL`; a sequence of them, tried in turn; or an async function that is
@@ -162,25 +178,26 @@ class WebSocketClient(Callbacks, Outgoing):
             transport=transport,
             fail_fast=fail_fast,
         )
-        engine = Supervisor(config)
-        Callbacks.__init__(self, engine.dispatcher)
-        Outgoing.__init__(self, engine)
-        self._consumer = Consumer(engine)
-        self._inbox = engine.inbox
+        self._supervisor = supervisor = Supervisor(config)
+        self._sender = supervisor.sender
+        self._max_bytes = supervisor.config.outbox.max_bytes
+        self._thread: int | None = None  # the thread that started the client
+        self._consumer = Consumer(supervisor)
+        self._inbox = supervisor.inbox
         given = (on_open, on_close, on_reconnect, on_retry, on_undelivered, on_error, on_state, on_message)
         for name, callback in zip(CALLBACKS, given, strict=True):
             if callback is not None:
-                self._engine.dispatcher.register(name, callback)
+                supervisor.dispatcher.register(name, callback)
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
-        engine: Supervisor | None = getattr(self, "_engine", None)  # unset if the constructor raised
-        left = engine.left_open() if engine is not None else None
+        supervisor: Supervisor | None = getattr(self, "_supervisor", None)  # unset if the constructor raised
+        left = supervisor.left_open() if supervisor is not None else None
         if left is not None:
             _warn(f"{self!r} {left}", ResourceWarning, source=self)
 
     def __repr__(self) -> str:
-        engine = self._engine
-        return f"<WebSocketClient {engine.config.addresses.shown} {engine.state.value}>"
+        supervisor = self._supervisor
+        return f"<WebSocketClient {supervisor.config.addresses.shown} {supervisor.state.value}>"
 
     # ------------------------------------------------------------------------------------------ lifecycle
 
@@ -209,13 +226,13 @@ class WebSocketClient(Callbacks, Outgoing):
             RuntimeError: No event loop is running.
             ConcurrencyError: The client was started in another event loop.
         """
-        engine = self._engine
-        if engine.life.is_over:
-            raise engine.ended_error()
-        if engine.loop is not None:
+        supervisor = self._supervisor
+        if supervisor.life.is_over:
+            raise supervisor.ended_error()
+        if supervisor.loop is not None:
             self._check_loop()
             return
-        engine.start()
+        supervisor.start()
         self._thread = get_ident()
 
     async def ready(self, timeout: Duration | None = None) -> None:
@@ -236,11 +253,13 @@ class WebSocketClient(Callbacks, Outgoing):
         scope = asyncio.timeout(limit)
         try:
             async with scope:
-                await self._engine.ready()
+                await self._supervisor.ready()
         except TimeoutError:
             if not scope.expired():
                 raise
-            raise TimeoutError(f"not open within timeout={limit:g} s: {self._engine.standing()}") from None
+            raise TimeoutError(
+                f"not open within timeout={limit:g} s: {self._supervisor.standing()}"
+            ) from None
 
     async def close(self, code: int = 1000, reason: str = "", drain: Duration | None = None) -> None:
         """Close the client, from any state and any task, within `drain` + `close_timeout`.
@@ -265,13 +284,13 @@ class WebSocketClient(Callbacks, Outgoing):
         """
         checked_code, checked_reason = check_close(code, reason)
         limit = seconds("drain", drain, zero=True, none=True)
-        engine = self._engine
-        if engine.is_finished:
+        supervisor = self._supervisor
+        if supervisor.is_finished:
             return
-        if engine.loop is not None:
+        if supervisor.loop is not None:
             self._check_loop()
-        engine.request_close(checked_code, checked_reason, limit)
-        await engine.wait_closed()
+        supervisor.request_close(checked_code, checked_reason, limit)
+        await supervisor.wait_closed()
 
     async def run(self, *, signals: Sequence[signal.Signals] = (signal.SIGINT, signal.SIGTERM)) -> None:
         """Start the client and wait until it is closed: the main function of a program made of callbacks.
@@ -288,18 +307,18 @@ class WebSocketClient(Callbacks, Outgoing):
             ClientClosed: The client was closed before.
             TypeError, ValueError: One of `signals` is not a signal.
         """
-        engine = self._engine
-        closing = ClosingSignals(signals, lambda: engine.request_close(1000, "", None))
+        supervisor = self._supervisor
+        closing = ClosingSignals(signals, lambda: supervisor.request_close(1000, "", None))
         self.start()
         with closing:
             try:
-                await asyncio.shield(engine.finished)
+                await asyncio.shield(supervisor.finished)
             except asyncio.CancelledError:
-                if engine.life.closing is None:  # otherwise the second signal, or a second cancellation
+                if supervisor.life.closing is None:  # otherwise the second signal, or a second cancellation
                     await self.close()
                 raise
-        if engine.life.cause is not None:
-            raise engine.ended_error()
+        if supervisor.life.cause is not None:
+            raise supervisor.ended_error()
 
     def reconnect_now(self, code: int = 1000, reason: str = "") -> None:
         """End the current backoff, or replace the open connection, `min_delay` after the last dial at the earliest.
@@ -318,10 +337,276 @@ class WebSocketClient(Callbacks, Outgoing):
             TypeError, ValueError: An argument has the wrong type or is out of range.
         """
         checked_code, checked_reason = check_close(code, reason)
-        if self._engine.life.is_over:
-            raise self._engine.ended_error()
+        if self._supervisor.life.is_over:
+            raise self._supervisor.ended_error()
         self._check_started("reconnect_now()")
-        self._engine.reconnect_now(checked_code, checked_reason)
+        self._supervisor.reconnect_now(checked_code, checked_reason)
+
+    # ------------------------------------------------------------------------------------------ sending
+
+    async def send(
+        self,
+        message: Sendable,
+        *,
+        ttl: Duration | None = None,
+        confirm: bool = False,
+        queue: bool = True,
+        on_uncertain: OnUncertain | None = None,
+        key: str | None = None,
+        priority: int = 0,
+    ) -> None:
+        """Send a message now, or as soon as a connection is open.
+
+        Messages are sent in the order of the calls. `send` waits only until the message is accepted, for example for
+        room in the outbox. If it returns, the message is accepted. If it raises or is cancelled, the message is not
+        accepted and will not be sent; `confirm` is the exception. An accepted message that is not delivered, or may
+        not have been, is reported to `on_undelivered`.
+
+        Args:
+            message: The message. A `str` is sent as TEXT, a bytes-like object as BINARY (copied unless it is `bytes`).
+            ttl: Seconds (above 0) or `timedelta` after which the message is dropped if it has not been written;
+                `None` uses `Outbox.ttl`.
+            confirm: Wait until the peer is known to have received the message. If this wait is cancelled or raises,
+                the message stays accepted.
+            queue: `False` sends the message only if a connection is open now, and never resends it.
+            on_uncertain: `"report"` or `"resend"` for this message; `None` uses `Outbox.on_uncertain`. `"resend"`
+                enables confirmation; it is an error with `Outbox(confirm=False)`.
+            key: Replace the pending message with the same key, if any; `None` replaces nothing.
+            priority: Any `int`. Pending messages with a higher priority are sent first.
+
+        Raises:
+            OutboxFull: No connection is open and the outbox is full, with `overflow="raise"`.
+            ClientClosed: The client is closing or has ended.
+            MessageTooBig: The message is larger than `Outbox.max_bytes`.
+            NotConnected: No connection is open, with `queue=False`; or `send` would have to wait and `start()` has not
+                been called.
+            OutboxFileError: The message could not be written to the outbox file: the disk is full or broken.
+            DeliveryUncertain: With `confirm`, the message was accepted and may or may not have arrived. Also if
+                confirmation is off on the current connection; then the text says that the message was not sent.
+            InboxFull: With `confirm`, the confirmation is queued behind unread messages.
+            TypeError, ValueError: The message or an option has the wrong type or value.
+        """
+        # The fast path: this is `send_now` written out, to save a call per message. Invariant: while `lane.left` is
+        # above 0, nothing is pending ahead of this message, so appending it to `lane.held` keeps the order of the
+        # calls. `lane.limit` bounds the bytes in flight. Comparing threads replaces `get_running_loop()`, which costs
+        # half as much as this whole block.
+        if (
+            ttl is None
+            and on_uncertain is None
+            and key is None
+            and queue is True
+            and not priority
+            and not confirm
+            and ((type(message) is str and message.isascii()) or type(message) is bytes)
+        ):
+            lane = self._sender.lane
+            counted = lane.counted
+            size = len(message)
+            total = counted.size + size
+            if total <= lane.limit and lane.left and get_ident() == self._thread:
+                counted.size = total
+                counted.items.append(message)
+                lane.held.append(message)
+                lane.left -= 1
+                return
+            self._check_loop()
+            if size <= self._max_bytes and self._sender.send_now(message, size):
+                return
+        self._check_loop()
+        plain, size = checked(message, self._max_bytes)
+        is_plain = ttl is None and on_uncertain is None and key is None and queue is True
+        if is_plain and not priority and not confirm and self._sender.send_now(plain, size):
+            return
+        supervisor = self._supervisor
+        _check_options(confirm, queue, key, priority)
+        outbox = supervisor.config.outbox
+        if on_uncertain is not None:
+            one_of("on_uncertain", on_uncertain, ("report", "resend"))
+            if on_uncertain == "resend" and outbox.confirm is False:
+                raise ValueError(RESEND_UNCONFIRMED)
+        await supervisor.sender.send(
+            plain,
+            size,
+            ttl=outbox.ttl if ttl is None else seconds("ttl", ttl),
+            confirm=confirm,
+            queue=queue,
+            resend=(on_uncertain or outbox.on_uncertain) == "resend",
+            key=key,
+            priority=priority,
+        )
+
+    async def send_json(
+        self,
+        obj: Any,
+        *,
+        ttl: Duration | None = None,
+        confirm: bool = False,
+        queue: bool = True,
+        on_uncertain: OnUncertain | None = None,
+        key: str | None = None,
+        priority: int = 0,
+    ) -> None:
+        """Send `obj` as compact JSON in a TEXT message.
+
+        The options, errors and cancel-safety are those of `send`.
+
+        Raises:
+            TypeError, ValueError: `json.dumps` cannot encode `obj`.
+        """
+        text = json.dumps(obj, separators=(",", ":"), ensure_ascii=False)
+        await self.send(
+            text, ttl=ttl, confirm=confirm, queue=queue, on_uncertain=on_uncertain, key=key, priority=priority
+        )
+
+    async def flush(self, timeout: Duration | None = None) -> None:
+        """Wait until every message accepted so far is settled.
+
+        A message is settled when it is confirmed or its fate has been reported to `on_undelivered`. Cancel-safe:
+        cancelling `flush` changes nothing.
+
+        Args:
+            timeout: Seconds or `timedelta`, 0 or more; `None` means no limit.
+
+        Raises:
+            TimeoutError: `timeout` elapsed first. All messages stay accepted.
+            ClientClosed: The client ended first.
+            InboxFull: The confirmation is queued behind unread messages.
+            NotConnected: `flush` would have to wait and `start()` has not been called.
+        """
+        self._check_loop()
+        limit = seconds("timeout", timeout, zero=True, none=True)
+        scope = asyncio.timeout(limit)
+        try:
+            async with scope:
+                await self._supervisor.sender.flush()
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            queue = self._supervisor.sender.queue
+            left = f"{queue.waiting} messages are pending and {queue.unconfirmed} are not confirmed"
+            raise TimeoutError(
+                f"not flushed within timeout={limit:g} s: {left}; {self._supervisor.standing()}"
+            ) from None
+
+    async def request(
+        self,
+        message: Sendable,
+        match: Callable[[Message], bool],
+        timeout: Duration | None = None,
+    ) -> Message:
+        """Send a message and return the first reply that matches.
+
+        The message is sent as with `queue=False`. The reply is consumed; every other message is delivered as usual.
+        The reply proves that the peer has read the request and everything sent before it, so those messages become
+        confirmed. Cancel-safe: after a cancellation no reply is consumed; the request may have been sent.
+
+        Args:
+            message: The request, as for `send`.
+            match: A function called with each message as it arrives; it must not block. If it raises, `request` raises
+                the same exception.
+            timeout: Seconds or `timedelta`, 0 or more; `None` means no limit.
+
+        Raises:
+            NotConnected: No connection is open.
+            DeliveryUncertain: The connection ended before the reply arrived.
+            TimeoutError: No reply matched within `timeout`.
+            InboxFull: The reply is queued behind unread messages.
+            ClientClosed, MessageTooBig, TypeError, ValueError: As for `send`.
+        """
+        function("match", match, sync=True)
+        plain, size = checked(message, self._max_bytes)
+        self._check_loop()
+        limit = seconds("timeout", timeout, zero=True, none=True)
+        live, tried = None, 0
+        scope = asyncio.timeout(limit)
+        try:
+            async with scope:
+                sender = self._sender
+                answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+                with sender.patience.waiting(answer, asks=False):
+                    await sender.admit_unqueued(size, answer)
+                    if answer.done():
+                        return answer.result()  # raises: it failed while waiting for room
+                    live = self._supervisor.live
+                    assert live is not None
+                    written = sender.write_unqueued(plain, size)
+                    tried = live.tried
+                    return await live.answer(answer, match, written)
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            what = (
+                f"{live.tried - tried} messages arrived and none matched"
+                if live is not None
+                else "the request is pending and has not been written"
+            )
+            raise TimeoutError(
+                f"no reply within timeout={limit:g} s: {what}; {self._supervisor.standing()}"
+            ) from None
+
+    def subscribe(
+        self,
+        key: Hashable,
+        message: Sendable | Callable[[], Sendable],
+        unsubscribe: Sendable | None = None,
+    ) -> None:
+        """Declare a subscription, sent now and again on every new connection.
+
+        If a connection is open, `message` is sent now. On each new connection it is sent after `setup` and before the
+        outbox. Subscriptions are sent in the order of their declaration. Declaring a key again replaces the earlier
+        subscription, even one that is still pending.
+
+        Args:
+            key: Any hashable that names the subscription.
+            message: The message to send, or a function without arguments that returns it, called each time (for signed
+                timestamps).
+            unsubscribe: The message that `unsubscribe(key)` sends if a connection is open; `None` sends nothing.
+
+        Raises:
+            ClientClosed: The client has ended.
+            TypeError, ValueError, MessageTooBig: As for `send`.
+        """
+        if callable(message):
+            function("message", message, sync=True, takes=0)
+        else:
+            message = checked(message, self._max_bytes)[0]
+        farewell = None if unsubscribe is None else checked(unsubscribe, self._max_bytes)[0]
+        self._check_not_over()
+        supervisor = self._supervisor
+        before = supervisor.subscriptions.get(key)
+        supervisor.subscriptions[key] = subscription = Subscription(message, farewell)
+        live = supervisor.live
+        if live is None or live.writer is None:
+            return
+        try:
+            now = subscription.render(self._max_bytes)
+        except Exception as error:  # noqa: BLE001 - reported as on later connections
+            supervisor.failed("subscribe", error)
+            return
+        live.writer.post(now, name=_name_of_declaration(live.writer, key, is_new=before is None))
+
+    def unsubscribe(self, key: Hashable) -> None:
+        """Remove a subscription; an unknown key is ignored.
+
+        If a connection is open, the `unsubscribe` message of the subscription is sent.
+
+        Raises:
+            ClientClosed: The client has ended.
+        """
+        self._check_not_over()
+        live = self._supervisor.live
+        gone = self._supervisor.subscriptions.pop(key, None)
+        if gone is None or live is None or live.writer is None:
+            return
+        writer = live.writer
+        if writer.withdraw((_LAST, key)):
+            return  # the unsubscribe message of the earlier declaration is pending already
+        if writer.is_crowded:
+            if writer.withdraw((_NEW, key)):
+                return  # never written, so there is nothing to unsubscribe
+            writer.withdraw((_AGAIN, key))
+        if gone.unsubscribe is not None and not writer.waits((_FAREWELL, key)):
+            writer.post(gone.unsubscribe, name=(_FAREWELL, key))
 
     # ------------------------------------------------------------------------------------------ receiving
 
@@ -399,19 +684,59 @@ class WebSocketClient(Callbacks, Outgoing):
         The iterator buffers 1,000 events. After that the oldest are dropped, and an `ErrorEvent` says how many. Waiting for
         an event in another event loop raises `ConcurrencyError`.
         """
-        return self._engine.dispatcher.subscribe()
+        return self._supervisor.dispatcher.subscribe()
+
+    # ------------------------------------------------------------------------------------------ callbacks
+
+    def on_open(self, function: Callback[OpenEvent]) -> Handle[OpenEvent]:
+        """Call `function` when a connection is open."""
+        return self._supervisor.dispatcher.register("on_open", function)
+
+    def on_close(self, function: Callback[CloseEvent]) -> Handle[CloseEvent]:
+        """Call `function` when a connection has ended, with or without a CLOSE frame from the peer (`synthesized`)."""
+        return self._supervisor.dispatcher.register("on_close", function)
+
+    def on_reconnect(self, function: Callback[ReconnectEvent]) -> Handle[ReconnectEvent]:
+        """Call `function` when a connection is open again after an outage or handover."""
+        return self._supervisor.dispatcher.register("on_reconnect", function)
+
+    def on_retry(self, function: Callback[RetryEvent]) -> Handle[RetryEvent]:
+        """Call `function` when an attempt has failed and the next one is scheduled."""
+        return self._supervisor.dispatcher.register("on_retry", function)
+
+    def on_message(self, function: MessageCallback) -> Handle[Any]:
+        """Call `function` for each message, one at a time.
+
+        While a message callback is registered, `recv()` and iteration are not available.
+
+        Raises:
+            ConcurrencyError: A `recv()` or an iteration is waiting, or the client runs in another thread.
+        """
+        return self._supervisor.dispatcher.register("on_message", function)
+
+    def on_undelivered(self, function: Callback[UndeliveredEvent]) -> Handle[UndeliveredEvent]:
+        """Call `function` when an accepted message was not delivered, or may not have been."""
+        return self._supervisor.dispatcher.register("on_undelivered", function)
+
+    def on_error(self, function: Callback[ErrorEvent]) -> Handle[ErrorEvent]:
+        """Call `function` when a callback raises, the inbox stays full, or events are dropped."""
+        return self._supervisor.dispatcher.register("on_error", function)
+
+    def on_state(self, function: Callback[StateEvent]) -> Handle[StateEvent]:
+        """Call `function` each time `state` changes."""
+        return self._supervisor.dispatcher.register("on_state", function)
 
     # ------------------------------------------------------------------------------------------ state
 
     @property
     def state(self) -> State:
         """The current state."""
-        return self._engine.state
+        return self._supervisor.state
 
     @property
     def latency(self) -> float | None:
         """The last round-trip time of a ping, in seconds, with microsecond resolution; `None` before the first one."""
-        return self._engine.latency
+        return self._supervisor.latency
 
     @property
     def silent_for(self) -> float | None:
@@ -420,9 +745,9 @@ class WebSocketClient(Callbacks, Outgoing):
         Reading it takes less than a microsecond, or two system calls while a full inbox pauses reading. A healthy
         connection is silent for up to the `interval` of the heartbeat plus a round trip.
         """
-        engine = self._engine
-        live, loop = engine.live, engine.loop
-        if live is None or live.link is None or loop is None or engine.life.closing is not None:
+        supervisor = self._supervisor
+        live, loop = supervisor.live, supervisor.loop
+        if live is None or live.link is None or loop is None or supervisor.life.closing is not None:
             return None
         if self._inbox.paused and live.pinger is not None:
             return live.pinger.silent_for  # the kernel may hold unread bytes
@@ -432,20 +757,20 @@ class WebSocketClient(Callbacks, Outgoing):
     @property
     def stats(self) -> Stats:
         """The current statistics."""
-        return self._engine.stats()
+        return self._supervisor.stats()
 
     @property
     def close_event(self) -> CloseEvent | None:
         """The `CloseEvent` of the last connection, or of the client; `None` before the first."""
-        return self._engine.life.last_close
+        return self._supervisor.life.last_close
 
     def explain(self) -> str:
         """Return the state and the recent events as text, without secrets."""
-        lines = self._engine.teller.timeline.lines(
+        lines = self._supervisor.teller.timeline.lines(
             lambda when: time.strftime("%H:%M:%S", time.localtime(when))
         )
-        head = f"{self._engine.config.addresses.shown}: {self.state.value}"
-        waits = self._engine.waiting_for
+        head = f"{self._supervisor.config.addresses.shown}: {self.state.value}"
+        waits = self._supervisor.waiting_for
         if waits:
             head += f", waiting for {waits}"
         return "\n".join([head, *lines])
@@ -453,6 +778,40 @@ class WebSocketClient(Callbacks, Outgoing):
     # ------------------------------------------------------------------------------------------ checks
 
     def _check_started(self, what: str) -> None:
-        if self._engine.loop is None and not self._engine.life.is_over:
+        if self._supervisor.loop is None and not self._supervisor.life.is_over:
             raise NotConnected(f"call start() before {what}")
         self._check_loop()
+
+    def _check_not_over(self) -> None:
+        self._check_loop()
+        if self._supervisor.life.is_over:
+            raise self._supervisor.ended_error()
+
+    def _check_loop(self) -> None:
+        check_loop(self._supervisor.loop)
+
+
+def _check_options(confirm: object, queue: object, key: object, priority: object) -> None:
+    for name, value in (("confirm", confirm), ("queue", queue)):
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} must be True or False, got {type(value).__name__}")
+    if key is not None and not isinstance(key, str):
+        raise TypeError(f"key must be a str or None, got {type(key).__name__}")
+    if isinstance(priority, bool) or not isinstance(priority, int):
+        raise TypeError(f"priority must be an int, got {type(priority).__name__}")
+
+
+def _name_of_declaration(writer: Writer, key: Hashable, *, is_new: bool) -> tuple[str, Hashable]:
+    """Return the name of a pending declaration.
+
+    A post replaces the pending frame of the same name, so each key keeps a bounded number of frames, in the right order.
+    """
+    if writer.waits((_FAREWELL, key)):
+        if not writer.waits((_NEW, key)):
+            return _LAST, key
+        # Declared, unsubscribed and declared again, and nothing of it has been written.
+        writer.withdraw((_FAREWELL, key))
+        return _NEW, key
+    if writer.waits((_NEW, key)) or (is_new and not writer.waits((_AGAIN, key))):
+        return _NEW, key
+    return _AGAIN, key

@@ -16,11 +16,11 @@ from resilient_ws.runtime.supervisor import Supervisor
 class Consumer:
     """Takes messages from the inbox of one client."""
 
-    __slots__ = ("_engine", "_inbox")
+    __slots__ = ("_inbox", "_supervisor")
 
-    def __init__(self, engine: Supervisor) -> None:
-        self._engine = engine
-        self._inbox = engine.inbox
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        self._inbox = supervisor.inbox
 
     async def recv(self) -> Message:
         """Return the next message; at the end, raise the reason why the client ended."""
@@ -28,7 +28,7 @@ class Consumer:
         try:
             return await self._inbox.get()
         except Ended:
-            error = self._engine.ended_error()
+            error = self._supervisor.ended_error()
         raise error  # out of the handler, so that it keeps its own cause
 
     def wait(self) -> asyncio.Future[None] | None:
@@ -52,18 +52,18 @@ class Consumer:
 
     def end_of_iteration(self) -> Exception:
         """Return what ends an iteration."""
-        return StopAsyncIteration() if self._engine.life.cause is None else self._engine.ended_error()
+        return StopAsyncIteration() if self._supervisor.life.cause is None else self._supervisor.ended_error()
 
     def check(self) -> asyncio.AbstractEventLoop:
         """Return the running loop; raise if receiving is not possible now."""
-        engine = self._engine
+        supervisor = self._supervisor
         if self._inbox.claimed:
             raise ConcurrencyError("on_message callbacks are the consumer of this client")
         loop = asyncio.get_running_loop()
-        if engine.loop is None:
-            if not engine.inbox and not engine.life.is_over:
+        if supervisor.loop is None:
+            if not supervisor.inbox and not supervisor.life.is_over:
                 raise NotConnected("call start() before receiving")
-        elif engine.loop is not loop:
+        elif supervisor.loop is not loop:
             raise ConcurrencyError.other_loop()
         return loop
 

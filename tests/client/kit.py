@@ -222,4 +222,4 @@ def check_books(client: WebSocketClient, events: list[Event]) -> None:
     assert stats.opens == sum(isinstance(event, OpenEvent) for event in events)
     assert stats.opens == sum(stats.closes.values())
     assert client.close_event is events[-1]
-    assert client._engine.loop is None or client._engine.is_finished
+    assert client._supervisor.loop is None or client._supervisor.is_finished

@@ -300,7 +300,7 @@ async def test_at_most_ten_thousand_events_wait_and_the_least_important_go_first
         transport.refuse(times=3_700)
         played.peer.drop()
         await played.until(lambda: played.client.stats.attempts > 3_600, within=10_000)
-        assert len(played.client._engine.dispatcher._waiting) <= 10_000
+        assert len(played.client._supervisor.dispatcher._waiting) <= 10_000
         assert played.client.stats.events_dropped > 500
         released.set()
         await settle(1)
@@ -394,7 +394,7 @@ async def test_to_queue_an_event_takes_as_long_where_thousands_wait():
         await released.wait()
 
     async with unheard(on_undelivered=stuck, on_error=stuck, on_state=stuck, close_timeout=1) as client:
-        emit = client._engine.dispatcher.emit
+        emit = client._supervisor.dispatcher.emit
         event = UndeliveredEvent(message="", fate=Fate.EVICTED, accepted_at=0, age=0)
 
         def took(count):
@@ -407,7 +407,7 @@ async def test_to_queue_an_event_takes_as_long_where_thousands_wait():
         for _ in range(30):
             took(500)
             await settle()
-        assert len(client._engine.dispatcher._waiting) == 10_000
+        assert len(client._supervisor.dispatcher._waiting) == 10_000
         assert min(took(100) for _ in range(20)) < 20 * first
         released.set()
 
@@ -422,7 +422,7 @@ async def test_a_burst_of_fates_reaches_a_sync_callback_whole():
         for number in range(65_536 + outbox.max_messages):
             message = f"{number:0{size}}"
             event = UndeliveredEvent(message=message, fate=Fate.UNCERTAIN, accepted_at=0, age=0)
-            client._engine.dispatcher.emit(event)
+            client._supervisor.dispatcher.emit(event)
         await settle(1)
         assert [int(event.message) for event in fates] == list(range(65_536 + outbox.max_messages))
         assert client.stats.events_dropped == 0
@@ -436,7 +436,7 @@ async def test_what_slow_callbacks_missed_is_told_when_they_are_through(caplog):
         await released.wait()
 
     async with unheard(on_undelivered=stuck, on_error=missed.append) as client:
-        emit = client._engine.dispatcher.emit
+        emit = client._supervisor.dispatcher.emit
         for _ in range(3):
             for _ in range(5_000):
                 emit(UndeliveredEvent(message="", fate=Fate.EVICTED, accepted_at=0, age=0))
@@ -461,7 +461,7 @@ async def test_what_waits_until_callbacks_have_heard_is_bounded(removed):
 
     async with unheard() as client:
         handle = client.on_undelivered(stuck)
-        dispatcher = client._engine.dispatcher
+        dispatcher = client._supervisor.dispatcher
         event = UndeliveredEvent(message="", fate=Fate.EVICTED, accepted_at=0, age=0)
         dispatcher.emit(event)
         await settle()
@@ -491,7 +491,7 @@ async def test_what_is_to_follow_the_callbacks_follows_both_kinds():
     async with unheard() as client:
         client.on_undelivered(later)
         client.on_undelivered(lambda _: order.append("sync"))
-        dispatcher = client._engine.dispatcher
+        dispatcher = client._supervisor.dispatcher
         dispatcher.after(lambda: order.append("at once"))
         dispatcher.emit(UndeliveredEvent(message="", fate=Fate.EVICTED, accepted_at=0, age=0))
         dispatcher.after(lambda: order.append("after"))
@@ -579,7 +579,7 @@ async def test_an_iterator_that_nobody_holds_costs_nothing():
         for _ in range(100):
             played.client.events()
         gc.collect()
-        assert len(played.client._engine.dispatcher._subscriptions) == 1
+        assert len(played.client._supervisor.dispatcher._subscriptions) == 1
 
 
 async def test_a_loss_is_told_in_the_turn_of_the_loop_in_which_it_is_decided_what_follows():
@@ -720,14 +720,14 @@ async def test_whatever_the_mixture_sync_ones_are_told_at_once_and_each_kind_in_
             name = f"{number} {form}"
             kinds[name] = random.choice(["on_open", "on_close", "on_retry", "on_state"])
             getattr(played.client, kinds[name])(told.make(form, name))
-        emit = played.client._engine.dispatcher.emit
+        emit = played.client._supervisor.dispatcher.emit
 
         def emitted(event):
             happened.append((event, now()))
             emit(event)
 
-        played.client._engine.dispatcher = Emits(played.client._engine.dispatcher, emitted)
-        played.client._engine.teller._dispatcher = played.client._engine.dispatcher
+        played.client._supervisor.dispatcher = Emits(played.client._supervisor.dispatcher, emitted)
+        played.client._supervisor.teller._dispatcher = played.client._supervisor.dispatcher
         played.client.start()
         await played.client.ready()
         for _ in range(random.randrange(1, 5)):

@@ -544,7 +544,7 @@ async def test_called_from_the_provider_and_from_decide():
 
     client = WebSocketClient(where, transport=FakeTransport(), reconnect=STEADY)
     async with client:
-        client._engine.config.transport.peer.drop()
+        client._supervisor.config.transport.peer.drop()
         await asyncio.sleep(5)
         assert client.state is State.CLOSED
 
@@ -553,7 +553,7 @@ async def test_called_from_the_provider_and_from_decide():
 
     other = WebSocketClient(URL, transport=FakeTransport(), reconnect=ReconnectPolicy(decide=decide))
     async with other:
-        other._engine.config.transport.peer.drop()
+        other._supervisor.config.transport.peer.drop()
         await asyncio.sleep(1)
         assert other.state is State.CLOSED
 

@@ -155,7 +155,7 @@ async def test_what_expired_is_not_written_though_the_timer_comes_late():
         played.peer.congest()
         await played.client.send("in hand")
         await played.client.send("late", ttl=1)
-        played.client._engine.sender._expiry.cancel()  # as a loop that was blocked until after the ttl
+        played.client._supervisor.sender._expiry.cancel()  # as a loop that was blocked until after the ttl
         await settle(2)
         played.peer.recover()
         await played.client.flush()

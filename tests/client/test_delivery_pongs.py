@@ -19,7 +19,7 @@ async def sent_with_a_ping_each(played, *messages):
     for message in messages:
         await played.client.send(message)
         before = len(played.peer.pings)
-        played.client._engine.live.pinger._ping()
+        played.client._supervisor.live.pinger._ping()
         pings.append(played.peer.pings[before])
     return pings
 
@@ -279,7 +279,7 @@ async def test_pings_that_are_never_answered_are_not_remembered_for_ever():
             await played.client.recv()
             await settle(0.5)
         assert len(played.peer.pings) > 140
-        assert len(played.client._engine.live.pinger._outstanding) <= 64
+        assert len(played.client._supervisor.live.pinger._outstanding) <= 64
 
 
 @pytest.mark.promise("P2")
@@ -310,7 +310,7 @@ async def test_a_pong_behind_a_long_backlog_comes_when_the_program_takes_the_mes
         await settle(60)
         assert played.client.stats.unconfirmed == 1, "the PONG stands behind what nobody takes"
         assert played.client.stats.opens == 1
-        assert len(played.client._engine.inbox) <= 20
+        assert len(played.client._supervisor.inbox) <= 20
         taken = []
         flushing = asyncio.ensure_future(played.client.flush())
         async for message in played.client:
@@ -387,7 +387,7 @@ async def test_what_is_unconfirmed_is_bounded_whatever_the_peer_does(
         outbox=Outbox(confirm_interval=0.5, on_uncertain=on_uncertain, **options),
         heartbeat=Heartbeat(interval=15, timeout=10, pong_timeout=30),
     ) as played:
-        queue = played.client._engine.sender.queue
+        queue = played.client._supervisor.sender.queue
 
         async def send():
             while True:
@@ -417,7 +417,7 @@ async def test_what_is_unconfirmed_is_bounded_whatever_the_peer_does(
 @pytest.mark.promise("P8")
 async def test_a_tight_loop_of_sends_neither_starves_the_program_nor_grows():
     async with stage() as played:
-        queue = played.client._engine.sender.queue
+        queue = played.client._supervisor.sender.queue
         turns = most = 0
 
         async def tick():

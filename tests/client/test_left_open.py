@@ -74,7 +74,7 @@ def test_a_client_whose_loop_ended_without_close_says_what_is_lost(tmp_path, pat
 
     clients = [loop.run_until_complete(main())]
     (task,) = asyncio.all_tasks(loop)
-    engine = clients[0]._engine
+    engine = clients[0]._supervisor
     (text,) = warned(clients.clear)
     assert "was not closed" in text
     assert ("no accepted message is lost" if path else "2 accepted messages are lost") in text

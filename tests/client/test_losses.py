@@ -117,7 +117,7 @@ async def test_losses_that_are_not_taken_do_not_grow_with_the_reconnects():
         for _ in range(50):
             played.peer.drop()
             await played.reopened()
-        assert len(played.client._engine.inbox.items) == 3
+        assert len(played.client._supervisor.inbox.items) == 3
         played.peer.send("2")
         lost = (await take(stream, 1), await anext(stream))[1]
         assert lost.close == played.closes[-1]
@@ -134,7 +134,7 @@ async def test_what_the_inbox_drops_takes_no_loss_along():
         await played.reopened()
         played.peer.send("3")
         await settle()
-        assert len(played.client._engine.inbox) == 2
+        assert len(played.client._supervisor.inbox) == 2
         assert await take(stream, 5) == ["gap 0 dropped 1", "2", "lost", "gap 1", "3"]
         for number in range(4, 8):
             played.peer.drop()

@@ -412,14 +412,14 @@ async def test_a_cancelled_owner_leaves_nothing_with_the_governor(moment, left):
         client = WebSocketClient(URL, transport=transport, governor=governor)
         client.start()
         await settle()
-        task = client._engine._task
+        task = client._supervisor._task
         if moment == "dialing":
-            task = first.client._engine._task
+            task = first.client._supervisor._task
         elif moment == "granted":
-            first.client._engine._opener.interrupt()
-            first.client._engine._task.cancel()
-            dials_of(governor).leave(first.client._engine.turns._ticket, now())
-            assert client._engine.turns._ticket.granted_at is not None
+            first.client._supervisor._opener.interrupt()
+            first.client._supervisor._task.cancel()
+            dials_of(governor).leave(first.client._supervisor.turns._ticket, now())
+            assert client._supervisor.turns._ticket.granted_at is not None
         task.cancel()
         await settle()
         assert (dials_of(governor).dialing(HERE), dials_of(governor).waiting(HERE)) == (left, 0)

@@ -70,7 +70,7 @@ async def sent_without_connection(played):
 async def paused(played):
     played.peer.send("a", "b", "c")
     await settle()
-    assert played.client._engine.inbox.paused
+    assert played.client._supervisor.inbox.paused
 
 
 async def other_messages(played):

@@ -19,7 +19,7 @@ async def test_the_state_is_true_the_moment_something_happens():
         states.append(client.state)
         await client.ready()
         states.append(client.state)
-        live = client._engine.live
+        live = client._supervisor.live
         played.peer.drop()
         while live.end is None:
             await asyncio.sleep(0)
@@ -183,7 +183,7 @@ async def test_nothing_grows_with_reconnects():
     async with stage() as played:
 
         def size():
-            engine = played.client._engine
+            engine = played.client._supervisor
             return (
                 len(asyncio.all_tasks()),
                 len([timer for timer in asyncio.get_running_loop()._scheduled if not timer.cancelled()]),

@@ -67,7 +67,7 @@ def make(path, transport=None, *, reconnect=QUICK, overflow="raise", **options):
 
 def the_file(client):
     """Return the durable outbox inside a client."""
-    return client._engine.sender._store._outbox
+    return client._supervisor.sender._store._outbox
 
 
 async def loaded(client):
@@ -177,7 +177,7 @@ async def test_after_a_kill_what_may_have_been_written_is_reported_and_the_rest_
     async with first:
         await first.send("written")
         await first.send("written, to be sent again", on_uncertain="resend")
-        first._engine.live.link._wire.congest()
+        first._supervisor.live.link._wire.congest()
         await first.send("fills the connection")
         await first.send("to be written at any moment")
         before_the_loss = rows_after_a_kill(path, tmp_path)
@@ -454,7 +454,7 @@ async def test_sending_waits_for_the_file_and_needs_a_client_that_was_started(pa
     assert the_file(client) is None
     await asyncio.gather(*(client.send(str(number)) for number in range(100)))
     await client.flush(timeout=5)
-    assert list(client._engine.config.transport.peer.received) == [str(number) for number in range(100)]
+    assert list(client._supervisor.config.transport.peer.received) == [str(number) for number in range(100)]
     await client.close()
 
 
@@ -605,7 +605,7 @@ async def test_a_connection_that_ends_while_the_file_is_told_leaves_nothing_flag
     await asyncio.sleep(0.01)
     gate.open()
     await late
-    await until(lambda: not client._engine.sender._store._flagging)
+    await until(lambda: not client._supervisor.sender._store._flagging)
     await the_file(client).flush()
     assert rows_after_a_kill(path, tmp_path) == [("1", False), ("2", False)]
     await client.close()
@@ -778,12 +778,12 @@ async def test_a_send_that_was_stored_as_the_client_closed_is_not_accepted(path,
     client, _ = make(path, unreachable())
     client.start()
     await client.send("accepted")
-    store = client._engine.sender._store
+    store = client._supervisor.sender._store
     keep = store.keep
 
     async def keep_and_close(*args, **options):
         await keep(*args, **options)
-        client._engine.request_close(1000, "", None)
+        client._supervisor.request_close(1000, "", None)
 
     monkeypatch.setattr(store, "keep", keep_and_close)
     with pytest.raises(ClientClosed):
@@ -852,7 +852,7 @@ async def test_a_cancelled_owner_leaves_the_file_free_and_complete(path):
     client, _ = make(path, unreachable())
     client.start()
     await client.send("1")
-    task = client._engine._task
+    task = client._supervisor._task
     task.cancel()
     await asyncio.wait([task])
     await client.close()

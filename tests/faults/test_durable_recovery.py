@@ -378,7 +378,7 @@ async def test_fates_that_nobody_takes_hold_no_functions_and_few_records(tmp_pat
         if not number % 100:
             await asyncio.sleep(0.01)
     await asyncio.sleep(0.1)
-    sender = client._engine.sender
+    sender = client._supervisor.sender
     assert len(sender._told) <= 50
     ((rows,),) = await on_thread(sender._store._outbox, "SELECT count(*) FROM message")
     assert rows <= 300

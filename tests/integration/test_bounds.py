@@ -77,7 +77,7 @@ async def test_a_hundred_thousand_sends_in_a_loop(confirm):
         FaultServer(default=Accept(echo=False), keep=10) as server,
         WebSocketClient(server.url, outbox=Outbox(confirm=confirm, max_bytes=1_000_000)) as client,
     ):
-        queue = client._engine.sender.queue
+        queue = client._supervisor.sender.queue
         ticking = asyncio.ensure_future(tick())
         for number in range(count):
             await client.send(f"{number} and some more to fill the message")

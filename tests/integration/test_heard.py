@@ -18,7 +18,7 @@ SECRETS = {"headers": {"Authorization": "Bearer s3same-header"}, "subprotocols":
 def mistaken(*_):
     raise LookupError(
         "by mistake, at wss://user:s3same-password@elsewhere.test/path?token=s3same-query#s3same-fragment"
-        f" and {client._engine.config.addresses.known[0].headers}"
+        f" and {client._supervisor.config.addresses.known[0].headers}"
     )
 
 async def mistaken_later(*_):

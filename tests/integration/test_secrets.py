@@ -333,7 +333,7 @@ def test_options_are_not_shown():
     client = WebSocketClient(
         f"ws://user:{TOKEN}@h/?t={TOKEN}", headers={"X-Key": TOKEN}, proxy=f"http://user:{TOKEN}@p"
     )
-    config = client._engine.config
+    config = client._supervisor.config
     for part in (client, config, config.addresses, config.transport):
         assert TOKEN not in repr(part) + str(part)
     failure = Failure(headers={"X": TOKEN}, endpoint=Endpoint(f"ws://h?t={TOKEN}", {"X": TOKEN}))

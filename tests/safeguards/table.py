@@ -502,7 +502,7 @@ SAFEGUARDS: tuple[Safeguard, ...] = (
         "P11",
         "an iteration raises what ended the client",
         "runtime/consumer.py",
-        "return StopAsyncIteration() if self._engine.life.cause is None else self._engine.ended_error()",
+        "return StopAsyncIteration() if self._supervisor.life.cause is None else self._supervisor.ended_error()",
         "return StopAsyncIteration()",
         _tests("client/test_end_is_told", "client/test_receiving"),
     ),

@@ -12,7 +12,7 @@ from resilient_ws.transports.picows.transport import PicowsTransport
 
 def test_picows_is_named():
     client = WebSocketClient("ws://peer.test/", transport="picows")
-    assert isinstance(client._engine.config.transport, PicowsTransport)
+    assert isinstance(client._supervisor.config.transport, PicowsTransport)
 
 
 @pytest.mark.parametrize(
