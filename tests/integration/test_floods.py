@@ -95,7 +95,7 @@ async def test_each_turn_of_the_loop_is_short(transport, what, way, count):
         async with asyncio.timeout(20):
             await asyncio.gather(*(client.ready() for client in clients))
         using = [asyncio.create_task(use(client, way)) for client in clients]
-        turns, until = [], time.monotonic() + 0.5
+        turns, until = [], time.monotonic() + 0.25
         while time.monotonic() < until or len(turns) < 20:
             since = time.thread_time()
             await asyncio.sleep(0)
