@@ -15,6 +15,11 @@ from resilient_ws.testing import Accept, FaultServer
 from tests.requirements import require_tools, unavailable
 
 INSTANTS = 100
+"""Times that the writer is killed: 0.1 s each."""
+
+KILLS_OF_A_CLIENT = [25, pytest.param(150, marks=pytest.mark.soak)]
+"""Times that the client is killed: half a second each."""
+
 CLIENT = [sys.executable, "-m", "tests.faults.run_durable_client"]
 WRITER = [sys.executable, "-m", "tests.faults.run_durable_writer"]
 
@@ -73,10 +78,13 @@ def test_no_accepted_message_is_missing_after_a_kill_at_any_instant(tmp_path):
 @pytest.mark.timeout(180)
 @pytest.mark.promise("P4")
 @pytest.mark.promise("P5")
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="the client is forked, so that 100 of them start at once")
+@pytest.mark.skipif(
+    not hasattr(os, "fork"), reason="the client is forked, so that many of them start at once"
+)
+@pytest.mark.parametrize("kills", KILLS_OF_A_CLIENT)
 @pytest.mark.parametrize("on_uncertain", ["report", "resend"])
 async def test_no_message_that_a_client_has_accepted_is_missing_after_a_kill_at_any_instant(
-    tmp_path, on_uncertain
+    tmp_path, on_uncertain, kills
 ):
     seed = random.randrange(2**32)
     print(f"seed {seed}")
@@ -102,7 +110,7 @@ async def test_no_message_that_a_client_has_accepted_is_missing_after_a_kill_at_
         client = await asyncio.create_subprocess_exec(
             *CLIENT, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
         )
-        for instant in range(1, INSTANTS + 1):
+        for instant in range(1, kills + 1):
             await follow(client, 1_000_000 * instant, choose.randrange(1, 60))
         await follow(client, 0, -1)
         client.stdin.close()
@@ -110,7 +118,7 @@ async def test_no_message_that_a_client_has_accepted_is_missing_after_a_kill_at_
     received = [int(entry.message) for entry in server.received]
     first_occurrences = list(dict.fromkeys(received))
     assert first_occurrences == sorted(first_occurrences), "in the order accepted"
-    assert len(said["accepted"]) > 5 * INSTANTS
+    assert len(said["accepted"]) > 5 * kills
     if on_uncertain == "resend":
         assert said["accepted"] <= set(received), "accepted and missing"
         assert not said["uncertain"]
