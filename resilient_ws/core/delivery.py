@@ -10,6 +10,7 @@ exactly one place:
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Sequence
 from math import inf
 from typing import NamedTuple
@@ -18,7 +19,6 @@ from resilient_ws.api.events import Fate
 from resilient_ws.api.message import Message
 from resilient_ws.api.options import Outbox
 from resilient_ws.core.in_flight import UNCONFIRMED_MESSAGES, Lane, Unconfirmed, Unkept
-from resilient_ws.core.pending import Backlog
 from resilient_ws.core.priority_queue import Entry, Lanes
 
 ENDS_IN_A_ROW = 2
@@ -41,7 +41,7 @@ class Remains(NamedTuple):
     uncertain: list[Entry]
 
 
-class DeliveryQueue(Backlog):
+class DeliveryQueue:
     """The accounting of one client's outgoing messages over all its connections.
 
     On a connection: `connected`; then `write_through`, `take` followed by `written` or `untake`, and `mark` and
@@ -52,7 +52,10 @@ class DeliveryQueue(Backlog):
 
     Attributes:
         abandoned: How many were never written when the client ended.
+        evicted: How many an overflow rule or a newer message with their key removed.
+        expired: How many were not written in their time.
         suspects: Whether a message that was to be sent again may have ended the last connection.
+        uncertain: How many were written and not confirmed when a connection or a process ended.
         unverified: How many were let go while no PONG could arrive.
     """
 
@@ -60,26 +63,44 @@ class DeliveryQueue(Backlog):
         "_ahead",
         "_confirmed",
         "_confirming",
+        "_drops",
         "_ends_in_a_row",
         "_hand",
         "_lanes",
+        "_max_bytes",
+        "_max_messages",
         "_max_resends",
+        "_position",
         "_resent",
         "_resent_size",
+        "_reserved",
+        "_reserved_size",
         "_singly",
         "_ttl",
         "_unconfirmed",
         "_unkept",
         "abandoned",
+        "evicted",
+        "expired",
         "suspects",
         "uncertain",
         "unverified",
     )
 
     def __init__(self, options: Outbox) -> None:
-        super().__init__(options)
-        self.abandoned = self.unverified = 0
+        self.abandoned = self.evicted = self.expired = self.uncertain = self.unverified = 0
         self.suspects = False
+        self._max_messages = options.max_messages
+        self._max_bytes = options.max_bytes
+        self._drops = options.overflow if options.overflow in {"drop_oldest", "drop_newest"} else None
+        self._lanes = Lanes()
+        # Written on a connection that ended: no ttl, key or overflow rule touches these.
+        self._resent: deque[Entry] | tuple[()] = ()  # an empty deque has 760 bytes
+        self._resent_size = 0
+        self._reserved = 0
+        self._reserved_size = 0
+        self._ahead = 0  # how many go before a new message: in the lanes, resent, in hand
+        self._position = 0  # grows with what is accepted: orders messages and barriers
         self._confirmed = 0
         self._hand: Entry | None = None
         self._confirming = False
@@ -130,6 +151,173 @@ class DeliveryQueue(Backlog):
         if any(entry.position < position for entry in self._resent):
             return False
         return self._lanes.oldest_position() >= position and self._unconfirmed.is_behind(position)
+
+    # ------------------------------------------------------------------------------------------ pending
+
+    @property
+    def _resent_queue(self) -> deque[Entry]:
+        """`_resent`, to be changed."""
+        if not isinstance(self._resent, deque):
+            self._resent = deque()
+        return self._resent
+
+    @property
+    def waiting(self) -> int:
+        """How many accepted messages are still to be written, or to be written again."""
+        return self._lanes.count + len(self._resent)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """The bytes of those messages."""
+        return self._lanes.size + self._resent_size
+
+    @property
+    def next(self) -> Entry | None:
+        """The message that is to be written next; `None` if nothing waits."""
+        return self._resent[0] if self._resent else self._lanes.first()
+
+    @property
+    def next_size(self) -> int:
+        """The bytes of that message; 0 if nothing waits."""
+        entry = self.next
+        return entry.size if entry is not None else 0
+
+    def watched_waiting(self) -> list[Entry]:
+        """Those of the waiting messages that have a token or a record."""
+        return [entry for entry in (*self._resent, *self._lanes.in_order()) if entry.watched]
+
+    def has_room(self, size: int, key: str | None = None) -> bool:
+        """Return whether a message fits within the bounds for what waits.
+
+        Messages that will be written again are not counted: the bounds for the unconfirmed hold for them. Reserved
+        room is taken.
+
+        Args:
+            size: Its bytes.
+            key: Its key: the message that it would replace counts as gone. `None` = it has none.
+        """
+        lanes = self._lanes
+        room = self._max_bytes - self._reserved_size - lanes.size
+        replaced = lanes.keyed(key)
+        if replaced is not None:
+            return size <= room + replaced.size
+        return lanes.count + self._reserved < self._max_messages and size <= room
+
+    def reserve(self, size: int) -> None:
+        """Take the room of one message that is about to be accepted; `release` follows."""
+        self._reserved += 1
+        self._reserved_size += size
+
+    def release(self, size: int) -> None:
+        """Give that room back: the message is accepted in this same step, or it is not."""
+        self._reserved -= 1
+        self._reserved_size -= size
+
+    @property
+    def is_reserved(self) -> bool:
+        """Whether messages are about to be accepted."""
+        return self._reserved > 0
+
+    def accept(self, entry: Entry) -> Sequence[Entry]:
+        """Append `entry` to what waits, and return what was evicted for it.
+
+        It never refuses: with the overflow rules `raise` and `wait` the caller asks `has_room` before. A waiting
+        message with the same key is evicted; `entry` takes its place, or goes to the end if the priorities differ.
+        Where there is no room, `drop_newest` evicts `entry` itself, and `drop_oldest` the oldest messages of the
+        lowest priority, which may be `entry`.
+        """
+        self._position += 1
+        entry.position = self._position
+        lanes = self._lanes
+        if self._drops is None and entry.key is None:
+            self._ahead += 1
+            lanes.append(entry)
+            return ()
+        replaced = lanes.keyed(entry.key)
+        if self._drops == "drop_newest" and not self.has_room(entry.size, entry.key):
+            self.evicted += 1
+            return (entry,)
+        evicted: list[Entry] = []
+        if replaced is None:
+            self._ahead += 1
+            lanes.append(entry)
+        else:
+            lanes.replace(replaced, entry)
+            evicted.append(replaced)
+        if self._drops == "drop_oldest":
+            while lanes.count > self._max_messages or lanes.size > self._max_bytes:
+                self._ahead -= 1
+                evicted.append(lanes.least())
+                lanes.remove(evicted[-1])
+        self.evicted += len(evicted)
+        return evicted
+
+    def barrier(self) -> int:
+        """Return a position behind all messages accepted until now, for `DeliveryQueue.is_settled`."""
+        self._position += 1
+        return self._position
+
+    def waits(self, entry: Entry) -> bool:
+        """Return whether `entry` is still to be written for the first time."""
+        return self._lanes.holds(entry)
+
+    def withdraw(self, entry: Entry) -> None:
+        """Take back a message that waits, as if it had never been accepted."""
+        self._lanes.remove(entry)
+        self._ahead -= 1
+
+    def restore(self, entries: Iterable[Entry]) -> list[tuple[Entry, Fate]]:
+        """Take over what an earlier process left, in order, before anything else; return what has an end.
+
+        What that process had decided holds. Entries that may have been written go in front if they are to be sent again, else they
+        are uncertain. Of those with one key that were not, the newest takes the place of the oldest. No bound is applied:
+        what was accepted stays accepted.
+
+        Args:
+            entries: In the order accepted, or of the places they took. Those marked as written may have been, and so
+                may those that are to be sent again.
+        """
+        entries = list(entries)
+        ends = [(entry, Fate(entry.fate)) for entry in entries if entry.fate is not None]
+        for entry in _judged([entry for entry in entries if entry.fate is None]):
+            self._position += 1
+            entry.position = self._position
+            if entry.written and not entry.resend:
+                ends.append((entry, Fate.UNCERTAIN))
+                continue
+            if entry.written:
+                self._ahead += 1
+                self._resent_queue.append(entry)
+                self._resent_size += entry.size
+                continue
+            replaced = self._lanes.keyed(entry.key)
+            if replaced is None:
+                self._ahead += 1
+                self._lanes.append(entry)
+            else:
+                self._lanes.replace(replaced, entry)
+                if entry.position == replaced.position:
+                    entry.place = replaced.place if replaced.place is not None else replaced.record
+                ends.append((replaced, Fate.EVICTED))
+        for _, fate in ends:
+            self.uncertain += fate is Fate.UNCERTAIN
+            self.evicted += fate is Fate.EVICTED
+            self.expired += fate is Fate.EXPIRED
+        if any(entry.ends >= ENDS_IN_A_ROW for entry in self._resent):
+            self._send_singly(singly=True)
+        return ends
+
+    def expire(self, now: float) -> list[Entry]:
+        """Remove and return the messages that have waited past their time, the earliest first."""
+        due = self._lanes.expire(now)
+        self._ahead -= len(due)
+        self.expired += len(due)
+        return due
+
+    @property
+    def next_expiry(self) -> float | None:
+        """When `expire` has something to do next, in seconds of the caller's clock; `None` = never."""
+        return self._lanes.next_expiry()
 
     # ------------------------------------------------------------------------------------------ writing
 
@@ -413,13 +601,6 @@ class DeliveryQueue(Backlog):
         self._singly = singly
         self._ends_in_a_row = 0
 
-    def restore(self, entries: Iterable[Entry]) -> list[tuple[Entry, Fate]]:
-        """As `Backlog.restore`; messages that may have ended connections before are sent one by one."""
-        ends = super().restore(entries)
-        if any(entry.ends >= ENDS_IN_A_ROW for entry in self._resent):
-            self._send_singly(singly=True)
-        return ends
-
     def resent(self) -> list[Entry]:
         """Return the messages that will be resent, in order."""
         return list(self._resent)
@@ -462,3 +643,23 @@ class DeliveryQueue(Backlog):
 
 def _size_of(message: Message) -> int:
     return len(message.encode()) if isinstance(message, str) else len(message)
+
+
+def _judged(entries: list[Entry]) -> list[Entry]:
+    """Set `written` to whether each one may have been written, as far as their order tells more than the marks do.
+
+    Within a priority they were written in order, but for one with a key, which may have taken an earlier place.
+    """
+    stopped: set[int] = set()  # priorities in which one was surely not written
+    for entry in entries:
+        if not entry.written and not entry.resend:
+            stopped.add(entry.priority)
+        elif entry.key is None and entry.priority in stopped:
+            entry.written = False
+    reached: set[int] = set()  # priorities in which a later one may have been written
+    for entry in reversed(entries):
+        if entry.resend and entry.priority in reached and entry.key is None and entry.expires_at == inf:
+            entry.written = True  # others are not written before the file says that they may have been
+        if entry.written and entry.key is None:
+            reached.add(entry.priority)
+    return entries
