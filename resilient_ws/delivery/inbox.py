@@ -22,6 +22,9 @@ from resilient_ws.api.message import Message, size_of
 _NOTHING: Final[Any] = ()
 """What an inbox holds at first, and while somebody waits: an empty deque has 760 bytes, and most inboxes are empty."""
 
+MARKS: Final = (Gap, Lost)
+"""What stands between messages. A union in its place would be made anew for each message."""
+
 
 class Ended(Exception):  # noqa: N818 - ends a wait; callers turn it into what the program sees
     """Nothing is left and nothing will come."""
@@ -265,7 +268,7 @@ class Inbox:
 
     def _count(self) -> None:
         """Counts the bytes that are held."""
-        held = sum(size_of(item) for item in self.items if not isinstance(item, Gap | Lost))
+        held = sum(size_of(item) for item in self.items if not isinstance(item, MARKS))
         self._settled += self._sum - held
         self._sum = held
 
@@ -307,7 +310,7 @@ class Inbox:
         count = 0
         while len(self) > 1 and (len(self) > self._messages_bound or self._sum > self._bytes_bound):
             item = items.popleft()
-            if isinstance(item, Gap | Lost):
+            if isinstance(item, MARKS):
                 self._marks -= 1
                 if isinstance(item, Lost):
                     lost = item
@@ -373,7 +376,7 @@ class Inbox:
         """
         while True:
             item = await self.get_with_marks()
-            if not isinstance(item, Gap | Lost):
+            if not isinstance(item, MARKS):
                 return item
 
     async def get_with_marks(self) -> Message | Gap | Lost:
@@ -388,13 +391,18 @@ class Inbox:
                     raise Dismissed
             finally:
                 self.stop_waiting(waiter)
-        return self._take()
+        return self.take()
 
-    def _take(self) -> Message | Gap | Lost:
+    def take(self) -> Message | Gap | Lost:
+        """Take the first item; one is held.
+
+        Raises:
+            ConcurrencyError: Another call waits for a message.
+        """
         if self._waiter is not None:
             raise ConcurrencyError("another recv() or iteration is waiting for a message")
         item = self.items.popleft()
-        if isinstance(item, Gap | Lost):
+        if isinstance(item, MARKS):
             self._marks -= 1
             self._judge()
         elif self._exact:
@@ -421,7 +429,7 @@ class Inbox:
     def take_messages(self) -> list[Message]:
         """Takes every message that is held; gaps and losses among them are passed over."""
         if self._marks:
-            return [item for item in self.take_all() if not isinstance(item, Gap | Lost)]
+            return [item for item in self.take_all() if not isinstance(item, MARKS)]
         return cast("list[Message]", self.take_all())
 
     def clear(self) -> int:

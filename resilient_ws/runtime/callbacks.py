@@ -38,7 +38,7 @@ from resilient_ws.api.handle import CALLBACK_OF, Callback, Handle
 from resilient_ws.api.message import Message
 from resilient_ws.api.options import function as check_function
 from resilient_ws.api.record import Record
-from resilient_ws.delivery.inbox import Dismissed, Ended, Inbox
+from resilient_ws.delivery.inbox import MARKS, Dismissed, Ended, Inbox
 from resilient_ws.runtime.event_queue import EventQueue, weight
 from resilient_ws.runtime.event_stream import EventsDropped, Subscription
 
@@ -417,21 +417,23 @@ class Dispatcher:
                 one.drop()
 
     async def _serve_messages(self) -> None:
-        clock = asyncio.get_running_loop().time
+        clock, inbox = asyncio.get_running_loop().time, self._inbox
         until = clock() + TURN
         enter()
         while self.consumes_messages:
-            if self._inbox.items and clock() >= until:
+            if inbox.items and clock() >= until:
                 await self._give_way("on_message")
                 until = clock() + TURN
             try:
-                message = await self._inbox.get()
+                message = inbox.take() if inbox.items else await inbox.get()
             except Dismissed:
                 continue
             except Ended:
                 return
             except asyncio.CancelledError as error:
                 self._survive("on_message", error)
+                continue
+            if isinstance(message, MARKS):
                 continue
             for handle in tuple(self._callbacks["on_message"]):
                 pending = self._call("on_message", handle, message)
@@ -449,7 +451,8 @@ class Dispatcher:
                 raise
             self._report(name, error, argument)
             return None
-        if isinstance(result, Awaitable):
+        # Most return nothing, and to ask an abstract class takes as long as all else here.
+        if result is not None and isinstance(result, Awaitable):
             return cast("Awaitable[object]", result)
         return None
 

@@ -53,7 +53,7 @@ def take(box):
     """Take one item as the program does."""
     if len(box.messages) > box.floor:
         return box.messages.popleft()
-    return box._take()
+    return box.take()
 
 
 def held(box):
