@@ -1,7 +1,7 @@
 """Generates the parts and the diagram of the documentation that repeat facts of the code.
 
 `python docs/generate.py` rewrites them. A test fails if they are out of date. As a hook of mkdocs, this file inserts the
-parts and the list of modules when the site is built.
+parts when the site is built.
 
 A part stands between `<!-- generated: NAME -->` and `<!-- end of NAME -->`.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
+import tomllib
 from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
@@ -205,16 +206,39 @@ def rules() -> str:
 
 
 def modules() -> str:
-    """Each module with the first sentence of its docstring. Made when the site is built, not kept in the page."""
+    """Each module with the first sentence of its docstring."""
     package = Path(resilient_ws.__file__).parent
     rows = []
     for path in sorted(package.rglob("*.py")):
-        relative = path.relative_to(package.parent).with_suffix("")
-        name = ".".join(part for part in relative.parts if part != "__init__")
-        text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-        sentence = re.split(r"(?<=\.)\s", " ".join(text.split("\n\n")[0].split()), maxsplit=1)[0]
-        rows.append((f"`{name.removeprefix('resilient_ws.')}`", sentence.replace("|", "\\|")))
+        if path.name != "__init__.py":
+            name = ".".join(path.relative_to(package).with_suffix("").parts)
+            rows.append((f"`{name}`", _summary(path)))
     return table(("module", "its job"), rows)
+
+
+def packages() -> str:
+    """Each package with the first sentence of its docstring, in the order of the layers: each imports only later ones."""
+    package = Path(resilient_ws.__file__).parent
+    project = tomllib.loads((package.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    contract = next(one for one in project["tool"]["importlinter"]["contracts"] if one["id"] == "one-way")
+    names = [name.strip("() ") for layer in contract["layers"] for name in layer.split("|")]
+    rows = []
+    for name in names:
+        root = package / name
+        if not root.is_dir():
+            rows.append((f"`{name}`", _summary(root.with_suffix(".py"))))
+            continue
+        rows.extend(
+            (f"`{'.'.join(path.parent.relative_to(package).parts)}`", _summary(path))
+            for path in sorted(root.rglob("__init__.py"), key=lambda path: path.parent)
+        )
+    return table(("package", "its job"), rows)
+
+
+def _summary(path: Path) -> str:
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    sentence = re.split(r"(?<=\.)\s", " ".join(text.split("\n\n")[0].split()), maxsplit=1)[0]
+    return sentence.replace("|", "\\|")
 
 
 # ------------------------------------------------------------------------------------------------ states
@@ -295,6 +319,7 @@ PARTS: Final[dict[str, Callable[[], str]]] = {
     "ids": ids,
     "reports": reports,
     "rules": rules,
+    "packages": packages,
 }
 """Kept in the pages."""
 
@@ -311,9 +336,9 @@ def renewed(text: str, parts: dict[str, Callable[[], str]]) -> str:
 
     def fresh(found: re.Match[str]) -> str:
         name = found[2]
-        if name not in PARTS and name not in AT_BUILD:
-            raise KeyError(name)
-        return f"{found[1]}\n{parts[name]()}\n\n{found[3]}" if name in parts else found[0]
+        if name not in parts and name in AT_BUILD:
+            return found[0]
+        return f"{found[1]}\n{parts[name]()}\n\n{found[3]}"
 
     return _PART.sub(fresh, text)
 

@@ -1,4 +1,4 @@
-"""A WebSocket client that stays: reconnects, notices silent deaths, and says what became of every message."""
+"""A WebSocket client that reconnects, detects dead connections, and reports the fate of every message."""
 
 from resilient_ws.api.close_codes import CLOSE_CODES, CloseCode, CloseOrigin, CloseRule
 from resilient_ws.api.endpoints import Endpoint

@@ -1,4 +1,4 @@
-"""The command line: ``python -m resilient_ws COMMAND``; each command is a function of its arguments."""
+"""The command line: `python -m resilient_ws COMMAND`; each command is a function of its arguments."""
 
 import sys
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""A snapshot and then the changes to it: the order-book pattern, kept right across lost connections.
+"""The order-book pattern: a snapshot followed by deltas, kept consistent across drops.
 
 Knows no connection: it takes messages and gaps from an iteration, in order, and asks for a snapshot when it needs one.
 """

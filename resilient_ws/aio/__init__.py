@@ -1,1 +1,1 @@
-"""Tools for asyncio that know nothing of WebSocket."""
+"""Asyncio tools without knowledge of WebSocket: waiters, resuming a task, user code, signals, clocks."""

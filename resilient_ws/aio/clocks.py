@@ -1,4 +1,4 @@
-"""The two clocks that go on where the clock of an event loop stops: boot time and wall time.
+"""Boot time and wall time, which advance even while an event loop or the machine is suspended.
 
 An event loop counts the seconds in which the machine runs. What outlives a suspended machine (a limit on an outage, the
 age of a message) is measured in boot time, and what outlives the process is measured in wall time.

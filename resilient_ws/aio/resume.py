@@ -1,4 +1,4 @@
-"""How one who waits goes on within the read of the socket that brought what it waits for.
+"""Resume a waiting task inside the socket's read callback.
 
 asyncio resumes a waiting task with a call that the loop makes in its next turn, which asks the selector first. A callback of
 the loop that has nothing left to do can make that call itself.

@@ -1,4 +1,4 @@
-"""Signals that end a program close its client first."""
+"""Signal handlers that close a client before the program ends."""
 
 from __future__ import annotations
 

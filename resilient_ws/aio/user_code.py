@@ -1,7 +1,7 @@
-"""Code of the program that a task of ours waits for: who waits for it, and what it does to the task that does.
+"""Run user code, and tell its cancellation from ours.
 
-A task that such code starts inherits the answer to the first, so that it holds for `gather`, `TaskGroup` and
-`wait_for`, too.
+Tasks that user code starts inherit its context, so `is_waited_for_by` also holds inside `gather`, `TaskGroup` and
+`wait_for`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Calls that wait for their turn, served in the order in which they were made.
+"""A queue of waiting calls, served in order.
 
 Knows nothing of what they wait for.
 """

@@ -1,1 +1,1 @@
-"""What programs see: options, events, errors. Imports nothing of the package above it."""
+"""The public types: options, endpoints, events, errors, close codes, statistics."""

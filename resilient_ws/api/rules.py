@@ -1,4 +1,4 @@
-"""The rules that decide what follows an end, each with a stable id and the text that explains it.
+"""The rules that decide what follows a drop or failure, each with a stable id and its text.
 
 Pure data. An id is what `CloseEvent.rule_id` and `RetryEvent.rule_id` hold: it never changes its meaning, so programs, alerts
 and documentation may refer to it, while the texts may be improved. `resilient_ws.core.retry_rules` and `resilient_ws.core.retry`

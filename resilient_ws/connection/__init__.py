@@ -1,1 +1,1 @@
-"""What dies with its socket: one connection from its dial to its end."""
+"""One connection, from the handshake to its end: reading, writing, heartbeat, setup."""

@@ -1,1 +1,1 @@
-"""What decides. Knows no event loop, no clock, no randomness and no network."""
+"""The decisions: life of a client, retries, dial slots, heartbeat, delivery. No loop, clock, random or network."""

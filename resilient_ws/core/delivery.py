@@ -1,4 +1,4 @@
-"""Accepted messages until their fate is known: waiting, written, confirmed, or lost in one of the named ways.
+"""The state of accepted messages until they are settled: pending, written, confirmed, or lost.
 
 Knows no clock, loop or network: `now` comes in, what became of messages goes out, the caller acts. Each message is in
 exactly one place:

@@ -1,4 +1,4 @@
-"""How a connection or an attempt ended, as facts: what the client then tells, and what the retry rules are asked.
+"""How a connection or an attempt ended, and the events and `Failure` that follow from it.
 
 Pure: it turns what was seen into events and failures, and decides nothing about the future.
 """

@@ -1,4 +1,4 @@
-"""What speaks for a peer and against it: readings of the connection, pings under way, pings unanswered.
+"""Evidence for and against a live peer: readings of the connection, pings in flight, unanswered pings.
 
 Pure, like `heartbeat`, which judges by it. It knows no verdict.
 """

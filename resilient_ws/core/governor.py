@@ -1,4 +1,4 @@
-"""Which of many clients may dial one origin now: how many at once, in which order, and not while it asked for time.
+"""Limits how many clients dial one origin: how many at once, in which order, and when it asked for time.
 
 Knows no loop, no clock and no source of randomness: `now` is passed in, who waits is woken through a function of its
 own and draws its own delay. The waiting itself is `resilient_ws.runtime.dial_slots`.

@@ -1,4 +1,4 @@
-"""A quiet peer or a dead one: the verdict, and what must be seen before it is given.
+"""Decides whether a silent peer is dead.
 
 Pure: `now` and a `Reading` come in, a deadline and a `Verdict` go out. It knows no clock, no loop and no socket; it
 does not send the pings it asks for, it does not end a connection, and it does not know which platform it is on.

@@ -1,4 +1,4 @@
-"""Messages that were written and not confirmed, in the order written.
+"""Messages in flight, written and not confirmed, in the order written.
 
 Knows no bounds of the outbox and no fates: `resilient_ws.core.delivery` decides what is written and what becomes of it.
 
@@ -126,7 +126,7 @@ class Unkept:
         self.size = 0
 
     def clear(self) -> None:
-        """Mark the entry as counted."""
+        """Forget the messages, which have been counted."""
         self.items.clear()
         self.size = 0
 

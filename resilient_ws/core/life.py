@@ -1,4 +1,4 @@
-"""The life of one client: what has happened to it, what to tell of that, and what to do next.
+"""The life of one client: what has happened, the events to report, and the next act.
 
 Theory of operation. `TRANSITIONS` is the table of states that a program sees. `Life` holds the state together with
 everything else that is known of the past: how often the client was open, what was lost, who asked for the end. Each

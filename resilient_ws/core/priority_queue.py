@@ -1,4 +1,4 @@
-"""Messages that wait and were never written: the highest priority first, in order within it, until their time is up.
+"""A queue of pending messages by priority, in order within a priority, with expiry.
 
 Knows no bounds and no connection: `resilient_ws.core.delivery` decides what is accepted, evicted and written.
 """

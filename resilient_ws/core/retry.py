@@ -1,4 +1,4 @@
-"""A failure becomes a delay or a stop.
+"""Turns a failure into a delay or a stop.
 
 Knows no clock, no loop and no source of randomness: `now` is passed in, what draws the delays is injected. Of tenacity
 it asks only how long (`wait`) and whether that was enough (`stop`): its loops retry cancelled tasks and sleep by themselves.

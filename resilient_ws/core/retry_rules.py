@@ -1,4 +1,4 @@
-"""What the default does about each way in which a connection ends or an attempt fails.
+"""The default retry rule for each way in which a connection ends or an attempt fails.
 
 It says whether to stop, and why; `resilient_ws.core.retry` says when the next attempt begins.
 """

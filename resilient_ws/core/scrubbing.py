@@ -1,4 +1,4 @@
-"""What user code has raised, for the log: with its traceback, without the secrets that its text may hold."""
+"""Formats exceptions of user code for the log, with traceback and without secrets."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What outlives a connection: messages in both directions."""
+"""Messages in both directions across connections: outbox and inbox."""

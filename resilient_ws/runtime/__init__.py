@@ -1,1 +1,1 @@
-"""What runs one client: its supervisor, its attempts, and how it reports."""
+"""One running client: supervisor, attempts, callbacks, events, reporting."""

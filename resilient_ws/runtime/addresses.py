@@ -1,4 +1,4 @@
-"""Where the next attempt goes: one address, several in turn, or a provider that is asked each time."""
+"""The endpoint of the next attempt: one URL, several in turn, or a URL provider."""
 
 from __future__ import annotations
 

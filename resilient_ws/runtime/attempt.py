@@ -1,4 +1,4 @@
-"""One attempt, from the address to a connection that is set up: provider, dial, handshake, `setup`, subscriptions.
+"""One attempt to connect: URL provider, dial, handshake, `setup`, subscriptions.
 
 An attempt always ends within its time limits, and frees everything when it fails.
 """

@@ -1,4 +1,4 @@
-"""Events to callbacks and `events()` iterators: in order, isolated from each other and from the client.
+"""Delivers events to callbacks and `events()` iterators, in order and isolated from each other.
 
 Three lanes, each serial:
 

@@ -1,4 +1,4 @@
-"""What a client was constructed with, checked and complete."""
+"""The checked arguments of a client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The program's side of the inbox: who may take messages, and how the stream ends."""
+"""The reading half of the client: `recv`, iteration, and how they end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is counted over the life of one client, and the numbers that `client.stats` shows of it."""
+"""The counters of a client, and its statistics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A client's turn to dial: asked of the governor, waited for, given back.
+"""Gets a dial slot from the governor for one client, waits for it, and releases it.
 
 What is decided is `resilient_ws.core.governor`'s; here it is waited for, and told.
 """

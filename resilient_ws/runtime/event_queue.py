@@ -1,4 +1,4 @@
-"""Events waiting for a callback or an `events()` iterator: in order, bounded in number and in bytes.
+"""A queue of events for a callback or an `events()` iterator, bounded in number and in bytes.
 
 Adding, taking and dropping an event takes the same time however many are waiting.
 """

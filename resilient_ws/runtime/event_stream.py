@@ -1,4 +1,4 @@
-"""What `events()` returns: every event in order, for a program that takes them when it likes, bounded."""
+"""The iterator that `events()` returns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a client says: to callbacks and subscribers, to the log, and in `explain()`.
+"""Reports of a client: to callbacks and iterators, to the log, and in `explain()`.
 
 It decides nothing; each event is made elsewhere and passes here once, in order.
 """

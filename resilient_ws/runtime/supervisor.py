@@ -1,4 +1,4 @@
-"""The supervisor of one client: it carries out what `Life` says, one act at a time.
+"""The supervisor of one client, which carries out the acts of `Life`, one at a time.
 
 What happens meanwhile (a link ends, a heartbeat gives up, `close()` is called) is noted in `Life` within the call that
 tells of it, so that `state` and `stats` are true at any instant. Then the task is woken, and looks at `Life.act` again.

@@ -1,4 +1,4 @@
-"""A kit to prove that a program survives bad servers and bad networks.
+"""A fault kit for tests: misbehaving servers and networks, fake peers, virtual time.
 
 `FaultServer` is an in-process WebSocket server that does what it is told and records what it got.
 `ChaosProxy` puts a bad network in front of any real one. `FakeTransport` puts a peer that you play in its place,

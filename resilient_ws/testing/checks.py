@@ -1,4 +1,4 @@
-"""Checks of numbers at the door of the kit, with messages that name field, value and range."""
+"""Checks of arguments of the fault kit; an error names field, value and range."""
 
 from __future__ import annotations
 

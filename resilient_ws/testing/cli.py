@@ -1,4 +1,4 @@
-"""``python -m resilient_ws chaos``: the chaos proxy from the command line.
+"""`python -m resilient_ws chaos`: the chaos proxy as a command.
 
 Runs until it is interrupted; prints what happens, a line each.
 """

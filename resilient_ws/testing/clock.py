@@ -1,4 +1,4 @@
-"""A clock that jumps: an event loop on which hours of waiting take milliseconds.
+"""A virtual clock: an event loop on which hours of waiting take milliseconds.
 
 The loop is asyncio's own. Its `time` stands still while anything can run and jumps to the next timer when nothing
 can. The loop also answers for boot time and wall time (`resilient_ws.aio.clocks`). It knows nothing of what runs on it;

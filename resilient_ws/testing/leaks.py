@@ -1,4 +1,4 @@
-"""A check that a piece of code leaves no task, timer or socket behind.
+"""A check that code leaves no task, timer or socket behind.
 
 Looks at the running loop and at the descriptors of the process; knows nothing of what made them.
 """

@@ -1,4 +1,4 @@
-"""One TCP connection of the kit: write, pause, and the ways to lose it.
+"""One TCP connection of the fault kit: write, pause, and ways to lose it.
 
 Knows bytes only, no HTTP and no frames.
 """

@@ -1,4 +1,4 @@
-"""A listening socket that can go away and come back on the same port; used by the server and the proxy of the kit.
+"""A listening socket that can close and reopen on the same port, for the servers and proxies of the kit.
 
 Knows nothing of what is done with an accepted socket.
 """

@@ -1,4 +1,4 @@
-"""Durations and sizes as people write them: ``50ms``, ``2m``, ``64kB``, ``1MiB``."""
+"""Durations and sizes in text form: `50ms`, `2m`, `64kB`, `1MiB`."""
 
 from __future__ import annotations
 

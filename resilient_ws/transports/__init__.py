@@ -1,4 +1,4 @@
-"""The libraries that move frames, each behind the same seam; the only place that knows them."""
+"""The transports, which move frames with aiohttp or picows; no other package imports these libraries."""
 
 from __future__ import annotations
 

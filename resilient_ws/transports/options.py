@@ -1,4 +1,4 @@
-"""What a transport is told by its client."""
+"""The options that a client passes to its transport."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The seam to the network: what the client asks of a library that moves WebSocket frames, and hears from it.
+"""The interface between the client and a transport.
 
 A `Transport` opens a `Link`, one WebSocket connection; the link tells a `Receiver` what comes in. Everything but
 `Transport.open`, `Link.read` and what `Link.write` may return is synchronous, so that a decision and its effect

@@ -132,7 +132,7 @@ SAFEGUARDS: tuple[Safeguard, ...] = (
     Safeguard(
         "paused-reading",
         "P3",
-        "a peer that nobody reads is not judged by its silence",
+        "a peer is not judged by its silence while reading is paused",
         "core/heartbeat.py",
         "return math.inf if reading.paused else max(",
         "return max(",

@@ -1,1 +1,1 @@
-"""A client without a network: the peer is played by the test."""
+"""A fake transport whose peer is controlled by the test."""

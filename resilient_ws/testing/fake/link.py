@@ -1,4 +1,4 @@
-"""The client's end of a connection that has no socket: what `FakePeer` sends comes out here, what is written goes there.
+"""The client side of a fake connection without a socket.
 
 It keeps what a kernel would keep: bytes that have arrived and are not read, bytes that are written and not gone.
 """

@@ -1,4 +1,4 @@
-"""The other end of a connection that has no socket: a test plays it, the network in between included."""
+"""The peer of a fake connection, controlled by a test, including the network between."""
 
 from __future__ import annotations
 

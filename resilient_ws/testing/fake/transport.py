@@ -1,4 +1,4 @@
-"""A network that exists only in a test: the whole client, real but for its sockets, against a peer you play.
+"""A fake transport: the real client, without sockets, against a peer that the test controls.
 
     transport = FakeTransport()
     async with WebSocketClient("ws://test", transport=transport) as client:

@@ -1,4 +1,4 @@
-"""A forward proxy as companies run them: it tunnels with CONNECT, wants a password perhaps, and may be as faulty as told.
+"""A forward proxy with CONNECT, optional passwords, and scripted faults.
 
 Answers come from the behaviours of `script`; what passes through a tunnel is not looked at.
 """

@@ -1,4 +1,4 @@
-"""One direction of a proxied connection: bytes come in, wait as the conditions say, and go out in order.
+"""One direction of a proxied connection: bytes are delayed by the current conditions and forwarded in order.
 
 Knows links; nothing of listening, dialing or schedules.
 """

@@ -1,4 +1,4 @@
-"""One client's connection through the chaos proxy: two sockets and the two directions between them.
+"""One client connection through the chaos proxy: two sockets and two pipes.
 
 Dials the target; what happens to the bytes of one direction is in `pipe`.
 """

@@ -1,4 +1,4 @@
-"""The chaos proxy: a TCP proxy in front of any server that makes the network between as bad as it is told.
+"""The chaos proxy: a TCP proxy that simulates a bad network in front of any server.
 
 What happens to one connection is in `proxied`, to the bytes of one direction in `pipe`.
 """

@@ -1,4 +1,4 @@
-"""What happens to the network and when, as text or at random, for the chaos proxy.
+"""Schedules of network conditions for the chaos proxy, as text or random.
 
 A schedule is made of steps, separated by semicolons or line ends: ``10s blackhole down for 5s; +3s rst``. Parsing
 and choosing know no proxy; `run_schedule` lets one happen.

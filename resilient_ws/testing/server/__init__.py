@@ -1,1 +1,1 @@
-"""A server that misbehaves as told."""
+"""A WebSocket server with scripted faults."""

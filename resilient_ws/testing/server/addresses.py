@@ -1,4 +1,4 @@
-"""Names that lead where a test wants: several addresses, of which some are sick, or none at all."""
+"""Host names that resolve as a test wants: several addresses, broken ones, or none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One WebSocket connection of the fault server, and what it can be told to do.
+"""One WebSocket connection of the fault server, and its controls.
 
 Left alone it is a correct server: it answers pings and CLOSE, checks what the client sends and, unless told
 otherwise, echoes. Each method breaks one thing from then on. Exactly those methods are coroutines that may have to

@@ -1,4 +1,4 @@
-"""permessage-deflate (RFC 7692) for the fault server: what to agree to, and the two zlib streams.
+"""permessage-deflate (RFC 7692) for the fault server: negotiation and the two zlib streams.
 
 Knows no frames and no sockets.
 """

@@ -1,4 +1,4 @@
-"""The opening handshake from the server's side: read the request, write an answer, right or wrong.
+"""The server side of the opening handshake: read the request, write a valid or invalid answer.
 
 Knows no socket and no clock.
 """

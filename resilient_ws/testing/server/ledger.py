@@ -1,4 +1,4 @@
-"""What the fault server got, in numbers: attempts, messages, and what became of a numbered sequence.
+"""Records of the fault server: attempts, messages, and checks of a numbered sequence.
 
 Knows no socket and no loop.
 """

@@ -1,4 +1,4 @@
-"""What the fault server does to one attempt to connect, as data.
+"""The scripted behaviour of the fault server for one attempt, as data.
 
 Each behaviour is a frozen value; the server takes one per TCP connection and asks it for its `Answer` once the
 request is there. Knows no socket: the server does what the answer says.

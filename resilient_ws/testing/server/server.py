@@ -1,4 +1,4 @@
-"""The fault server: it listens, takes one behaviour per attempt, and keeps what it got.
+"""The fault server: it listens, applies one behaviour per attempt, and records what it receives.
 
 The only module of the kit that accepts sockets; what one connection does is in `session` and `connection`.
 """

@@ -1,4 +1,4 @@
-"""What a connection of the fault server does by itself: read frames, answer, echo, record.
+"""The automatic behaviour of a fault-server connection: read frames, answer, echo, record.
 
 Knows the link beneath it and the recorder that keeps what it got; nothing of handshakes or scripts.
 """

@@ -1,4 +1,4 @@
-"""One TCP connection to the fault server from accept to the end: the handshake, then the connection it opened.
+"""One TCP connection to the fault server: the handshake, then the WebSocket connection.
 
 Knows one behaviour and one link; what the answer opens is the job of `FaultConnection`.
 """

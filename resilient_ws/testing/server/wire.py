@@ -1,4 +1,4 @@
-"""WebSocket frames as bytes, valid or not, for a server that must be able to break every rule.
+"""WebSocket frames as bytes, valid or invalid, for the fault server.
 
 The encoder writes any frame. The parser is strict about what makes the rest of the stream
 unreadable and reports everything else as facts on the frame. Knows no socket, no clock and no handshake.

@@ -1,1 +1,1 @@
-"""Frames moved by aiohttp."""
+"""The transport that uses aiohttp."""

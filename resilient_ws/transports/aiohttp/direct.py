@@ -1,4 +1,4 @@
-"""Messages handed over where aiohttp parses them, and written where the socket is: no task, queue or object between.
+"""The direct link on aiohttp: it parses and writes frames itself, without aiohttp's queues and tasks.
 
 It is used where `resilient_ws.transports.aiohttp.probe` finds that aiohttp has what it needs. Measured with
 `python -m benchmarks`; the figures are in `docs/performance.md`.

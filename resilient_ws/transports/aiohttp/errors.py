@@ -1,4 +1,4 @@
-"""What aiohttp raises while connecting, in our words.
+"""Translates exceptions of aiohttp.
 
 The foreign exception is chained only where its text cannot hold a secret: aiohttp's handshake errors print the URL
 with its query and the headers, so of those only the name of the type is kept.

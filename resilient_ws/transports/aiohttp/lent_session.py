@@ -1,4 +1,4 @@
-"""A session of aiohttp that the program lends: which of its settings apply, and which cannot be honoured.
+"""Applies the settings of a lent `aiohttp.ClientSession`, and refuses those that are not supported.
 
 Each parameter of `ClientSession` and of its connectors is in one of the tables below; a test compares them with the
 installed aiohttp, so that a new one is not passed over. What aiohttp does not publish is read from the attributes that

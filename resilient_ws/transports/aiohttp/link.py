@@ -1,4 +1,4 @@
-"""One WebSocket connection on aiohttp, through its public API only.
+"""One WebSocket connection through the public API of aiohttp.
 
 Facts about aiohttp 3.14 that shape this file, each with a test in `tests/integration/test_aiohttp_facts.py`:
 `receive(timeout=)` and a cancelled `receive()` poison `close_code`, so one reader runs until the end and there are no

@@ -1,4 +1,4 @@
-"""Whether this aiohttp has what the direct way needs: tried once, before the first connection.
+"""Checks once whether the installed aiohttp supports the direct link.
 
 Where anything looks different, `resilient_ws.transports.aiohttp.link` does everything through the public API, which
 is slower. `RESILIENT_WS_PLAIN=1` in the environment asks for that.

@@ -1,4 +1,4 @@
-"""The response class by which aiohttp's WebSocket connection gets a parser of ours.
+"""A response class that gives aiohttp's WebSocket connection our parser.
 
 `ClientSession(ws_response_class=)` may bring a parser with a queue of its own, and something that stands in front of it.
 aiohttp does not document that; `resilient_ws.transports.aiohttp.probe` tries it.

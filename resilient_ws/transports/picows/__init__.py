@@ -1,1 +1,1 @@
-"""Frames moved by picows."""
+"""The transport that uses picows."""

@@ -1,4 +1,4 @@
-"""What picows raises while connecting, in our words.
+"""Translates exceptions of picows.
 
 The text of its handshake errors holds what the server said, so none of it is passed on; nor are they chained, except for
 errors of the socket and of TLS.

@@ -1,4 +1,4 @@
-"""One WebSocket connection that picows has opened; the frames are our business."""
+"""One WebSocket connection on a socket opened by picows."""
 
 # The types that picows states are partial.
 # pyright: reportIncompatibleMethodOverride=false, reportUnnecessaryComparison=false

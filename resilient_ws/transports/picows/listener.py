@@ -1,4 +1,4 @@
-"""What picows tells, and what it is kept from doing by itself.
+"""The picows listener, which takes over its frames and its automatic behaviour.
 
 picows shakes hands. Some of what follows may come in the same read, and is parsed by picows; as soon as it is known where a
 frame begins, the frames are ours (`resilient_ws.transports.shared.frame_cutter`), in a third of the time.

@@ -1,4 +1,4 @@
-"""Reads the answer to a handshake in front of picows, which takes no interim answers and tells little of what it refuses.
+"""Parses the handshake answer for picows, which supports no interim answers and reports few details.
 
 An answer before the handshake's own (RFC 9110 section 15.2) is skipped, and an invalid handshake is reported in our
 words, and only a valid one reaches picows.

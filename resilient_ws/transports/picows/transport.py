@@ -1,4 +1,4 @@
-"""Opens WebSocket connections with picows: TCP, TLS and redirects by our rules, frames by picows.
+"""Opens WebSocket connections with picows, with our own TCP, TLS and redirects.
 
 What picows cannot honour is refused when the client is made: sessions of aiohttp, compression, fingerprints.
 Foreign exceptions end here; the text of none of them is passed on where it could show a header or a query.

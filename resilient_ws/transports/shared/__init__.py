@@ -1,1 +1,1 @@
-"""What both transports need: dialing, handshakes, frames, sockets."""
+"""Code of both transports: dialing, proxies, handshakes, frames, sockets."""

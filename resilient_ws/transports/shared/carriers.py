@@ -1,4 +1,4 @@
-"""The transport below aiohttp: asyncio's, the one of another event loop, or aiofastnet's, which aiohttp 3.15 uses by itself.
+"""The asyncio transport below aiohttp: asyncio's, that of another event loop, or aiofastnet's.
 
 aiofastnet is used by aiohttp wherever it can be imported. What the direct link needs of a transport is tried once for
 each kind of event loop, before the first connection. Over TLS aiofastnet 1.2 is not used: a handshake that is given up

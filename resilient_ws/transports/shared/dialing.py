@@ -1,4 +1,4 @@
-"""From an address to a connected socket, for either library: name, TCP, local address, Unix socket, proxy.
+"""Dials an endpoint for both transports: DNS, TCP, local address, Unix socket, proxy.
 
 Each attempt asks for the name anew, and begins behind the address of it that failed last; two addresses race as RFC 8305
 describes. A socket that comes out of here is connected to the server, or to a proxy that passes on what is written to it.

@@ -1,4 +1,4 @@
-"""What a failure to connect is called, whichever library met it: one text for both transports, never with a secret.
+"""The texts of connect failures, the same for both transports and without secrets.
 
 Each text names what failed, with whom, and behind which proxy; of an error of the system it has the words of its number.
 """

@@ -1,4 +1,4 @@
-"""Frames of a client, as bytes: header, masking key, masked payload (RFC 6455 section 5.2). Nothing is compressed.
+"""Builds client frames: header, masking key, masked payload (RFC 6455 section 5.2). Nothing is compressed.
 
 Each frame has a fresh key from the system's random source (section 10.3). Masking needs a compiled function to be
 fast; the caller brings one, and tries it before it is relied upon. `mask_slowly` does without.

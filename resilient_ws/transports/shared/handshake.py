@@ -1,4 +1,4 @@
-"""What an answer to the opening handshake must look like, whichever library read it.
+"""Checks the answer to the opening handshake, for both transports.
 
 Pure: it takes status and headers, and returns or raises. Source: RFC 6455 section 4.1 (client requirements).
 """

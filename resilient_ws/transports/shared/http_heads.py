@@ -1,4 +1,4 @@
-"""The head of an HTTP/1 answer: its status line and its header fields, as bytes came in. Source: RFC 9112."""
+"""Parses the head of an HTTP/1 answer: status line and header fields. Source: RFC 9112."""
 
 from __future__ import annotations
 

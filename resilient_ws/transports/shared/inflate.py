@@ -1,4 +1,4 @@
-"""Compressed messages (RFC 7692), unpacked in the loop that cuts them out of what a socket gave, and packed to be written.
+"""Compresses and decompresses messages (RFC 7692) in the event loop.
 
 Each message may refer to those before it, in either direction. The zlib in use is the one that aiohttp was given.
 """

@@ -1,4 +1,4 @@
-"""The buffer into which the rest of a large frame is read, so that the message is made of it without another copy.
+"""A buffer for the rest of a large frame, which saves a copy of the message.
 
 A connection has one only while such a frame has begun; between them one lies ready for whoever needs it next.
 """

@@ -1,4 +1,4 @@
-"""The way out of a connection: frames written to its socket in one step, and how full it is.
+"""Writes frames to a socket, and tracks how full its send buffer is.
 
 The compiled masking function is a part of aiohttp that it does not document; `is_supported` tries it. Everything that is sent
 within one loop turn leaves in one system call, where aiohttp makes one for each message; `docs/performance.md` has the figures.

@@ -1,4 +1,4 @@
-"""Which proxy leads to an address: that of the program, or that of the environment. Nothing here opens a connection."""
+"""Chooses the proxy for a URL, from the options or the environment. Nothing here opens a connection."""
 
 from __future__ import annotations
 

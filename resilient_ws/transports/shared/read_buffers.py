@@ -1,4 +1,4 @@
-"""One buffer into which all connections of a thread read: what is read is looked at in the same step.
+"""One read buffer per thread, shared by all connections; its content is parsed at once.
 
 A buffer for each connection would be most of its memory.
 """

@@ -1,4 +1,4 @@
-"""Following redirects by our rules, whichever library dials: at most five, our headers stay with the origin."""
+"""Follows redirects for both transports: at most five, and headers stay with their origin."""
 
 from __future__ import annotations
 

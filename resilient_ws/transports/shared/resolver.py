@@ -1,4 +1,4 @@
-"""Name look-ups on threads of their own, one for each host in flight.
+"""DNS lookups in threads of their own, one per host at a time.
 
 `getaddrinfo` cannot be cancelled. On the shared executor, look-ups that hang would use up its threads one retry
 after the other; here a retry joins the look-up that is still under way instead of starting a second one.

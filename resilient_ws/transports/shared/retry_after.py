@@ -1,4 +1,4 @@
-"""What a `Retry-After` header asks for, however it is written.
+"""Parses `Retry-After` headers in all their forms.
 
 Servers send seconds, dates, fractions, several of them and nonsense. What can be understood is never lost and nothing
 raises. Source: RFC 9110 sections 5.6.7 (dates) and 10.2.3 (`Retry-After`).

@@ -1,4 +1,4 @@
-"""A connection whose frames we read and write ourselves, on the socket that a library has opened.
+"""A link that reads and writes frames itself, on a socket that a library opened.
 
 One read of the socket is worked on for a moment only: a peer may send sixty thousand frames in it. What is left then waits
 as it was read, nothing more is read, and the next turn of the event loop goes on with it.

@@ -1,4 +1,4 @@
-"""What the kernel knows about a TCP socket, and what it does with the rest of our bytes when the socket is closed.
+"""Kernel information about a TCP socket, and what happens to unsent bytes when it is closed.
 
 It knows nothing of WebSockets, and it judges nothing. The facts are there on Linux only.
 """

@@ -1,4 +1,4 @@
-"""What every link to a real socket has in common, whichever library parses and writes the frames.
+"""The common part of all links on a real socket.
 
 How it looks to the heartbeat, how PINGs are answered, and how it ends. A subclass writes frames and reads them.
 """

@@ -1,4 +1,4 @@
-"""The TLS context that clients share which bring none: made off the loop, and made anew when the trust store changes.
+"""The shared default TLS context: created off the loop, and again when the trust store changes.
 
 To make one takes a tenth of a second. A failure is not kept, nor what was being made when the process was forked.
 """

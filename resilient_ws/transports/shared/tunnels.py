@@ -1,4 +1,4 @@
-"""What is said to a proxy so that it passes bytes on: CONNECT of HTTP, and SOCKS 5.
+"""Tunnels through proxies: HTTP CONNECT and SOCKS 5.
 
 Sources: RFC 9110 section 9.3.6 (CONNECT), RFC 6455 section 4.1 (a `ws` connection is tunnelled, too), RFC 1928 and RFC 1929.
 """
