@@ -223,3 +223,8 @@ def check_books(client: WebSocketClient, events: list[Event]) -> None:
     assert stats.opens == sum(stats.closes.values())
     assert client.close_event is events[-1]
     assert client._supervisor.loop is None or client._supervisor.is_finished
+
+
+def pending(*coroutines):
+    """Start each of them as a task."""
+    return [asyncio.ensure_future(one) for one in coroutines]
