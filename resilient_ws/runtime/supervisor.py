@@ -42,7 +42,7 @@ from resilient_ws.core.endings import End as LinkEnd
 from resilient_ws.core.life import Dial, Done, End, Goodbye, Judge, Life, Load, Serve, Settled, Told, Wait
 from resilient_ws.core.retry import Decision, RetryState
 from resilient_ws.core.scrubbing import secrets_of
-from resilient_ws.delivery.admission import Sender
+from resilient_ws.delivery.delivery import Delivery
 from resilient_ws.delivery.inbox import Inbox
 from resilient_ws.runtime.addresses import NotAwaitable
 from resilient_ws.runtime.attempt import Interrupted, Opener, Subscription
@@ -115,7 +115,7 @@ class Supervisor:
         clock = SteadyClock()
         self.teller = Teller(config.addresses.shown, self.dispatcher, clock, self._secrets)
         self._pause_notice = PauseNotice(self.teller, self.inbox)
-        self.sender = Sender(
+        self.sender = Delivery(
             config.outbox,
             self._store(clock),
             self.inbox,

@@ -355,7 +355,7 @@ async def test_a_clock_set_back_between_two_starts_is_told(tmp_path, caplog, mon
 
 
 async def test_fates_that_nobody_takes_hold_no_functions_and_few_records(tmp_path, monkeypatch):
-    monkeypatch.setattr("resilient_ws.delivery.pump.UNHEARD", 50)
+    monkeypatch.setattr("resilient_ws.delivery.fates.UNHEARD", 50)
     transport = FakeTransport()
     transport.hang(None)
     hold = asyncio.Event()
@@ -379,7 +379,7 @@ async def test_fates_that_nobody_takes_hold_no_functions_and_few_records(tmp_pat
             await asyncio.sleep(0.01)
     await asyncio.sleep(0.1)
     sender = client._supervisor.sender
-    assert len(sender._told) <= 50
+    assert len(sender._fates._told) <= 50
     ((rows,),) = await on_thread(sender._store._outbox, "SELECT count(*) FROM message")
     assert rows <= 300
     hold.set()

@@ -261,7 +261,7 @@ SAFEGUARDS: tuple[Safeguard, ...] = (
         "written-first",
         "P5",
         "the outbox file says that a message may have been written before it is",
-        "delivery/pump.py",
+        "delivery/delivery.py",
         "if store is None or entry is None or store.may_write(entry):",
         "if True:",
         _tests("unit/test_durable", "faults/test_durable_client"),

@@ -1,7 +1,7 @@
-"""Messages on their way out: from what waits to the connection of the moment, to the end of each message.
+"""Delivery of outgoing messages: what outlives a connection, from `send` to the end of each message.
 
-The accounting is `resilient_ws.core.delivery`; this module writes, and tells those who wait what has become of a message.
-What may come in, and when, is `resilient_ws.delivery.admission`.
+`resilient_ws.core.delivery` keeps the books. This module admits messages, writes them to the current connection, and wakes the
+calls that wait for their end. It takes each decision between two awaits, never across one.
 """
 
 from __future__ import annotations
@@ -13,13 +13,22 @@ from typing import TYPE_CHECKING, Final
 
 from resilient_ws.aio.clocks import SteadyClock, boot_clock
 from resilient_ws.aio.waiters import Line
-from resilient_ws.api.errors import ClientClosed, ConnectionLost, DeliveryUncertain
+from resilient_ws.api.errors import (
+    ClientClosed,
+    ConnectionLost,
+    DeliveryUncertain,
+    MessageTooBig,
+    NotConnected,
+    OutboxFull,
+)
 from resilient_ws.api.events import Fate
 from resilient_ws.api.message import Message
 from resilient_ws.api.options import Outbox
 from resilient_ws.core.delivery import DeliveryQueue, Entry, Loss
 from resilient_ws.core.in_flight import Lane
-from resilient_ws.delivery.confirmations import Confirmations, fail, off, succeed
+from resilient_ws.delivery.confirmations import Confirmations, Token, fail, off, refused, succeed
+from resilient_ws.delivery.expiry import Expiry
+from resilient_ws.delivery.fates import Fates
 from resilient_ws.delivery.inbox import Inbox
 from resilient_ws.delivery.ports import Confirmer, Outlet
 from resilient_ws.delivery.reply_waiters import Patience
@@ -33,20 +42,11 @@ TURN_MESSAGES: Final = 512
 TURN_BYTES: Final = 64 * 1024
 """Bytes of plain messages that are held back for one system call; more are handed over before the turn ends."""
 
-EXPIRY_LOOK: Final = 30.0
-"""Seconds after which it is looked at the latest whether a message has expired."""
-
-EARLY: Final = 0.001
-"""Seconds by which a timer may fire too early: uvloop counts in milliseconds."""
-
-UNHEARD: Final = 10_000
-"""Messages that stay in the file until the program has heard of their fates."""
-
 INLINE_COMPRESSION: Final = 16 * 1024
 """Bytes up to which a compressed message is handed over whole at once; larger ones may take several turns of the loop."""
 
 
-class Outflow:
+class Delivery:
     """The outgoing side of a client, over all its connections.
 
     Args:
@@ -61,19 +61,15 @@ class Outflow:
     """
 
     __slots__ = (
-        "_after",
         "_boot",
         "_confirmations",
         "_confirms",
-        "_decided",
-        "_deciding",
         "_direct",
         "_drops",
         "_ended",
         "_expiry",
-        "_expiry_due",
+        "_fates",
         "_fresh",
-        "_hearing",
         "_inbox",
         "_inline",
         "_joined",
@@ -87,10 +83,7 @@ class Outflow:
         "_silent",
         "_started",
         "_store",
-        "_tell",
-        "_told",
         "_turn_open",
-        "_untold",
         "_wakes",
         "_watch",
         "_writer",
@@ -116,22 +109,11 @@ class Outflow:
         self._options = options
         self._drops = options.overflow in {"drop_oldest", "drop_newest"}
         self._inbox = inbox
-        self._tell = tell
-        self._after = after
         self._ended = ended
         self._inline = INLINE_COMPRESSION if compresses else math.inf
         self._joined = int(min(TURN_BYTES, self._inline))
         self._direct = self._inline if store is None else -1  # up to which size a message needs no `Entry`
         self._store = store
-        self._untold: list[Entry] = []  # whose fate is about to be told, and which are kept until then
-        self._decided: list[
-            list[tuple[Entry, Fate]]
-        ] = []  # fates that the file must know before they are told
-        self._deciding: list[tuple[Entry, Fate]] | None = (
-            None  # the last of these, in the turn in which it began
-        )
-        self._told: list[int] = []  # records whose fate was told since `_hearing` began
-        self._hearing: list[int] | None = None  # records whose fate the program is about to hear
         self._loop: asyncio.AbstractEventLoop | None = None  # known from the first connection on
         self._writer: Outlet | None = None
         self._pinger: Confirmer | None = None
@@ -144,6 +126,7 @@ class Outflow:
         self._watch: Callable[[], None] | None = None
         self.patience = Patience(inbox, self._want)
         self._confirmations = Confirmations(self.queue, self.patience)
+        self._fates = Fates(store, self._confirmations, tell=tell, after=after, progress=self._progress)
         self._turn_open = False
         self._fresh = True  # nothing plain has been sent in this turn
         self._wakes = 0  # of the inbox, when a message was last sent alone
@@ -151,8 +134,262 @@ class Outflow:
         self._now = 0.0
         self.clock = clock
         self._boot: Callable[[], float] = clock  # the same, read more cheaply
-        self._expiry: asyncio.TimerHandle | None = None
-        self._expiry_due = math.inf
+        self._expiry = Expiry(self.queue, clock, self._expire)
+
+    # --- sending ---
+
+    async def send(
+        self,
+        message: Message,
+        size: int,
+        *,
+        ttl: float | None,
+        confirm: bool,
+        queue: bool,
+        resend: bool,
+        key: str | None,
+        priority: int,
+    ) -> None:
+        """Accepts one message; see `WebSocketClient.send`."""
+        if size > self._options.max_bytes:
+            raise MessageTooBig(
+                f"the message has {size} bytes, outbox.max_bytes is {self._options.max_bytes}",
+                size=size,
+                limit=self._options.max_bytes,
+            )
+        await self._admission(size, queue, key)
+        now = self.clock()
+        token = self._token(confirm)
+        if resend and queue and not self._confirms:
+            self._confirms = True
+            self._turn_on()
+        entry = Entry(
+            message,
+            size,
+            now,
+            resend and queue,
+            expires_at=math.inf if ttl is None else now + ttl,
+            priority=priority,
+            key=key,
+            token=token,
+        )
+        if queue:
+            if self._store is not None:
+                await self._keep(self._store, entry)
+            self._enqueue(entry)
+            self._expiry.arm()
+        else:
+            self._write_unqueued(entry)
+        if token is not None:
+            await self._confirmations.of(token)
+
+    async def admit_unqueued(self, size: int, answer: asyncio.Future[Message]) -> None:
+        """Waits until a message that must not wait may be written, or until its `answer` is known not to come."""
+        answer.add_done_callback(self._look_again)
+        try:
+            if not self._admits(size, queue=False, key=None, first=not self._line):
+                await self._line.join(
+                    lambda first: answer.done() or self._admits(size, queue=False, key=None, first=first)
+                )
+        finally:
+            answer.remove_done_callback(self._look_again)
+
+    def _look_again(self, answer: asyncio.Future[Message]) -> None:
+        answer.exception()  # also where the call has ended by something else, and nobody looks at it
+        self._line.wake_all()
+
+    def write_unqueued(self, message: Message, size: int) -> int:
+        """Writes it; `admit_unqueued` has returned in this same step.
+
+        Returns:
+            For `answered`.
+
+        Raises:
+            NotConnected: The connection is gone.
+        """
+        self._write_unqueued(Entry(message, size, self.clock(), resend=False))
+        return self.queue.written_so_far
+
+    def answered(self, written: int) -> None:
+        """The peer has answered what `write_unqueued` wrote, so it has read that and all that was written before."""
+        self._close_lane()
+        entries = self.queue.confirm_first(written)
+        self.confirmed(entries)
+
+    def send_now(self, message: Message, size: int) -> bool:
+        """Sends a plain message without any waiting, where nothing stands in its way; returns whether it did.
+
+        The first one of a turn leaves at once; the others leave together, at the end of the turn or with the next ping.
+        Where the first one answers what has woken the program, the second one leaves at once, too.
+        """
+        writer, lane = self._writer, self.lane
+        counted = lane.counted
+        if writer is not None and lane.left and counted.size + size <= lane.limit:
+            counted.size += size
+            counted.items.append(message)
+            writer.hold(message, size)
+            lane.left -= 1
+            return True
+        if writer is None or writer.busy or self._line or self._over or lane.left <= 0 or size > self._direct:
+            return False
+        if lane.held:
+            writer.flush()
+            if writer.busy:
+                return False
+        lane.limit = -1
+        alone = not self._turn_open and self._begin_alone()
+        if not (alone or self._turn_open):
+            self._open_turn()
+        if not self.queue.write_through(message, size, self._now):
+            return False
+        lane.left -= 1
+        if not self._fresh:
+            writer.hold(message, size)
+            self.queue.open(lane, self._now, self._joined)
+            return True
+        try:
+            writer.write(message, size)
+        except ConnectionLost:
+            lane.left += 1
+            self.queue.retract(size)
+            return False
+        except BaseException as error:  # noqa: BLE001 - `fail` raises what must pass
+            # Some of it may have been written: it stays unconfirmed, and becomes uncertain with the connection.
+            if not self.queue.confirming:
+                self.queue.doubt([message], self._now)
+            writer.fail(error)
+            return True
+        if alone:
+            self._note_writing()
+        else:
+            self._fresh = False
+        return True
+
+    async def _keep(self, store: Persistence, entry: Entry) -> None:
+        """Stores a message, which is accepted then; the order of the calls is that in which they return."""
+        self.queue.reserve(entry.size)
+        try:
+            await store.keep(entry, flagged=self._writer is not None)
+        finally:
+            self.queue.release(entry.size)
+            self._line.wake_next()
+        if self._over:
+            store.forget((entry,))
+            raise self._ended()
+        if entry.flagged and self._writer is None:
+            store.align((entry,))
+
+    def _enqueue(self, entry: Entry) -> None:
+        self._close_lane()  # before it gets its place: if the link is dead, what was held waits in front of it
+        for evicted in self.queue.accept(entry):
+            if self._store is not None and evicted is not entry and evicted.position == entry.position:
+                self._store.take_place(entry, evicted)
+            self._fates.settle(evicted, Fate.EVICTED)
+        self.lane.left -= 1
+        self._open_turn()
+        self.pump()
+
+    def _write_unqueued(self, entry: Entry) -> None:
+        self._close_lane()
+        if not self.queue.waiting:
+            self._enqueue(entry)
+            if not self.queue.waits(entry):
+                return
+            self.queue.withdraw(entry)
+        # Nothing waited when it was admitted: the link is dead and has not said so yet.
+        raise NotConnected("the connection has just ended, and queue=False asks for one")
+
+    # --- admission ---
+
+    async def _admission(self, size: int, queue: bool, key: str | None) -> None:
+        """Waits until a message may be accepted, in the order of the calls."""
+        # Where the oldest or the newest is dropped, a message that may wait in the outbox does not wait for one that may not.
+        drops = self._drops and queue
+        if self._admits(size, queue, key, first=not self._line or (drops and not self._lined_up)):
+            return
+        self._lined_up += queue
+        try:
+            await self._line.join(lambda first: self._admits(size, queue, key, first or drops))
+        finally:
+            self._lined_up -= queue
+
+    def _admits(self, size: int, queue: bool, key: str | None, first: bool) -> bool:
+        """Whether it may be accepted now; raises where waiting would be wrong."""
+        self._refuse_if_over()
+        if self._writer is not None and (self.lane.left <= 0 or not first):
+            # A loop of sends must not starve the rest of the program, nor overtake those who wait.
+            return False
+        if not queue:
+            return self._admits_unqueued(size)
+        if self._store is not None and not (first and self._is_loaded):
+            return False
+        if self._drops:
+            return True
+        if first and self.queue.has_room(size, key):
+            return True
+        self._end_expired()  # the machine may have slept, and the timer with it
+        if first and self.queue.has_room(size, key):
+            return True
+        if self._writer is None and self._options.overflow == "raise":
+            raise OutboxFull(
+                f"no connection is open and the outbox is full: {self.queue.waiting} messages, "
+                f"{self.queue.waiting_bytes} bytes wait"
+            )
+        if not self._started:
+            raise NotConnected("the outbox is full: call start() before sending more")
+        if first and self._is_stuck:
+            self.pump()
+            if self._is_stuck:
+                raise _deaf()
+        return first and self.queue.has_room(size, key)
+
+    def _admits_unqueued(self, size: int) -> bool:
+        if self._writer is None:
+            raise NotConnected("there is no open connection, and queue=False asks for one")
+        if self._writer.busy or self.queue.waiting or self.queue.is_reserved:
+            return False
+        if self.queue.fits(size):
+            return True
+        if self._inbox.paused and not self._let_go(size):
+            raise _deaf()
+        return self.queue.fits(size)
+
+    @property
+    def _is_loaded(self) -> bool:
+        """Whether the outbox file, if there is one, has been read; raises where waiting for that would be wrong."""
+        self._refuse_if_over()
+        if self._store is None or self._store.is_open:
+            return True
+        if not self._started:
+            raise NotConnected("the outbox file is opened when the client is started, and it has not been")
+        return False
+
+    def _refuse_if_over(self) -> None:
+        if self._over:
+            raise self._ended()
+
+    def _token(self, confirm: bool) -> Token | None:
+        if not confirm:
+            return None
+        if not self._started:
+            raise NotConnected("call start() before send(confirm=True)")
+        if self._writer is not None and not self.queue.confirming:
+            raise refused()
+        return asyncio.get_running_loop().create_future()
+
+    # --- waiting for the end of messages ---
+
+    async def flush(self) -> None:
+        """Waits until each message accepted before has its end; see `WebSocketClient.flush`."""
+        if not self._is_loaded:
+            await self._line.wait(lambda _: self._is_loaded)
+        self._close_lane()  # if the link is dead, what was held is accepted anew
+        position = self.queue.barrier()
+        if self.queue.is_settled(position) and not self._confirmations.held:
+            return
+        if not self._started:
+            raise NotConnected("call start() before flush()")
+        await self._confirmations.behind(position)
 
     # --- the turn of the loop ---
 
@@ -208,8 +445,8 @@ class Outflow:
     def _refused(self, messages: list[Message]) -> None:
         """The link was dead before it was handed these."""
         for evicted in self.queue.take_back(messages, self._now):
-            self._settle(evicted, Fate.EVICTED)
-        self._arm_expiry()
+            self._fates.settle(evicted, Fate.EVICTED)
+        self._expiry.arm()
 
     def _doubted(self, messages: list[Message]) -> None:
         """Writing these failed, and some of them may have been written; the connection ends now."""
@@ -217,7 +454,7 @@ class Outflow:
         if not self.queue.confirming:
             self.queue.doubt(messages, self._now)
 
-    # --- the connection of the moment ---
+    # --- the current connection ---
 
     def attach(self, writer: Outlet, pinger: Confirmer, *, confirming: bool) -> None:
         """A connection is open: what waits is written, and later messages at once."""
@@ -258,7 +495,7 @@ class Outflow:
             loss.uncertain,
             lambda: DeliveryUncertain(f"the connection ended before the peer confirmed the message: {how()}"),
         )
-        self._untold = loss.uncertain
+        self._fates.untold = loss.uncertain
         if self._store is not None and loss.resent:
             self._store.count(self.queue.resent())
         if self._store is not None:
@@ -284,8 +521,8 @@ class Outflow:
                 self._store.decide(entry, fate.value)
         for entry in self.queue.watched_waiting():
             self._store.keep_place(entry)
-        self._untold = [entry for entry, _ in ends]
-        self._arm_expiry()
+        self._fates.untold = [entry for entry, _ in ends]
+        self._expiry.arm()
         self._line.wake_next()
         return ends
 
@@ -296,10 +533,7 @@ class Outflow:
 
     def fates_told(self) -> None:
         """What the end of the last connection, process or client made uncertain has been reported."""
-        self._forget_told(self._untold)
-        self._untold = []
-        self._confirmations.hold("losses", held=False)
-        self._progress()
+        self._fates.told()
 
     # --- writing ---
 
@@ -409,88 +643,21 @@ class Outflow:
     def _fail_tokens_of_waiting(self) -> None:
         fail(self.queue.watched_waiting(), off)
 
-    def _settle(self, entry: Entry, fate: Fate) -> None:
-        fail((entry,), lambda: DeliveryUncertain(f"the message is {fate.value}: it was never written"))
-        if self._store is None or entry.record is None:
-            self._tell(entry, fate)
-            return
-        self._store.decide(entry, fate.value)
-        if self._deciding is None:
-            self._deciding = []
-            self._decided.append(self._deciding)
-            self._confirmations.hold("decisions", held=True)
-            asyncio.get_running_loop().call_soon(self._store_decisions)
-        self._deciding.append((entry, fate))
-
-    def _store_decisions(self) -> None:
-        """Tells the fates decided in this turn when they are in the file: told before, a later client could act otherwise."""
-        batch, self._deciding = self._deciding, None
-        if self._store is not None and batch is not None:
-            self._store.when_stored(lambda: self._tell_decided(batch))
-
-    def _tell_decided(self, batch: list[tuple[Entry, Fate]]) -> None:
-        if not any(batch is other for other in self._decided):
-            return  # told when the client ended
-        self._decided = [other for other in self._decided if other is not batch]
-        for entry, fate in batch:
-            self._tell(entry, fate)
-        self._forget_told([entry for entry, _ in batch])
-        if not self._decided:
-            self._confirmations.hold("decisions", held=False)
-            self._progress()
-
-    def _forget_told(self, entries: Sequence[Entry]) -> None:
-        """Forgets messages whose fate was told, once the program has heard it: else a kill might hide it for ever."""
-        if self._store is None:
-            return
-        self._told += [entry.record for entry in entries if entry.record is not None]
-        spare = len(self._told) - UNHEARD
-        if spare > 0:  # callbacks that take no events; as many of those wait at most
-            self._store.forget_records(self._told[:spare])
-            del self._told[:spare]
-        self._hear()
-
-    def _hear(self) -> None:
-        if self._hearing is None and self._told:
-            self._hearing, self._told = self._told, []
-            self._after(self._heard)
-
-    def _heard(self) -> None:
-        if self._store is not None and self._hearing:
-            self._store.forget_records(self._hearing)
-        self._hearing = None
-        self._hear()
-
     def _forget(self, entries: Sequence[Entry]) -> None:
         if self._store is not None:
             self._store.forget(entries)
 
-    def _arm_expiry(self) -> None:
-        due = self.queue.next_expiry
-        if due is None or (self._expiry is not None and self._expiry_due <= due):
-            return
-        if self._expiry is not None:
-            self._expiry.cancel()
-        self._expiry_due = due
-        # The clock of the loop stops while the machine is suspended, so a timer must not be far ahead.
-        delay = min(max(0.0, due - self.clock()), EXPIRY_LOOK)
-        self._expiry = asyncio.get_running_loop().call_later(delay, self._expire)
-
-    def _expire(self) -> None:
-        self._expiry = None
-        try:
-            self._end_expired(EARLY)
-            self._progress()
-            self._line.wake_next()
-        finally:
-            self._arm_expiry()  # whatever went wrong, other messages expire
+    def _expire(self, early: float) -> None:
+        self._end_expired(early)
+        self._progress()
+        self._line.wake_next()
 
     def _end_expired(self, early: float = 0.0) -> None:
         due = self.queue.next_expiry
         if due is None:
             return
         for entry in self.queue.expire(self.clock() + early):
-            self._settle(entry, Fate.EXPIRED)
+            self._fates.settle(entry, Fate.EXPIRED)
 
     # --- progress ---
 
@@ -518,3 +685,56 @@ class Outflow:
         self._confirmations.progress()
         if self._watch is not None:
             self._watch()
+
+    # --- the life of the client ---
+
+    def start(self) -> None:
+        """From now on waiting makes sense, and this is the event loop."""
+        self._started = True
+        self._expiry.cancel()
+        self._expiry.arm()
+
+    def refuse(self, *, keep_waiters: bool) -> None:
+        """The client is closing: nothing more is accepted, and blocked calls end.
+
+        Args:
+            keep_waiters: Whether calls that wait for confirmations may go on, since `close(drain=)` does so too.
+        """
+        self._close_lane()
+        self._over = True
+        self._line.fail(self._ended)
+        if self._store is not None:
+            self._store.refuse(self._ended)
+        if not keep_waiters:
+            self.patience.fail(self._ended)
+
+    def end_file(self) -> None:
+        """Begins to close the file, if there is one."""
+        if self._store is not None:
+            self._store.end()
+
+    async def close_file(self) -> None:
+        """Closes the file, if there is one, and returns when it is free for others."""
+        if self._store is not None:
+            await self._store.close()
+
+    def close(self) -> tuple[list[Entry], list[Entry]]:
+        """The client has ended; returns the abandoned and the uncertain."""
+        self._over = True
+        self._fates.tell_decided()
+        self._close_lane()
+        self._writer = self._pinger = None
+        self.lane = Lane()
+        self._expiry.cancel()
+        remains = self.queue.close(keep=self._store is not None)
+        self.refuse(keep_waiters=False)
+        left = self.queue.watched_waiting()
+        fail((*remains.abandoned, *remains.uncertain, *left), self._ended)
+        if self._store is not None:
+            self._store.align(left)
+        self._fates.untold = [*self._fates.untold, *remains.uncertain]
+        return remains.abandoned, remains.uncertain
+
+
+def _deaf() -> OutboxFull:
+    return OutboxFull("the outbox is full, and no PONG can come while the program does not read")
