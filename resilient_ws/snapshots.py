@@ -29,7 +29,7 @@ Numbered = tuple[D, int, int]
 
 @attrs.frozen(eq=False, repr=False)
 class Snapshot(Record, Generic[S]):
-    """The whole state; what was known before is of no use any more.
+    """The whole state, which replaces all earlier ones.
 
     Attributes:
         value: What `fetch_snapshot` returned.

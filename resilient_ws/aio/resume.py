@@ -1,7 +1,7 @@
 """Resume a waiting task inside the socket's read callback.
 
-asyncio resumes a waiting task with a call that the loop makes in its next turn, which asks the selector first. A callback of
-the loop that has nothing left to do can make that call itself.
+asyncio resumes a waiting task in the next iteration of the loop, after another `select` call. A callback of the loop that
+has nothing left to do can resume the task itself, which saves that iteration.
 """
 
 from __future__ import annotations
@@ -13,32 +13,36 @@ from typing import Any
 
 
 def resume(waiter: asyncio.Future[None]) -> None:
-    """End `waiter`; the task that waits for it takes its step within this call, where that can be, else in the next turn.
+    """Complete `waiter` and run the waiting task within this call if possible, otherwise in the next iteration.
 
     Call it last in a callback of the event loop: user code runs within this call until it waits again.
-    In asyncio's debug mode the next turn it is, since the loop tells of slow steps by the name of the callback.
+    In asyncio's debug mode it is always the next iteration, because the loop reports slow steps by callback.
     """
     if waiter.done():
         return
-    # The attribute has no public name; where there is none, or more than one waits, all is as ever.
+    # `_callbacks` is private. If it is missing, or has several entries, resume in the next iteration as usual.
     waiting = getattr(waiter, "_callbacks", None)
     if waiting is None or len(waiting) != 1 or waiter.get_loop().get_debug():
         waiter.set_result(None)
         return
     ((call, context),) = waiting
+    # Invariant: the waiter's only callback runs exactly once. It is removed before `set_result`, which would schedule it
+    # for the next iteration, and then called here, or scheduled again if it cannot run now.
+    # Invariant: the waiter's only callback runs exactly once. It is removed before `set_result`, which would schedule it
+    # for the next iteration, and then called here, or scheduled again if it cannot run now.
     waiter.remove_done_callback(call)
     waiter.set_result(None)
     try:
         context.run(call, waiter)
     except RuntimeError:
-        # Another task takes a step just now, or the context is in use; this one has not begun to.
+        # Another task is running, or the context is in use: the step has not started, so it can be scheduled.
         waiter.get_loop().call_soon(call, waiter, context=context)
     except BaseException as error:  # noqa: BLE001 - it ends the process
         _let_out(error)
 
 
 class _Reentrant:
-    """Takes the place of the context in which a loop calls a reader: it can be entered again within such a call."""
+    """A replacement for the context in which a loop calls a reader, which can be entered recursively."""
 
     __slots__ = ("_context",)
 
@@ -70,7 +74,7 @@ def let_nested_loop_read(loop: asyncio.AbstractEventLoop, descriptor: int) -> No
 
 
 def at_once(call: Callable[[], None]) -> None:
-    """Call `call`, a step that the loop would take in its next turn; to be called last, as `resume`."""
+    """Run `call` now instead of in the next iteration; call it last, as `resume`."""
     try:
         copy_context().run(call)
     except BaseException as error:  # noqa: BLE001 - as above

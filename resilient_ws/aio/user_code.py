@@ -77,7 +77,7 @@ async def called(pending: Awaitable[T], call: Call | None = None) -> T:
     try:
         return await pending
     finally:
-        call.is_awaited_by(None)  # a task that it has left behind is no part of it any more
+        call.is_awaited_by(None)  # tasks that outlive the call no longer belong to it
         enter()
 
 

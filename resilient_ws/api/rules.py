@@ -76,7 +76,7 @@ ABOUT: Final[Mapping[str, str]] = MappingProxyType({
     "peer-closed": "The peer sent a CLOSE that says nothing against reconnecting: 1000, 1001, 1005, 1011, 1012, 1014 "
     "or 3000-4999. The client reconnects.",
     "peer-overloaded": "The peer sent 1013: reconnects, the first delay drawn from the range of `max_delay`.",
-    "peer-rejected": "The peer sent 1003, 1008 or 1010 within `min_uptime` of opening, or during the set-up. It does "
+    "peer-rejected": "The peer sent 1003, 1008 or 1010 within `min_uptime` of opening, or during setup. It does "
     "not take this client: stops.",
     "peer-rejected-late": "The peer sent 1003, 1008 or 1010 after `min_uptime`: a rule about idle or slow clients. The "
     "client reconnects.",

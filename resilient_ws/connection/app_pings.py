@@ -1,7 +1,7 @@
-"""The pings and replies of the application's own protocol on one connection, those of the server included.
+"""Pings and replies of the application protocol on one connection, including those of the server.
 
 They are messages, so a ping waits where the link has no room; `resilient_ws.connection.pinger` tells the heartbeat what became of it.
-User code is called here from a timer and from the socket's read callback: whatever it raises or returns is reported.
+User code is called here from a timer and from the socket's read callback: every exception or wrong result is reported.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PASSES: Final = (KeyboardInterrupt, SystemExit, GeneratorExit)
 
 
 def plain(what: str, made: object) -> Message:
-    """Returns what user code has made as a message that can be sent, and that does not change any more.
+    """Return what user code has made as a message that can be sent, and that does not change any more.
 
     Raises:
         TypeError: It is neither `str` nor bytes-like.
@@ -108,7 +108,7 @@ class AppPings:
         return self.number - self.stands
 
     def ask(self) -> None:
-        """Writes a ping now or as soon as there is room; one that waits for room already is enough."""
+        """Write a ping now or as soon as there is room; one that waits for room already is enough."""
         if not self.stands:
             self._write()
         if self.stands:
@@ -134,7 +134,7 @@ class AppPings:
         self._told()
 
     def is_reply(self, message: Message) -> bool:
-        """Whether `message` answers a ping."""
+        """Return whether `message` answers a ping."""
         is_reply = self.heartbeat.is_reply
         try:
             if is_reply is not None:
@@ -152,7 +152,7 @@ class AppPings:
         return False
 
     def answer(self, message: Message) -> bool:
-        """Answers `message` if it is a ping of the server; returns whether it was."""
+        """Answer `message` if it is a ping of the server; return whether it was."""
         answer = self.heartbeat.answer
         if answer is None:
             return False
@@ -182,7 +182,7 @@ class AppPings:
             self._post(reply)
 
     def _post(self, reply: Message) -> None:
-        """Writes a reply before all that waits elsewhere, as soon as the link has room."""
+        """Write a reply before all that waits elsewhere, as soon as the link has room."""
         if self._standing < MAX_REPLIES:
             self._standing += 1
             self._writer.post(reply, self._reply_has_left)
@@ -193,5 +193,5 @@ class AppPings:
         self._standing -= 1
 
     def note_data(self) -> None:
-        """A message has come that is no reply."""
+        """Handle a message that is not a reply."""
         self.data_at = self._clock()

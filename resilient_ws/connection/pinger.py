@@ -1,4 +1,4 @@
-"""The timer and the pings of one connection: is the peer alive, and what has it read?
+"""The heartbeat of one connection: it sends pings, and reports which messages the peer has read.
 
 It carries out what `resilient_ws.core.heartbeat` decides, and asks for the confirmations that `resilient_ws.core.delivery` needs.
 One loop timer serves both; it is re-armed lazily and finds out when it fires whether it fired too early.
@@ -57,22 +57,22 @@ class Watcher(Protocol):
     """What a pinger tells."""
 
     def dead(self, cause: str, hint: str | None, rule_id: str, /) -> None:
-        """The heartbeat's verdict: the connection is to be given up."""
+        """Give up the connection: the heartbeat declared it dead."""
 
     def confirmed(self, entries: Sequence[Entry], /) -> None:
-        """A PONG covered what had been written; `entries` are those somebody waits for."""
+        """Handle messages confirmed by a PONG; `entries` are those with a waiter."""
 
     def confirmation_off(self, entries: Sequence[Entry], /) -> None:
-        """This peer answers no ping; `entries` are those of the written that somebody waits for."""
+        """Handle a peer that answers no ping; `entries` are the written messages with a waiter."""
 
     def confirmation_on(self) -> None:
-        """This peer has answered a ping although confirmation had been switched off."""
+        """Handle an answered ping after confirmation was turned off."""
 
     def failed(self, where: str, error: BaseException, /) -> None:
         """User code raised."""
 
     def broken(self, error: BaseException, /) -> None:
-        """The pinger has failed, which is a defect: the connection is to be given up."""
+        """Give up the connection after a defect in the pinger."""
 
 
 class Answerers:
@@ -87,18 +87,18 @@ class Answerers:
         self._known: tuple[str, ...] = ()  # the oldest first; few, and most clients have one
 
     def knows(self, endpoint: Endpoint, kind: str) -> bool:
-        """Whether a ping of this `kind` was answered there."""
+        """Return whether a ping of this `kind` was answered there."""
         return _place(endpoint, kind) in self._known
 
     def note(self, endpoint: Endpoint, kind: str) -> None:
-        """A ping of this `kind` was answered there."""
+        """Note that a ping of this `kind` was answered at that address."""
         place = _place(endpoint, kind)
         if place not in self._known:
             self._known = (*self._known[-MAX_ANSWERERS + 1 :], place)
 
 
 def _place(endpoint: Endpoint, kind: str) -> str:
-    """Returns what says which peer it is: scheme, host, port and path; a query may hold a token that changes."""
+    """Return what says which peer it is: scheme, host, port and path; a query may hold a token that changes."""
     url = endpoint.url
     return sys.intern(
         f"{kind} {url.scheme}://{url.raw_host}:{url.port}{url.raw_path}"
@@ -204,7 +204,7 @@ class Pinger:
         return max(0.0, self._loop.time() - self._link.look(paused=False).received_at)
 
     def use(self, heartbeat: Heartbeat) -> None:
-        """Goes on with other options: a gateway has told its interval."""
+        """Go on with other options: a gateway has told its interval."""
         self._heartbeat = heartbeat
         self._monitor = self._make_monitor(heartbeat, self._look_at_link())
         self._use_app()
@@ -236,7 +236,7 @@ class Pinger:
         self._app.heartbeat = heartbeat
 
     def stop(self) -> None:
-        """Ends the timer; nothing is told afterwards."""
+        """End the timer; nothing is told afterwards."""
         self._stopped = True
         if self._timer is not None:
             self._timer.cancel()
@@ -277,7 +277,7 @@ class Pinger:
             self._arm()
 
     def want(self) -> None:
-        """Somebody waits for a confirmation: a ping goes out at once, or when the one in flight is answered."""
+        """Send a confirming ping at once, or when the one in flight is answered: a call waits for it."""
         if self._stopped or not self._queue.confirming:
             return
         try:
@@ -296,12 +296,12 @@ class Pinger:
         return bool(self._outstanding) and not self._only_asks
 
     def farewell(self) -> None:
-        """A last ping before our CLOSE, if it would confirm something."""
+        """Send a last ping before CLOSE if it would confirm something."""
         if not self._stopped and self._queue.confirming and self._queue.unconfirmed:
             self._ping()
 
     def pong(self, payload: bytes) -> None:
-        """A PONG has come; only one with a tag of this connection says something (RFC 6455 5.5.3)."""
+        """Handle a PONG; only one with a tag of this connection counts (RFC 6455 5.5.3)."""
         if self._stopped:
             return
         try:
@@ -352,11 +352,11 @@ class Pinger:
         return self._app is not None
 
     def answers(self, message: Message) -> bool:
-        """Answers `message` if it is a ping of the server's own protocol; returns whether it was."""
+        """Answer `message` if it is a ping of the server's own protocol; return whether it was."""
         return self._app is not None and self._app.answer(message)
 
     def is_reply(self, message: Message) -> bool:
-        """Whether `message` answers a ping of the application's own protocol; then it is consumed."""
+        """Return whether `message` answers a ping of the application's own protocol; then it is consumed."""
         app = self._app
         if app is None or self._monitor is None or not app.is_reply(message):
             return False
@@ -367,7 +367,7 @@ class Pinger:
         return True
 
     def note_data(self) -> None:
-        """A message has arrived that is none, though nobody has asked `is_reply`."""
+        """Handle a message that is not a reply, known without calling `is_reply`."""
         if self._app is not None:
             self._app.note_data()
 
@@ -378,7 +378,7 @@ class Pinger:
     # --- pings ---
 
     def _ping(self, seen: Reading | None = None, *, only_asks: bool = False) -> None:
-        """Writes a PING that covers what has been written whole.
+        """Write a PING that covers what has been written whole.
 
         Args:
             only_asks: Whether no silence begins with it.
@@ -426,7 +426,7 @@ class Pinger:
     # --- the timer ---
 
     def _arm(self, *, later: bool = False) -> None:
-        """Makes sure that the timer fires at the earliest deadline, or earlier.
+        """Make sure that the timer fires at the earliest deadline, or earlier.
 
         Args:
             later: Whether it is to fire no earlier, since there was an answer: a timer that fires for nothing is a
@@ -464,7 +464,7 @@ class Pinger:
         return self._last_ping + DEFAULT_TIMEOUT if self._queue.unconfirmed else None
 
     def _look_at_link(self) -> Reading:
-        """Returns what the link shows; a PONG that answers none of our pings is a word as a message is, a reply is not data."""
+        """Return what the link shows; a PONG that answers none of our pings is a word as a message is, a reply is not data."""
         reading = self._link.look(paused=self._is_paused())
         app, messages = self._app, reading.messages + self._others
         if app is not None:
@@ -518,7 +518,7 @@ class Pinger:
                 self._ping(reading)
 
     def _doubt(self, first: FirstPing, now: float) -> None:
-        """Turns confirmation off for this connection once the peer has talked for the timeout and not answered.
+        """Turn confirmation off for this connection once the peer has talked for the timeout and not answered.
 
         A burst of messages just behind the ping does not say that the peer has read it: the line may be dead since, and
         what was written on it is unconfirmed for good reason. Where no heartbeat would ever judge, silence counts too.
@@ -538,7 +538,7 @@ class Pinger:
 
 
 def _stopwatch(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
-    """Returns the clock for round trips: that of the loop may have steps of 1 ms (uvloop) or 16 ms (Windows).
+    """Return the clock for round trips: that of the loop may have steps of 1 ms (uvloop) or 16 ms (Windows).
 
     A loop that shows a time of its own, as `resilient_ws.testing.VirtualLoop` does, is believed.
     """
@@ -550,7 +550,7 @@ def _stopwatch(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
 
 
 def _suspend_clock(loop: asyncio.AbstractEventLoop) -> float:
-    """Returns how far the clock that counts suspension is ahead of the one that does not; its growth is sleep."""
+    """Return how far the clock that counts suspension is ahead of the one that does not; its growth is sleep."""
     if hasattr(loop, "boot_time"):  # as `resilient_ws.testing.VirtualLoop` has
         return boot_time() - loop.time()
     if _BOOTTIME is not None:  # asked at each look, so without the calls of `boot_time`

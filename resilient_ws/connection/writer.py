@@ -1,4 +1,4 @@
-"""Hands messages to one link, one at a time, in order; what must go first is kept until the link has room.
+"""Writes messages to one link, one at a time, in order; urgent ones are kept until the link has room.
 
 Knows nothing of accounting: it writes, says whether the link is busy, and tells when it is not any more.
 """
@@ -84,7 +84,7 @@ class Writer:
         return sum(map(len, self.lane.held)) + self.lane.extra
 
     def write(self, message: Message, size: int) -> None:
-        """Writes now; the link must not be busy, and nothing must be held.
+        """Write now; the link must not be busy, and nothing must be held.
 
         Raises:
             ConnectionLost: Nothing was written.
@@ -97,12 +97,12 @@ class Writer:
             self._wait_for(rest)
 
     def hold(self, message: Message, size: int) -> None:
-        """Adds to what is handed over at the end of the turn, behind what is held already."""
+        """Add to what is handed over at the end of the turn, behind what is held already."""
         self.lane.held.append(message)
         self.lane.extra += size - len(message)
 
     def flush(self) -> None:
-        """Closes the lane and hands over what it holds."""
+        """Close the lane and hand over what it holds."""
         lane = self.lane
         lane.limit = -1
         if not lane.held:
@@ -124,7 +124,7 @@ class Writer:
             self._wait_for(rest)
 
     def fail(self, error: BaseException) -> None:
-        """Ends the connection: the link raised something unexpected, so a part of a frame may have been written.
+        """End the connection: the link raised something unexpected, so a part of a frame may have been written.
 
         Raises:
             BaseException: `error`, unless it is an `Exception`.
@@ -140,7 +140,7 @@ class Writer:
     def post(
         self, message: Message, written: Callable[[], None] | None = None, *, name: object = None
     ) -> None:
-        """Writes before anything that waits elsewhere, now or as soon as the link has room; then calls `written`.
+        """Write before anything that waits elsewhere, now or as soon as the link has room; then call `written`.
 
         Args:
             message: What to write.
@@ -162,11 +162,11 @@ class Writer:
         return len(self._first) >= CROWD
 
     def waits(self, name: object) -> bool:
-        """Whether a message of that name waits for room."""
+        """Return whether a message of that name waits for room."""
         return name in self._first
 
     def withdraw(self, name: object) -> bool:
-        """Takes back the message of that name, if it still waits for room; whether it did."""
+        """Take back the message of that name, if it still waits for room; whether it did."""
         return self._first.pop(name, None) is not None
 
     def _write_first(self, message: Message, written: Callable[[], None] | None) -> None:
@@ -181,7 +181,7 @@ class Writer:
             written()
 
     async def send(self, message: Message) -> None:
-        """Writes when the link has room; a cancelled call has written nothing.
+        """Write when the link has room; a cancelled call has written nothing.
 
         Raises:
             ConnectionLost: The connection has ended.
@@ -190,7 +190,7 @@ class Writer:
         self.write(message, size_of(message))
 
     async def room(self, answer: asyncio.Future[Message] | None = None) -> None:
-        """Waits until the link has room and nothing must go first, or until `answer` is known not to come.
+        """Wait until the link has room and nothing must go first, or until `answer` is known not to come.
 
         Raises:
             ConnectionLost: The connection has ended.
@@ -212,11 +212,11 @@ class Writer:
             raise ConnectionLost("the connection has ended")
 
     def _look_again(self, answer: asyncio.Future[Message]) -> None:
-        answer.exception()  # also where the call has ended by something else, and nobody looks at it
+        answer.exception()  # retrieved, in case the call has ended otherwise
         self._wake()
 
     def close(self) -> None:
-        """Writes nothing more and wakes who waits."""
+        """Write nothing more and wake the waiters."""
         self.closed = True
         self.busy = True
         lane = self.lane
@@ -234,7 +234,7 @@ class Writer:
             await rest
         except (ConnectionLost, OSError):
             return  # the reader tells how the connection ended
-        except Exception as error:  # noqa: BLE001 - whatever it is, the connection must not go on with it
+        except Exception as error:  # noqa: BLE001 - any exception ends the connection
             if not self.closed:
                 self.fail(error)
             return

@@ -59,7 +59,7 @@ class AttemptFailed(Exception):  # noqa: N818 - carries the failure to the owner
     Attributes:
         error: Why: a `ConnectError` or a `Stop`.
         endpoint: Where it led, `None` when the provider failed.
-        end: How the connection ended, if it did so during its set-up.
+        end: How the connection ended, if it did so during its setup.
     """
 
     def __init__(self, error: Exception, endpoint: Endpoint | None, end: End | None = None) -> None:

@@ -1,6 +1,8 @@
 """Evidence for and against a live peer: readings of the connection, pings in flight, unanswered pings.
 
-Pure, like `heartbeat`, which judges by it. It knows no verdict.
+Pure. It collects evidence; `heartbeat` decides. Only bytes from the peer are evidence of life. Silence counts against
+the peer only from when a ping has left this machine and while reading is not paused, because until then no answer can
+arrive.
 """
 
 from __future__ import annotations

@@ -113,7 +113,7 @@ class _Gate:
         return len(self.counted) + self.late
 
     def age(self, now: float) -> None:
-        """Those that have been under way for `SLOT` do not count any more."""
+        """Stop counting dials that have taken longer than `SLOT`."""
         while self.counted:
             eldest = next(iter(self.counted))
             if eldest.granted_at is None or eldest.granted_at + SLOT > now:
@@ -314,22 +314,24 @@ def _max_hold(value: Duration | None) -> float | None:
 
 @attrs.frozen(eq=False)
 class Governor:
-    """Paces the dials of many clients to one origin (scheme, host and port), as `WebSocketClient(governor=...)`.
+    """Limits how fast many clients dial one origin (scheme, host and port), as `WebSocketClient(governor=...)`.
 
-    All clients of a process share one unless they are given another. At most `max_dials` dials to an origin are under
-    way at once, from name look-up to the end of the handshake, not counted those that have taken longer than 3 seconds, so
-    that a server that hangs does not keep anybody from dialing. A URL provider runs without a place. The others wait in the order in which they came, and
-    what they wait does not count for `open_timeout`. When a server answers a client with 429, 503 or any `Retry-After`, or
-    closes it with 1013, the others leave it alone, too: as long as its `Retry-After` says, or else as long as that client waits itself,
-    and each one for a random while longer, drawn by its own policy. A connection opened by a later dial ends that early.
+    By default all clients of a process share one governor. At most `max_dials` dials to an origin are in progress at once,
+    from the DNS lookup to the end of the handshake. Dials that take longer than 3 seconds no longer count, so that a
+    hanging server does not block all clients. A URL provider runs without a slot. Other clients wait in order; this wait
+    is not part of `open_timeout`.
 
-    Where such an answer concerns one key only (429 often does), give the clients of each key a governor of their own.
-    Clients in different event loops do not wait for each other.
+    If a server answers one client with 429, 503 or any `Retry-After`, or closes with 1013, the other clients wait, too:
+    for the time of `Retry-After`, or as long as that client waits, plus a random delay of their own policy. The first
+    connection opened by a later dial ends this hold.
+
+    If such answers concern only one API key, as 429 often does, give the clients of each key their own governor. Clients
+    in different event loops do not wait for each other.
 
     Args:
-        max_dials: Dials to one origin at once, 1 or more.
-        max_hold: Seconds or `timedelta`, more than 0 and at most an hour, for which the answer to one client holds the
-            others; `None` = it does not concern them.
+        max_dials: The most dials to one origin at once, 1 or more.
+        max_hold: Seconds or `timedelta`, more than 0 and at most an hour: the longest time that an answer to one client
+            holds the others; `None` means that it never does.
 
     Raises:
         TypeError, ValueError: An argument has the wrong type or is out of its range.

@@ -136,13 +136,16 @@ _NOWHERE: Final = Unkept()
 
 
 class Lane:
-    """The shortest way out: while it is open, a plain message needs no call at all, from `send` to the end of the turn.
+    """The fast path for plain messages: `send` appends to it without a call, and it is flushed once per loop iteration.
 
-    Whoever sends appends it to `counted.items` and to `held`, adds to `counted.size` and takes one from `left`.
+    `send` appends the message to `counted.items` and `held`, adds its size to `counted.size`, and subtracts 1 from `left`.
+
+    Invariant: the lane is open only while a connection is open and nothing is pending, so a message in `held` can never
+    overtake another one. Every event that makes a message wait closes the lane first.
 
     Attributes:
-        limit: What `counted.size` may grow to; -1 = closed.
-        left: How many messages may still be sent in this turn of the event loop.
+        limit: The limit of `counted.size`; -1 while the lane is closed.
+        left: How many messages may still be sent in this iteration of the event loop.
         counted: Where they are accounted for.
         held: Those that the link has not been given yet.
         extra: By how many bytes the messages held are more than their lengths say.

@@ -1,4 +1,4 @@
-"""Who waits for what becomes of messages: of one (`confirm=True`), or of all before a moment (`flush`).
+"""Waiters for the fate of messages: of one (`confirm=True`), or of all so far (`flush`).
 
 Knows no connection: it is told what was confirmed and what was not.
 """
@@ -34,12 +34,12 @@ class Confirmations:
         self._held: set[str] = set()
 
     async def of(self, token: Token) -> None:
-        """Waits for the confirmation of one message."""
+        """Wait for the confirmation of one message."""
         with self._patience.waiting(token, asks=True):
             await token
 
     async def behind(self, position: int) -> None:
-        """Waits until each message accepted before `position` has its end, and its fate has been told."""
+        """Wait until each message accepted before `position` has its end, and its fate has been told."""
         settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         mine = (position, settled)
         self._flushes.append(mine)
@@ -50,7 +50,7 @@ class Confirmations:
             self._flushes.remove(mine)
 
     def hold(self, why: str, *, held: bool) -> None:
-        """Whether fates are about to be told, so that nobody hears of an end before its fate."""
+        """Return whether fates are about to be told, so that no call sees an end before its fate is reported."""
         (self._held.add if held else self._held.discard)(why)
 
     @property
@@ -68,7 +68,7 @@ class Confirmations:
 
 
 def succeed(entries: Iterable[Entry]) -> None:
-    """The peer has these messages."""
+    """Resolve the waiters of confirmed messages."""
     for entry in entries:
         token = cast("Token | None", entry.token)
         if token is not None and not token.done():
@@ -76,7 +76,7 @@ def succeed(entries: Iterable[Entry]) -> None:
 
 
 def fail(entries: Iterable[Entry], error: Callable[[], ResilientWSError]) -> None:
-    """What became of these messages cannot be known, or is known to be bad."""
+    """Reject the waiters of messages that were not confirmed."""
     for entry in entries:
         token = cast("Token | None", entry.token)
         if token is not None and not token.done():
@@ -84,7 +84,7 @@ def fail(entries: Iterable[Entry], error: Callable[[], ResilientWSError]) -> Non
 
 
 def off() -> DeliveryUncertain:
-    """Returns what is raised for a message that is accepted, where nothing is confirmed."""
+    """Return what is raised for a message that is accepted, where nothing is confirmed."""
     return DeliveryUncertain(
         "confirmation is off on this connection: the message was accepted and is sent, but whether the peer has it "
         "cannot be known"
@@ -92,7 +92,7 @@ def off() -> DeliveryUncertain:
 
 
 def refused() -> DeliveryUncertain:
-    """Returns what is raised instead of sending, where nothing is confirmed."""
+    """Return what is raised instead of sending, where nothing is confirmed."""
     return DeliveryUncertain(
         "confirmation is off on this connection, so the message was not sent: send it without confirm=True, or use "
         "request() to wait for an answer"

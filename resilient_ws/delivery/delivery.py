@@ -119,7 +119,7 @@ class Delivery:
         self._pinger: Confirmer | None = None
         self._started = False
         self._over = False
-        self._confirms = False  # whatever the options say: a message is to be sent again if it gets lost
+        self._confirms = False  # regardless of the options, a message is resent if lost
         self._silent = False  # the peer answers no pings, as far as is known
         self._line = Line()
         self._lined_up = 0  # how many in it bring messages that may wait in the outbox
@@ -150,7 +150,7 @@ class Delivery:
         key: str | None,
         priority: int,
     ) -> None:
-        """Accepts one message; see `WebSocketClient.send`."""
+        """Accept one message; see `WebSocketClient.send`."""
         if size > self._options.max_bytes:
             raise MessageTooBig(
                 f"the message has {size} bytes, outbox.max_bytes is {self._options.max_bytes}",
@@ -184,7 +184,7 @@ class Delivery:
             await self._confirmations.of(token)
 
     async def admit_unqueued(self, size: int, answer: asyncio.Future[Message]) -> None:
-        """Waits until a message that must not wait may be written, or until its `answer` is known not to come."""
+        """Wait until a message that must not wait may be written, or until its `answer` is known not to come."""
         answer.add_done_callback(self._look_again)
         try:
             if not self._admits(size, queue=False, key=None, first=not self._line):
@@ -195,11 +195,11 @@ class Delivery:
             answer.remove_done_callback(self._look_again)
 
     def _look_again(self, answer: asyncio.Future[Message]) -> None:
-        answer.exception()  # also where the call has ended by something else, and nobody looks at it
+        answer.exception()  # retrieved, in case the call has ended otherwise
         self._line.wake_all()
 
     def write_unqueued(self, message: Message, size: int) -> int:
-        """Writes it; `admit_unqueued` has returned in this same step.
+        """Write it; `admit_unqueued` has returned in this same step.
 
         Returns:
             For `answered`.
@@ -211,13 +211,13 @@ class Delivery:
         return self.queue.written_so_far
 
     def answered(self, written: int) -> None:
-        """The peer has answered what `write_unqueued` wrote, so it has read that and all that was written before."""
+        """Confirm a message of `write_unqueued` that was answered, and everything written before it."""
         self._close_lane()
         entries = self.queue.confirm_first(written)
         self.confirmed(entries)
 
     def send_now(self, message: Message, size: int) -> bool:
-        """Sends a plain message without any waiting, where nothing stands in its way; returns whether it did.
+        """Send a plain message without any waiting, where nothing stands in its way; return whether it did.
 
         The first one of a turn leaves at once; the others leave together, at the end of the turn or with the next ping.
         Where the first one answers what has woken the program, the second one leaves at once, too.
@@ -266,7 +266,7 @@ class Delivery:
         return True
 
     async def _keep(self, store: Persistence, entry: Entry) -> None:
-        """Stores a message, which is accepted then; the order of the calls is that in which they return."""
+        """Store a message, which is accepted then; the order of the calls is that in which they return."""
         self.queue.reserve(entry.size)
         try:
             await store.keep(entry, flagged=self._writer is not None)
@@ -302,7 +302,7 @@ class Delivery:
     # --- admission ---
 
     async def _admission(self, size: int, queue: bool, key: str | None) -> None:
-        """Waits until a message may be accepted, in the order of the calls."""
+        """Wait until a message may be accepted, in the order of the calls."""
         # Where the oldest or the newest is dropped, a message that may wait in the outbox does not wait for one that may not.
         drops = self._drops and queue
         if self._admits(size, queue, key, first=not self._line or (drops and not self._lined_up)):
@@ -314,7 +314,7 @@ class Delivery:
             self._lined_up -= queue
 
     def _admits(self, size: int, queue: bool, key: str | None, first: bool) -> bool:
-        """Whether it may be accepted now; raises where waiting would be wrong."""
+        """Return whether it may be accepted now; raise where waiting would be wrong."""
         self._refuse_if_over()
         if self._writer is not None and (self.lane.left <= 0 or not first):
             # A loop of sends must not starve the rest of the program, nor overtake those who wait.
@@ -356,7 +356,7 @@ class Delivery:
 
     @property
     def _is_loaded(self) -> bool:
-        """Whether the outbox file, if there is one, has been read; raises where waiting for that would be wrong."""
+        """Whether the outbox file, if there is one, has been read; raise where waiting for that would be wrong."""
         self._refuse_if_over()
         if self._store is None or self._store.is_open:
             return True
@@ -380,7 +380,7 @@ class Delivery:
     # --- waiting for the end of messages ---
 
     async def flush(self) -> None:
-        """Waits until each message accepted before has its end; see `WebSocketClient.flush`."""
+        """Wait until each message accepted before has its end; see `WebSocketClient.flush`."""
         if not self._is_loaded:
             await self._line.wait(lambda _: self._is_loaded)
         self._close_lane()  # if the link is dead, what was held is accepted anew
@@ -394,7 +394,7 @@ class Delivery:
     # --- the turn of the loop ---
 
     def _open_turn(self) -> None:
-        """What belongs to a loop turn in which something is sent: one clock reading, and one look afterwards."""
+        """Prepare an iteration of the loop in which messages are sent: read the clock once, and flush at its end."""
         if not self._turn_open:
             loop = self._loop or asyncio.get_running_loop()
             self._turn_open = True
@@ -402,7 +402,7 @@ class Delivery:
             loop.call_soon(self._end_turn)
 
     def _begin_alone(self) -> bool:
-        """Whether a message needs no end of the turn, which is a step of the loop: it answers one that woke the program.
+        """Return whether a message needs no end of the turn, which is a step of the loop: it answers one that woke the program.
 
         What is sent behind it before another one wakes the program opens the turn as ever. Who waits for confirmations
         has asked for them already.
@@ -437,19 +437,19 @@ class Delivery:
             self._pinger.want()
 
     def _close_lane(self) -> None:
-        """Hands over what was held back, and asks again before the next message."""
+        """Hand over what was held back, and ask again before the next message."""
         if self._writer is not None:
             self._writer.flush()
         self.queue.settle()
 
     def _refused(self, messages: list[Message]) -> None:
-        """The link was dead before it was handed these."""
+        """Make messages pending again: the link was dead before it received them."""
         for evicted in self.queue.take_back(messages, self._now):
             self._fates.settle(evicted, Fate.EVICTED)
         self._expiry.arm()
 
     def _doubted(self, messages: list[Message]) -> None:
-        """Writing these failed, and some of them may have been written; the connection ends now."""
+        """Handle a failed write, after which some of the messages may have been written; the connection ends."""
         self.queue.settle()
         if not self.queue.confirming:
             self.queue.doubt(messages, self._now)
@@ -457,7 +457,7 @@ class Delivery:
     # --- the current connection ---
 
     def attach(self, writer: Outlet, pinger: Confirmer, *, confirming: bool) -> None:
-        """A connection is open: what waits is written, and later messages at once."""
+        """Attach an open connection: pending messages are written, and later ones at once."""
         confirming = self._confirms = confirming or self._confirms
         self._silent = False
         self.queue.connected(confirming=confirming)
@@ -480,7 +480,7 @@ class Delivery:
             pinger.want()
 
     def detach(self, *, poison: bool, suspect: bool, how: Callable[[], str]) -> Loss:
-        """That connection has ended; returns what it took with it. The caller tells of the uncertain ones.
+        """That connection has ended; return what it took with it. The caller tells of the uncertain ones.
 
         Args:
             poison: Whether the peer said that it cannot take what was sent.
@@ -506,7 +506,7 @@ class Delivery:
         return loss
 
     async def load(self) -> list[tuple[Entry, Fate]]:
-        """Reads what an earlier client left in the file; returns what has an end, for the caller to tell.
+        """Read what an earlier client left in the file; return what has an end, for the caller to tell.
 
         `fates_told` follows.
 
@@ -532,13 +532,13 @@ class Delivery:
         return self._store.stepped_back if self._store is not None else 0.0
 
     def fates_told(self) -> None:
-        """What the end of the last connection, process or client made uncertain has been reported."""
+        """Note that the uncertain messages of the last connection, process or client have been reported."""
         self._fates.told()
 
     # --- writing ---
 
     def pump(self) -> None:
-        """Writes what waits, as far as the connection takes it."""
+        """Write what waits, as far as the connection takes it."""
         queue, writer = self.queue, self._writer
         if writer is None:
             return
@@ -567,7 +567,7 @@ class Delivery:
         self._line.wake_next()
 
     def _may_write_next(self) -> bool:
-        """Whether the next message may be handed to the socket; if not, the file is told first."""
+        """Return whether the next message may be handed to the socket; if not, the file is told first."""
         store, entry = self._store, self.queue.next
         if store is None or entry is None or store.may_write(entry):
             return True
@@ -575,7 +575,7 @@ class Delivery:
         return False
 
     def _flagged(self) -> None:
-        """The file says of what waits that it may have been written."""
+        """Write the messages that the file now flags as written."""
         if self._writer is None and self._store is not None:
             self._store.align(self.queue.watched_waiting())
         else:
@@ -583,7 +583,7 @@ class Delivery:
             self.pump()
 
     def idle(self) -> None:
-        """The connection has room again."""
+        """Continue writing: the connection has room again."""
         if self.queue.has_hand:
             self._written()
         self._open_turn()
@@ -604,7 +604,7 @@ class Delivery:
         return queue.waiting > 0 and not queue.fits(queue.next_size)
 
     def _let_go(self, size: int) -> bool:
-        """Gives up confirmations that cannot come; returns whether `size` bytes may be written now."""
+        """Give up confirmations that cannot come; return whether `size` bytes may be written now."""
         gone = self.queue.let_go(size)
         fail(
             gone,
@@ -616,13 +616,13 @@ class Delivery:
     # --- ends ---
 
     def confirmed(self, entries: Sequence[Entry]) -> None:
-        """A PONG has covered what was written, `entries` among it."""
+        """Handle confirmed messages, `entries` among them."""
         succeed(entries)
         self._forget(entries)
         self.pump()
 
     def confirmation_off(self, entries: Sequence[Entry]) -> None:
-        """The peer answers no ping; `entries` were written and somebody waits for their confirmation."""
+        """Turn confirmation off: the peer answers no ping; `entries` have waiters."""
         self._silent = True
         fail(entries, off)
         self._forget(entries)
@@ -630,7 +630,7 @@ class Delivery:
         self.pump()
 
     def confirmation_on(self) -> None:
-        """The peer has answered a ping after all: what is written from now on is confirmed."""
+        """Turn confirmation on again: the peer has answered a ping after all."""
         self._silent = False
         self._turn_on()
 
@@ -674,7 +674,7 @@ class Delivery:
         return not self.queue.waiting and not self.queue.unconfirmed
 
     def watch(self, call: Callable[[], None] | None) -> None:
-        """Calls `call` whenever something was written, confirmed or given up; meanwhile confirmations are asked for."""
+        """Call `call` whenever something was written, confirmed or given up; meanwhile confirmations are asked for."""
         self._watch = call
         if call is not None:
             self._want()
@@ -709,17 +709,17 @@ class Delivery:
             self.patience.fail(self._ended)
 
     def end_file(self) -> None:
-        """Begins to close the file, if there is one."""
+        """Begin to close the file, if there is one."""
         if self._store is not None:
             self._store.end()
 
     async def close_file(self) -> None:
-        """Closes the file, if there is one, and returns when it is free for others."""
+        """Close the file, if there is one, and return when it is free for others."""
         if self._store is not None:
             await self._store.close()
 
     def close(self) -> tuple[list[Entry], list[Entry]]:
-        """The client has ended; returns the abandoned and the uncertain."""
+        """End the outbox; return the abandoned and the uncertain messages."""
         self._over = True
         self._fates.tell_decided()
         self._close_lane()

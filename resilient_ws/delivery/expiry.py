@@ -59,4 +59,4 @@ class Expiry:
         try:
             self._expire(EARLY)
         finally:
-            self.arm()  # whatever went wrong, other messages expire
+            self.arm()  # other messages expire even after a failure

@@ -96,7 +96,7 @@ class Fates:
         self._progress()
 
     def _store_decisions(self) -> None:
-        """Tells the fates decided in this turn when they are in the file: told before, a later client could act otherwise."""
+        """Tell the fates decided in this turn when they are in the file: told before, a later client could act otherwise."""
         batch, self._deciding = self._deciding, None
         if self._store is not None and batch is not None:
             self._store.when_stored(lambda: self._tell_decided(batch))
@@ -113,7 +113,7 @@ class Fates:
             self._progress()
 
     def _forget_told(self, entries: Sequence[Entry]) -> None:
-        """Forgets messages whose fate was told, once the program has heard it: else a kill might hide it for ever."""
+        """Forget messages whose fate was told, once the program has heard it: else a kill might hide it for ever."""
         if self._store is None:
             return
         self._told += [entry.record for entry in entries if entry.record is not None]

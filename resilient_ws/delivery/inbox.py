@@ -1,7 +1,7 @@
-"""Received messages that the program has not taken yet: bounded, in order, for one consumer at a time.
+"""Unread messages: bounded, in order, for one consumer at a time.
 
 Knows nothing of connections: it is told of messages and gaps, and tells its `Keeper` when it is full, has room again,
-or is full although somebody waits for an answer that can only come through it.
+or is full while a call waits for a reply that can only arrive through it.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ from resilient_ws.api.events import Gap, Lost, merged
 from resilient_ws.api.message import Message, size_of
 
 _NOTHING: Final[Any] = ()
-"""What an inbox holds at first, and while somebody waits: an empty deque has 760 bytes, and most inboxes are empty."""
+"""The content of an empty inbox: an empty deque has 760 bytes, and most inboxes are empty."""
 
 MARKS: Final = (Gap, Lost)
 """What stands between messages. A union in its place would be made anew for each message."""
 
 
 class Ended(Exception):  # noqa: N818 - ends a wait; callers turn it into what the program sees
-    """Nothing is left and nothing will come."""
+    """No message is left and none will arrive."""
 
 
 class Dismissed(Exception):  # noqa: N818 - ends a wait; the consumer has changed
-    """Somebody else takes the messages now."""
+    """Another consumer takes the messages now."""
 
 
 class Keeper(Protocol):
     """Who is told how full an inbox is: one object, which costs an idle client less than three methods of it."""
 
     def inbox_full(self) -> None:
-        """It has become full."""
+        """Pause reading: the inbox is full."""
 
     def inbox_relaxed(self) -> None:
         """Half of each bound is free again after that."""
 
     def inbox_stuck(self) -> None:
-        """It is full although `expect` was told that somebody waits."""
+        """Fail the waiters: the inbox is full and their reply cannot arrive."""
 
 
 class Inbox:
@@ -111,13 +111,13 @@ class Inbox:
         self.claimed = False
         self._over = False
         self.paused = False
-        self.wakes = 0  # how often somebody was woken: the event loop has had its turn since
+        self.wakes = 0  # how often a waiter was woken, each time for a new iteration of the loop
         self.floor: float = 0
         self.dropped = 0
 
     @property
     def is_awaited(self) -> bool:
-        """Whether somebody waits for a message."""
+        """Whether a call waits for a message."""
         return self._waiter is not None
 
     @property
@@ -126,7 +126,7 @@ class Inbox:
         return self._settled + self._sum
 
     def claim(self, *, claimed: bool) -> None:
-        """Callbacks have become the consumer, or are it no more."""
+        """Note whether callbacks are the consumer."""
         self.claimed = claimed
         self._judge()
 
@@ -143,11 +143,11 @@ class Inbox:
     # --- the side of the connection ---
 
     def put(self, message: Message, size: int) -> None:
-        """Appends one received message of `size` bytes."""
+        """Append one received message of `size` bytes."""
         self.extend([message], size)
 
     def extend(self, messages: list[Message], size: int, /, *, wakes: bool = True) -> None:
-        """Appends several at once, of `size` bytes in all; without `wakes` `wake` follows."""
+        """Append several at once, of `size` bytes in all; without `wakes` `wake` follows."""
         if self._pending is not None:
             self._settle_gap(self._pending)
         items = self.items
@@ -164,20 +164,20 @@ class Inbox:
             self._rouse()
 
     def _hold(self) -> deque[Any]:
-        """Returns where what has come is held from now on."""
+        """Return where what has come is held from now on."""
         held: deque[Any] = deque()
         self.items = self.messages = held
         return held
 
     def _rouse(self) -> None:
-        """Wakes who waits for a message."""
+        """Wake the call that waits for a message."""
         self.wakes += 1
         wake, self._wake = self._wake, None
         if wake is not None and not wake.done():
             wake.set_result(None)
 
     def wake(self) -> None:
-        """Who waits for a message that is there goes on at once: the last thing that a callback of the loop does."""
+        """Resume the call that waits for a message at once; must be the last step of a callback of the loop."""
         wake = self._wake
         if wake is not None and self.items:
             self._wake = None
@@ -190,7 +190,7 @@ class Inbox:
         return self.is_connected and not self._marks and self._pending is None
 
     def gap(self, gap: Gap) -> None:
-        """Notes a gap before the next message; adjacent ones merge."""
+        """Note a gap before the next message; adjacent ones merge."""
         self._outage = None
         if self._pending is not None:
             gap = merged(self._pending, gap)
@@ -200,14 +200,14 @@ class Inbox:
             self._rouse()
 
     def lost(self, lost: Lost) -> None:
-        """Notes that a connection was lost, behind every message of it."""
+        """Note that a connection was lost, behind every message of it."""
         self._outage = lost
         if self._tells_losses:
             self._put_loss(lost)
             self._rouse()
 
     def tell_losses(self) -> None:
-        """From now on losses are told, an outage that lasts included."""
+        """Report losses from now on, including a current outage."""
         if self._tells_losses:
             return
         self._tells_losses = True
@@ -217,7 +217,7 @@ class Inbox:
             self._put_loss(self._outage)
 
     def put_late(self, message: Message, size: int, *, ended: bool) -> bool:
-        """Appends a message that was kept back; returns whether it still has a place in the stream.
+        """Append a message that was kept back; return whether it still has a place in the stream.
 
         Args:
             message: The message.
@@ -238,7 +238,7 @@ class Inbox:
         return True
 
     def _put_loss(self, lost: Lost) -> None:
-        """Puts it behind the last message. Where that connection brought none, what was told of the one before merges."""
+        """Put it behind the last message. Where that connection brought none, what was told of the one before merges."""
         items = self._hold() if self.items is _NOTHING else self.items
         if items and isinstance(gap := items[-1], Gap):
             items.pop()
@@ -252,7 +252,7 @@ class Inbox:
         self.floor = math.inf
 
     def end(self) -> None:
-        """Nothing comes any more; what is held can still be taken."""
+        """Note that no more messages arrive; unread ones can still be read."""
         self._over = True
         self._rouse()
 
@@ -267,13 +267,13 @@ class Inbox:
             self.floor = math.inf
 
     def _count(self) -> None:
-        """Counts the bytes that are held."""
+        """Count the bytes that are held."""
         held = sum(size_of(item) for item in self.items if not isinstance(item, MARKS))
         self._settled += self._sum - held
         self._sum = held
 
     def _count_on(self) -> None:
-        """Counts them, and from now on each message that is taken: to count all for each would take too long."""
+        """Count them, and from now on each message that is taken: to count all for each would take too long."""
         if not self._exact:
             self._count()
             self._exact = True
@@ -300,10 +300,12 @@ class Inbox:
             self._judge()
             self._keeper.inbox_full()
         if self._patient:
+            # A reply can only arrive behind these messages. Reading went on to twice the bounds for it; now the calls
+            # that wait must fail, since otherwise a program that awaits a reply before it reads would hang forever.
             self._keeper.inbox_stuck()
 
     def _drop(self) -> None:
-        """Removes the oldest messages until the bounds hold; a gap stays in their place, none grows the queue."""
+        """Remove the oldest messages until the bounds hold; a gap stays in their place, none grows the queue."""
         items = self.items
         gap: Gap | None = None
         lost: Lost | None = None
@@ -339,7 +341,7 @@ class Inbox:
     # --- the side of those who wait for an answer ---
 
     def expect(self) -> bool:
-        """Somebody waits for an answer: reading goes on to twice the bounds. Returns whether there is room for it."""
+        """Read on to twice the bounds, for a call that waits for a reply; return whether there is room."""
         self._patient += 1
         if self._patient == 1:
             self._messages_bound = 2 * self._bounds.max_messages
@@ -368,11 +370,11 @@ class Inbox:
     # --- the side of the program ---
 
     async def get(self) -> Message:
-        """Waits for the next message and takes it; a cancelled call takes nothing.
+        """Wait for the next message and take it; a cancelled call takes nothing.
 
         Raises:
             Ended: Nothing is held and nothing will come.
-            ConcurrencyError: Somebody else waits already.
+            ConcurrencyError: Another call waits already.
         """
         while True:
             item = await self.get_with_marks()
@@ -416,7 +418,7 @@ class Inbox:
         return item
 
     def take_all(self) -> list[Message | Gap | Lost]:
-        """Takes everything that is held."""
+        """Take everything that is held."""
         taken = list(self.items)
         if taken:
             self.items.clear()
@@ -427,25 +429,25 @@ class Inbox:
         return taken
 
     def take_messages(self) -> list[Message]:
-        """Takes every message that is held; gaps and losses among them are passed over."""
+        """Take every message that is held; gaps and losses among them are passed over."""
         if self._marks:
             return [item for item in self.take_all() if not isinstance(item, MARKS)]
         return cast("list[Message]", self.take_all())
 
     def clear(self) -> int:
-        """Discards everything that is held and returns how many messages that were."""
+        """Discard everything that is held and return how many messages that were."""
         count = len(self)
         self.take_all()
         return count
 
     def wait(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[None] | None:
-        """Begins to wait on `loop`, the running one, where nothing is held; `stop_waiting` follows.
+        """Begin to wait on `loop`, the running one, where nothing is held; `stop_waiting` follows.
 
         Returns:
             What is done as soon as there may be something to take; `None` if something is held or nothing will come.
 
         Raises:
-            ConcurrencyError: Somebody else waits already.
+            ConcurrencyError: Another call waits already.
         """
         if self.items or self._over:
             return None
@@ -466,7 +468,7 @@ class Inbox:
         self._waiter = None
 
     def _relax(self) -> None:
-        """Reading goes on when half of each bound is free."""
+        """Resume reading when half of each bound is free."""
         if len(self) > self._messages_bound // 2:
             return
         self._count_on()

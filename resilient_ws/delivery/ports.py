@@ -1,4 +1,4 @@
-"""What delivery needs of the current connection, so that it need not know one."""
+"""The interfaces of the current connection that delivery uses."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ class Outlet(Protocol):
     doubted: Callable[[list[Message]], None]
 
     def write(self, message: Message, size: int) -> None:
-        """Writes now; raises `ConnectionLost` where nothing was written."""
+        """Write now; raise `ConnectionLost` where nothing was written."""
 
     def hold(self, message: Message, size: int) -> None:
-        """Keeps a message for the next `flush`."""
+        """Keep a message for the next `flush`."""
 
     def flush(self) -> None:
-        """Writes what is held."""
+        """Write what is held."""
 
     def fail(self, error: BaseException) -> None:
-        """Ends the connection: writing raised something else than `ConnectionLost`."""
+        """End the connection: writing raised something else than `ConnectionLost`."""
 
 
 class Confirmer(Protocol):
     """Asks the peer what it has read. Implemented by `resilient_ws.connection.pinger.Pinger`."""
 
     def opened(self) -> None:
-        """The connection is open: asks whether the peer answers pings at all."""
+        """Ask a new peer whether it answers pings at all."""
 
     def want(self) -> None:
-        """A confirmation is waited for."""
+        """Ask for a confirmation, which a call waits for."""
 
     def wrote(self) -> None:
         """Something was written, so a confirmation is due in a while."""

@@ -1,6 +1,6 @@
-"""Who waits for an answer of the peer: reading goes on for them, and they are told when it cannot come.
+"""Waiters for a reply of the peer: reading continues for them, or they fail if it cannot.
 
-Knows neither messages nor connections; what is waited for is somebody else's.
+Knows neither messages nor connections; the waiting calls belong to others.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Patience:
 
     Args:
         inbox: Through which the answers must come.
-        ask: Called when somebody begins to wait for a PONG.
+        ask: Called when a call starts to wait for a PONG.
     """
 
     __slots__ = ("_ask", "_asking", "_inbox", "_waiters")
@@ -32,7 +32,7 @@ class Patience:
 
     @property
     def asks(self) -> bool:
-        """Whether somebody waits for a PONG."""
+        """Whether a call waits for a PONG."""
         return self._asking > 0
 
     @contextmanager
@@ -57,11 +57,11 @@ class Patience:
             self._inbox.expect_no_more()
 
     def stuck(self) -> None:
-        """The inbox is full beyond twice its bounds: the answers cannot come."""
+        """Fail the waiters: the inbox is full beyond twice its bounds, so the replies cannot arrive."""
         self.fail(lambda: InboxFull("the reply is queued behind unread messages"))
 
     def fail(self, error: Callable[[], ResilientWSError]) -> None:
-        """Ends every wait with an exception."""
+        """End every wait with an exception."""
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_exception(error())

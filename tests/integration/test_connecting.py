@@ -257,7 +257,7 @@ class TestOpenTimeout:
 
         monkeypatch.setattr(socket, "getaddrinfo", look_up)
         try:
-            await self.check("ws://name.example:1234/", r"the name look-up of name\.example")
+            await self.check("ws://name.example:1234/", r"the DNS lookup of name\.example")
             assert len(asked) == 1, "a look-up that hangs is joined, not repeated"
         finally:
             release.set()

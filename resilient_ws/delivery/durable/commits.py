@@ -1,11 +1,12 @@
-"""A durable outbox: accepted messages are in a file until their fate is known, whatever ends the process.
+"""Commits of the outbox file: accepted messages survive the end of the process until they are settled.
 
 Knows no connection and no queue: it stores entries, flags those that may have been written, and forgets those whose
 fate is known. One thread works on the file. What a turn of the loop asks for, and what comes while a commit is under
 way, makes one commit.
 
-A message is flagged as written *before* it is handed to the socket. Then what an ended process leaves unflagged was
-never written and can be sent without sending it twice; of what is flagged nobody knows.
+Write-ahead invariant: a message is flagged in the file *before* it is handed to the socket. If the process dies, an
+unflagged message was certainly never written, so the next process can send it without duplicates. A flagged message may
+or may not have been written.
 """
 
 from __future__ import annotations
@@ -97,14 +98,14 @@ class DurableOutbox:
         freed: asyncio.Future[None] | None = None,
         clocks: Clocks | None = None,
     ) -> Self:
-        """Opens the file, makes it if there is none, and reads what is in it. Safe to cancel.
+        """Open the file, makes it if there is none, and read what is in it. Safe to cancel.
 
         Args:
             path: The file, in a directory that exists.
             durability: Whether `append` waits until the message is on the disk. With `eventual` a power failure may
                 also take what was committed last.
             offset: Seconds to add to the caller's clock to get those since the epoch.
-            on_failure: Called when something that nobody waits for could not be saved, once until it is.
+            on_failure: Called once when a change without a waiter could not be saved, until it is.
             freed: Done when the file is free again, if it could not be opened or the call was cancelled.
             clocks: Tells the clocks, so that what they did between two openings is known; `None` = only the time of day counts.
 
@@ -130,7 +131,7 @@ class DurableOutbox:
         return self._closed is None
 
     def add(self, entry: Entry, *, written: bool = False) -> None:
-        """Gives `entry` a record and stores it soon.
+        """Give `entry` a record and store it soon.
 
         Args:
             entry: An accepted message.
@@ -161,7 +162,7 @@ class DurableOutbox:
         return expires_at, entry.priority, entry.key, int(entry.resend), int(written)
 
     async def append(self, entry: Entry, *, written: bool = False) -> None:
-        """Stores `entry`: with `accepted` it returns after the commit, with `eventual` at once.
+        """Store `entry`: with `accepted` it returns after the commit, with `eventual` at once.
 
         Cancelled or refused, it is as if it had not been called: the message is taken out again.
 
@@ -187,7 +188,7 @@ class DurableOutbox:
             raise
 
     def refuse(self, error: Callable[[], Exception]) -> None:
-        """Ends every `append` that waits with an exception; their messages are taken out again."""
+        """End every `append` that waits with an exception; their messages are taken out again."""
         for batch in (self._committing, self._batch):
             for record, waiter in batch.appends.items() if batch is not None else ():
                 if not waiter.done():
@@ -208,17 +209,17 @@ class DurableOutbox:
         self._wake()
 
     def note(self, what: Note, record: int, value: str | int) -> None:
-        """Notes something of a stored entry soon. After `end` nothing happens."""
+        """Note something of a stored entry soon. After `end` nothing happens."""
         self._batch.changes.note(what, record, value)
         if self._timer is None:
             self._wake()
 
     def remove(self, entries: Iterable[Entry]) -> None:
-        """Forgets stored entries soon: their fate is known. After `end` nothing happens."""
+        """Forget stored entries soon: their fate is known. After `end` nothing happens."""
         self.remove_records(entry.record for entry in entries if entry.record is not None)
 
     def remove_records(self, records: Iterable[int]) -> None:
-        """Forgets stored entries soon, as `remove`."""
+        """Forget stored entries soon, as `remove`."""
         remove = self._batch.changes.remove
         for record in records:
             remove(record)
@@ -226,7 +227,7 @@ class DurableOutbox:
             self._wake()
 
     def committed(self) -> asyncio.Future[None]:
-        """Returns a future that is done when everything asked for before is on the disk.
+        """Return a future that is done when everything asked for before is on the disk.
 
         Its exception is an `OutboxFileError`: something could not be saved, and is tried again each second.
 
@@ -240,7 +241,7 @@ class DurableOutbox:
         return waiter
 
     async def flush(self) -> None:
-        """Returns when everything asked for before is committed.
+        """Return when everything asked for before is committed.
 
         Raises:
             OutboxFileError: Something of it could not be saved, or the outbox is closed.
@@ -251,7 +252,7 @@ class DurableOutbox:
         self._check_saved()
 
     def end(self) -> None:
-        """Begins to close: nothing more is taken, what is left is committed."""
+        """Begin to close: nothing more is taken, what is left is committed."""
         if self._closed is not None:
             return
         self._closed = self._loop.create_future()
@@ -261,7 +262,7 @@ class DurableOutbox:
             self._hand_over()
 
     async def close(self) -> None:
-        """Commits what is left, closes the file and gives up the lock. Cancelled, it is done nevertheless.
+        """Commit what is left, closes the file and give up the lock. Cancelled, it is done nevertheless.
 
         Raises:
             OutboxFileError: Not everything could be saved.
@@ -373,7 +374,7 @@ class DurableOutbox:
         return self._loop.is_closed()
 
     def abandon(self) -> None:
-        """Commits what is left and gives up the lock; called from another thread, after the event loop was closed."""
+        """Commit what is left and give up the lock; called from another thread, after the event loop was closed."""
         free = threading.Event()
         self._thread.do(self._leave, None)
         self._thread.do(free.set, None)
@@ -388,7 +389,7 @@ class DurableOutbox:
             self._close()
 
     def _on_our_clock(self, stored: float, opening: Opening | None) -> float:
-        """Returns when a message was accepted, as the caller's clock would have shown it.
+        """Return when a message was accepted, as the caller's clock would have shown it.
 
         While the machine ran through, boot time tells. Otherwise the time of day has to do, as it was known last, and it is no
         earlier now than it was then.
@@ -418,7 +419,7 @@ _HOLDERS_LOCK = threading.Lock()
 
 
 class _Batch:
-    """What goes into one commit, and who waits for it."""
+    """The changes of one commit, and their waiters."""
 
     __slots__ = ("appends", "changes", "waiters")
 
@@ -431,7 +432,7 @@ class _Batch:
         return bool(self.changes or self.waiters)
 
     def settle(self, error: OutboxFileError | None) -> None:
-        """Tells those who wait what became of it; of what is unsaved only that remains for which nobody waits."""
+        """Resolve the waiters of a commit; of unsaved changes, only those without a waiter are kept."""
         changes = self.changes
         if not changes.added:
             for waiter in self.appends.values():
@@ -456,7 +457,7 @@ def _settle(waiter: asyncio.Future[None], error: Exception | None) -> None:
 def _raised_by(work: Callable[[], object]) -> Exception | None:
     try:
         work()
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is for those who wait on the loop
+    except Exception as error:  # noqa: BLE001 - any exception is passed on to the waiters
         return error
     return None
 
@@ -473,11 +474,11 @@ class _Thread:
         threading.Thread(target=self._run, name="resilient_ws:outbox", daemon=True).start()
 
     def do(self, work: Callable[[], object], done: Callable[[Exception | None], object] | None) -> None:
-        """Does `work` after what it was given before; `done` is called on the loop with what it raised, or `None`."""
+        """Do `work` after what it was given before; `done` is called on the loop with what it raised, or `None`."""
         self._tasks.put((work, done))
 
     def end(self) -> None:
-        """Ends the thread when all is done."""
+        """End the thread when all is done."""
         self._tasks.put(None)
 
     def _run(self) -> None:
@@ -491,7 +492,7 @@ class _Thread:
         work, done = task
         raised = _raised_by(work)
         if done is not None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            with contextlib.suppress(RuntimeError):  # the loop is closed, so nothing waits
                 self._loop.call_soon_threadsafe(done, raised)
         return True
 

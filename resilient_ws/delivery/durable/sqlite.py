@@ -1,9 +1,9 @@
-"""The file of a durable outbox: one SQLite table that holds the accepted messages, opened by one process at a time.
+"""The outbox file: an SQLite table of accepted messages, used by one process at a time.
 
 Blocks, so it belongs on a thread of its own; `resilient_ws.delivery.durable.commits` is the asynchronous face.
 
 The table is in WAL mode: a commit appends to one file and needs one flush of the disk. With `synchronous=FULL` a
-committed message survives a power failure; with `NORMAL` it survives the end of the process in whatever way, and a
+committed message survives a power failure; with `NORMAL` it survives the end of the process in any way, and a
 power failure may take the last commits, never the file. The exclusive lock is SQLite's own, which works on every
 platform, ends with the process, and also refuses a second opening within the same process. The file is never opened
 but through SQLite: closing any other descriptor of it would silently drop that lock.
@@ -157,11 +157,11 @@ class Changes:
         return bool(self.added or self.marked or self.removed or self.notes)
 
     def note(self, what: Note, record: int, value: str | int) -> None:
-        """Notes something of a message."""
+        """Note something of a message."""
         self.notes.setdefault(what, {})[record] = value
 
     def mark(self, record: int, written: bool) -> None:
-        """Notes whether the message may have been written."""
+        """Note whether the message may have been written."""
         row = self.added.get(record)
         if row is not None:
             self.added[record] = (*row[:-1], (*row[-1][:-1], int(written)))
@@ -169,13 +169,13 @@ class Changes:
             self.marked[record] = written
 
     def remove(self, record: int) -> None:
-        """Notes that the message goes; one that was only noted to be added is never stored."""
+        """Note that the message goes; one that was only noted to be added is never stored."""
         if self.added.pop(record, None) is None:
             self.marked.pop(record, None)
             self.removed.add(record)
 
     def follow(self, later: Changes) -> None:
-        """Takes over changes that came after these."""
+        """Take over changes that came after these."""
         self.added.update(later.added)
         for record, written in later.marked.items():
             self.mark(record, written)
@@ -213,7 +213,7 @@ class OutboxFile:
                 connection.execute("COMMIT")
             else:
                 _migrate(connection)
-            # The lock keeps this index in memory. The check has left one in a file, which is nobody's now.
+            # The lock keeps this index in memory. The check has left one in a file, which no longer has an owner.
             Path(f"{self.path}-shm").unlink(missing_ok=True)
             undo.pop_all()
         self._connection = connection
@@ -221,7 +221,7 @@ class OutboxFile:
         self._opened = Opening(None, 0.0, 0.0, 0.0, 0.0)
 
     def openings(self) -> dict[int, Opening]:
-        """Returns the earlier openings of which there are messages."""
+        """Return the earlier openings of which there are messages."""
         with _translated(self.path, "cannot be read"):
             found = _read(
                 self._connection,
@@ -230,7 +230,7 @@ class OutboxFile:
         return {row[0]: Opening(*row[1:]) for row in found}
 
     def begin(self, opening: Opening) -> None:
-        """Notes the clocks for what is stored from now on."""
+        """Note the clocks for what is stored from now on."""
         with _translated(self.path, "could not be written"):
             ((last,),) = _read(self._connection, "SELECT coalesce(max(number), 0) FROM opening")
             execute = self._connection.execute
@@ -241,20 +241,20 @@ class OutboxFile:
         self._opening, self._opened = last + 1, opening
 
     def notes(self) -> dict[int, tuple[int, str | None, int | None, int, int]]:
-        """Returns the opening, the fate, the place, and the numbers of sendings and ends, by record."""
+        """Return the opening, the fate, the place, and the numbers of sendings and end, by record."""
         with _translated(self.path, "cannot be read"):
             found = _read(self._connection, "SELECT record, opening, fate, place, sent, ends FROM message")
         return {row[0]: row[1:] for row in found}
 
     def rows(self) -> list[Stored]:
-        """Returns every message, in the order of the records, or of those whose places they took."""
+        """Return every message, in the order of the records, or of those whose places they took."""
         columns, order = ", ".join(_COLUMNS_1), "coalesce(place, record), record"
         with _translated(self.path, "cannot be read"):
             found = _read(self._connection, f"SELECT {columns} FROM message ORDER BY {order}")  # noqa: S608 - ours
         return [(*row[:6], bool(row[6]), bool(row[7])) for row in found]
 
     def apply(self, changes: Changes) -> None:
-        """Makes the changes in one commit and empties `changes`.
+        """Make the changes in one commit and empty `changes`.
 
         If that fails, what goes and what is marked is committed before what is added: it may make the room for it.
 
@@ -270,7 +270,7 @@ class OutboxFile:
                 self._commit(set(), {}, changes.added, changes.notes)
 
     def close(self) -> None:
-        """Brings everything into the one file and gives up the lock."""
+        """Bring everything into the one file and give up the lock."""
         self._connection.close()
 
     def _commit(
@@ -310,7 +310,7 @@ class OutboxFile:
             notes.clear()
 
     def _note_clock(self, last_offset: float, seen: float) -> None:
-        """What the clocks show is known of all openings since the machine was started."""
+        """Return the clock readings of all openings since the machine booted."""
         since = seen - self._opened.offset
         self._connection.execute(
             "UPDATE opening SET last_offset = ?, seen = ? + offset WHERE number = ? OR boot = ?",
@@ -330,13 +330,13 @@ class OutboxFile:
 
 @cache
 def _insert_any(opening: int) -> str:
-    """Returns the statement that stores a row."""
+    """Return the statement that stores a row."""
     return f"{_INSERT_INTO} VALUES (?, ?, ?, ?, ?, ?, ?, ?, {opening})"
 
 
 @cache
 def _insert_alike(rows: int, opening: int) -> str:
-    """Returns the statement that stores rows that have the rest in common: its five values, then three for each."""
+    """Return the statement that stores rows that have the rest in common: its five values, then three for each."""
     return _INSERT_INTO + _ALIKE.format(opening) + ", ".join(["(?, ?, ?)"] * rows) + ") AS own"
 
 
@@ -346,7 +346,7 @@ def _version(connection: sqlite3.Connection) -> int:
 
 
 def _migrate(connection: sqlite3.Connection) -> None:
-    """Brings a file of version 1 to this one, in the transaction that has begun."""
+    """Bring a file of version 1 to this one, in the transaction that has begun."""
     for statement in _MIGRATE.split(";"):
         if statement.strip():
             connection.execute(statement)
@@ -354,7 +354,7 @@ def _migrate(connection: sqlite3.Connection) -> None:
 
 
 def _ranges(records: Iterable[int]) -> list[tuple[int, int]]:
-    """Returns the records as ranges, first and last included: messages are confirmed in long runs."""
+    """Return the records as ranges, first and last included: messages are confirmed in long runs."""
     found: list[tuple[int, int]] = []
     ordered = sorted(records)
     if ordered and ordered[-1] - ordered[0] == len(ordered) - 1:
@@ -372,13 +372,13 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
 
 
 def _read(connection: sqlite3.Connection, query: str) -> list[tuple[Any, ...]]:
-    """Returns all rows; a cursor left open would keep the file open, and locked, beyond the connection's end."""
+    """Return all rows; a cursor left open would keep the file open, and locked, beyond the connection's end."""
     with contextlib.closing(connection.execute(query)) as cursor:
         return cursor.fetchall()
 
 
 def _create(path: Path) -> None:
-    """Makes the file complete or not at all, readable by its owner alone."""
+    """Make the file complete or not at all, readable by its owner alone."""
     descriptor, name = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".new", dir=path.parent)
     os.close(descriptor)
     try:
@@ -399,9 +399,9 @@ def _create(path: Path) -> None:
 
 
 def _check(path: Path) -> None:
-    """Raises `OutboxFileError` unless the file is an intact outbox; changes nothing in it.
+    """Raise `OutboxFileError` unless the file is an intact outbox; changes nothing in it.
 
-    The first look takes no lock and makes no file beside it, whatever the file is.
+    The first look takes no lock and creates no file beside it.
     """
     with _translated(path, "cannot be read"), contextlib.closing(_connect(path, "immutable=1")) as connection:
         ((application,),) = _read(connection, "PRAGMA application_id")

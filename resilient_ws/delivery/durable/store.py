@@ -1,4 +1,4 @@
-"""What a client keeps in its outbox file of each accepted message, from its acceptance until its fate is known.
+"""The records of one client in its outbox file, from acceptance until settled.
 
 The seam between the sender, which knows connections and no disk, and `resilient_ws.delivery.durable.commits`, which knows the disk and
 no connections. A client without a file has none of this.
@@ -58,7 +58,7 @@ class Persistence:
         return self._outbox is not None
 
     async def open(self) -> list[Entry]:
-        """Opens the file and returns what an earlier client left, in order; safe to cancel.
+        """Open the file and return what an earlier client left, in order; safe to cancel.
 
         Raises:
             OutboxFileError: It cannot be used, and is left as it is.
@@ -95,7 +95,7 @@ class Persistence:
         return self._outbox
 
     def keep(self, entry: Entry, *, flagged: bool) -> Awaitable[None]:
-        """Stores a message, which is accepted when what this returns is done; cancelled before, it is not.
+        """Store a message, which is accepted when what this returns is done; cancelled before, it is not.
 
         Args:
             entry: The message.
@@ -108,26 +108,26 @@ class Persistence:
         return self._file.append(entry, written=flagged)
 
     def refuse(self, error: Callable[[], ResilientWSError]) -> None:
-        """Ends every `keep` that waits with an exception."""
+        """End every `keep` that waits with an exception."""
         if self._outbox is not None:
             self._outbox.refuse(error)
 
     def may_write(self, entry: Entry) -> bool:
-        """Whether `entry` may be handed to the socket: it is flagged, or sending it twice is what the program wants.
+        """Return whether `entry` may be handed to the socket: it is flagged, or sending it twice is what the program wants.
 
-        The latter does not do where somebody may conclude later that a message without a flag was never written.
+        The latter does not do if a message without a flag may later be taken as never written.
         """
         return entry.flagged or entry.record is None or self._is_free(entry)
 
     def _is_free(self, entry: Entry) -> bool:
-        """Whether nothing but its writing can end a message, and it may be written twice."""
+        """Return whether nothing but its writing can end a message, and it may be written twice."""
         return entry.resend and entry.key is None and entry.expires_at == math.inf and not self._drops
 
     def flag(self, entries: Iterable[Entry], then: Callable[[], None]) -> None:
-        """Flags what is about to be written.
+        """Flag messages that are about to be written.
 
         Args:
-            entries: Whatever waits.
+            entries: The pending messages.
             then: Called when the disk has the flags of those that must not be written before; not if there are none.
         """
         if self._flagging:
@@ -154,7 +154,7 @@ class Persistence:
             self._wait_for_flags(then)  # it is tried again each second
 
     def align(self, entries: Sequence[Entry]) -> None:
-        """Flags exactly those that have been written: what waits, when there is nothing to write it to."""
+        """Unflag pending messages while no connection is open, so that only written ones are flagged."""
         for written in (True, False):
             wrong = [entry for entry in entries if entry.written is written and entry.flagged is not written]
             for entry in wrong:
@@ -163,29 +163,29 @@ class Persistence:
                 self._file.mark(wrong, written=written)
 
     def decide(self, entry: Entry, fate: str) -> None:
-        """Notes what became of a message, so that no later client sends it; it is forgotten when the program has heard."""
+        """Note what became of a message, so that no later client sends it; it is forgotten when the program has heard."""
         if entry.record is not None:
             self._file.note("fate", entry.record, fate)
 
     def take_place(self, entry: Entry, of: Entry) -> None:
-        """Notes that a message is sent in the place of another."""
+        """Note that a message is sent in the place of another."""
         entry.place = of.place if of.place is not None else of.record
         self.keep_place(entry)
 
     def keep_place(self, entry: Entry) -> None:
-        """Notes the place of a message, if it has another one than its own."""
+        """Note the place of a message, if it has another one than its own."""
         if entry.record is not None and entry.place is not None:
             self._file.note("place", entry.record, entry.place)
 
     def count(self, entries: Iterable[Entry]) -> None:
-        """Notes how many times messages were sent that will be sent again."""
+        """Note how many times messages were sent that will be sent again."""
         for entry in entries:
             if entry.record is not None:
                 self._file.note("sent", entry.record, entry.sent)
                 self._file.note("ends", entry.record, entry.ends)
 
     def when_stored(self, call: Callable[[], object]) -> None:
-        """Calls `call` when everything asked for before is on the disk, which may take several attempts."""
+        """Call `call` when everything asked for before is on the disk, which may take several attempts."""
 
         def look(commit: asyncio.Future[None]) -> None:
             if commit.cancelled() or (commit.exception() is not None and self._file.is_open):
@@ -204,17 +204,17 @@ class Persistence:
             self._outbox.remove_records(records)
 
     def forget(self, entries: Iterable[Entry]) -> None:
-        """What became of these messages is known."""
+        """Forget settled messages."""
         if self._outbox is not None:
             self._outbox.remove(entries)
 
     def end(self) -> None:
-        """Begins to close the file; what is left in it waits for the next client."""
+        """Begin to close the file; what is left in it waits for the next client."""
         if self._outbox is not None:
             self._outbox.end()
 
     async def close(self) -> None:
-        """Returns when the file is closed and free for others."""
+        """Return when the file is closed and free for others."""
         if self._outbox is None:
             if self._freed is not None:
                 await asyncio.shield(self._freed)

@@ -171,11 +171,11 @@ class FakePeer:
         self._deaf = self._mute = True
 
     def go_deaf(self) -> None:
-        """Nothing that the client writes arrives any more."""
+        """Drop everything that the client writes from now on."""
         self._deaf = True
 
     def go_mute(self) -> None:
-        """Nothing that this peer sends arrives any more."""
+        """Drop everything that this peer sends from now on."""
         self._mute = True
 
     def congest(self) -> None:

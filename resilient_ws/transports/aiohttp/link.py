@@ -137,7 +137,7 @@ class AiohttpLink(SocketLink):
     # --- in ---
 
     def pause(self) -> None:
-        """Stop reading after the message of the moment."""
+        """Stop reading after the current message."""
         if self._resumed is None:
             self._resumed = self._loop.create_future()
 

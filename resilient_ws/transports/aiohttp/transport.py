@@ -258,7 +258,7 @@ class _Handshake:
 
 
 _dialing: ContextVar[_Handshake] = ContextVar("_dialing")
-"""The dial of the moment, for what a session calls."""
+"""The current dial, for the hooks of a session."""
 
 
 class _Connected(socket.socket):

@@ -195,7 +195,7 @@ class Reach:
         return sock
 
     async def _look_up(self, host: str, port: int, shown: str) -> list[_Address]:
-        self.waits_for = f"the name look-up of {host}"
+        self.waits_for = f"the DNS lookup of {host}"
         try:
             found = await self._ways.resolver.resolve(host, port, socket.AddressFamily(self._ways.family))
         except OSError as error:
@@ -228,7 +228,7 @@ class Reach:
         host, port = self._options.local_address
         if not host:
             return {socket.AF_INET: ("0.0.0.0", port), socket.AF_INET6: ("::", port, 0, 0)}  # noqa: S104
-        self.waits_for = f"the name look-up of {host} (local_address)"
+        self.waits_for = f"the DNS lookup of {host} (local_address)"
         try:
             found = await LookupResolver().resolve(host, port, socket.AF_UNSPEC)
         except OSError as error:

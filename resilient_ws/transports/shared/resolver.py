@@ -47,7 +47,7 @@ class _Lookup:
         self.settle(result, error)
 
     def settle(self, result: _AddressInfo, error: OSError | None) -> None:
-        """Tell everybody who waits; from now on the name is looked up anew."""
+        """Resolve all waiters; later calls look the name up again."""
         with _guard.lock:
             _in_flight.pop(self._key, None)
             waiting, self._waiting = self._waiting, []
