@@ -78,41 +78,51 @@ TRANSITIONS: Final[Mapping[State, Mapping[Fact, State]]] = {
 # ------------------------------------------------------------------------------------------------ the acts
 
 
-@attrs.frozen(eq=False)
+# Plain classes: to make these eight with attrs would take a tenth of the time that it takes to import the package.
+
+
 class Load:
     """Read the outbox file, then call `loaded` or `unloadable`."""
 
+    __slots__ = ()
 
-@attrs.frozen(eq=False)
+
 class Dial:
     """Make one attempt: call `dialing` as it begins, then `opened` or `failed`."""
 
+    __slots__ = ()
 
-@attrs.frozen(eq=False)
+
 class Serve:
     """A connection is open: wait until something happens."""
 
+    __slots__ = ()
 
-@attrs.frozen(eq=False)
+
 class Judge:
-    """Ask the retry rules about a failure, then call `judged`."""
+    """Ask the retry rules about `failure`, then call `judged`."""
 
-    failure: Failure
+    __slots__ = ("failure",)
+
+    def __init__(self, failure: Failure) -> None:
+        self.failure = failure
 
 
-@attrs.frozen(eq=False)
 class Wait:
-    """Wait until `until` on the loop's clock, then call `waited`."""
+    """Wait until `until` on the clock of the event loop, then call `waited`."""
 
-    until: float
+    __slots__ = ("until",)
+
+    def __init__(self, until: float) -> None:
+        self.until = until
 
 
-@attrs.frozen(eq=False)
 class Goodbye:
-    """Make the closing handshake on the connection that is open, then call `said_goodbye`."""
+    """Make the closing handshake on the open connection, then call `said_goodbye`."""
+
+    __slots__ = ()
 
 
-@attrs.frozen(eq=False)
 class End:
     """Settle what is left, then call `ended` with it.
 
@@ -121,25 +131,31 @@ class End:
         ending: The connection that ended with the client; `None` = none was open.
     """
 
-    final: CloseEvent
-    ending: Ending | None = None
+    __slots__ = ("ending", "final")
+
+    def __init__(self, final: CloseEvent, ending: Ending | None = None) -> None:
+        self.final = final
+        self.ending = ending
 
 
-@attrs.frozen(eq=False)
 class Done:
     """Nothing is left to do."""
+
+    __slots__ = ()
 
 
 Act = Load | Dial | Serve | Judge | Wait | Goodbye | End | Done
 
 
-@attrs.frozen(eq=False)
 class Settled:
     """A message has its fate: what becomes an `UndeliveredEvent`."""
 
-    entry: Entry
-    fate: Fate
-    at_the_end: bool = False
+    __slots__ = ("at_the_end", "entry", "fate")
+
+    def __init__(self, entry: Entry, fate: Fate, *, at_the_end: bool = False) -> None:
+        self.entry = entry
+        self.fate = fate
+        self.at_the_end = at_the_end
 
 
 Told = Event | Settled

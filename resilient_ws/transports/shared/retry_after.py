@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from email.utils import parsedate_tz
 from itertools import accumulate
 from typing import Final
 
@@ -99,6 +98,8 @@ def _date(value: str) -> float | None:
     The calendar of the standard library ends with the year 9999.
     """
     try:
+        from email.utils import parsedate_tz  # ten modules, which most programs never need
+
         parsed = parsedate_tz(value)
     except (ValueError, TypeError, IndexError, OverflowError, AttributeError):
         return None
