@@ -434,14 +434,20 @@ async def test_what_waited_too_long_expires_at_its_time_and_is_reported():
         assert [event.age for event in played.of(UndeliveredEvent)] == pytest.approx([5, 100], abs=0.01)
 
 
-def test_what_was_sent_in_another_loop_before_the_start_expires_too():
+@pytest.mark.parametrize("stays", [0, 0.03])
+def test_what_was_sent_in_another_loop_before_the_start_expires_too(stays):
+    """Also if that loop is there long enough, or is slow enough, for it to expire in."""
     transport = FakeTransport()
     transport.refuse(times=None)
     client = WebSocketClient(URL, transport=transport)
     gone = []
+    client.on_undelivered(lambda event: gone.append(event.message))
+
+    async def send():
+        await client.send("early", ttl=0.01)
+        await asyncio.sleep(stays)
 
     async def run():
-        client.on_undelivered(lambda event: gone.append(event.message))
         client.start()
         await client.send("later", ttl=0.02)
         async with asyncio.timeout(5):
@@ -449,7 +455,7 @@ def test_what_was_sent_in_another_loop_before_the_start_expires_too():
                 await asyncio.sleep(0.001)
         await client.close()
 
-    asyncio.run(client.send("early", ttl=0.01))
+    asyncio.run(send())
     asyncio.run(run())
     assert gone == ["early", "later"]
 
