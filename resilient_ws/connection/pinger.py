@@ -243,7 +243,7 @@ class Pinger:
             self._timer = None
 
     def opened(self) -> None:
-        """The connection is open: asks at once whether and how fast the peer answers.
+        """Send the first ping of an open connection, to learn whether and how fast the peer answers.
 
         It is a question only: a peer that is silent from the start is judged after the next ping.
         """

@@ -480,7 +480,7 @@ class Delivery:
             pinger.want()
 
     def detach(self, *, poison: bool, suspect: bool, how: Callable[[], str]) -> Loss:
-        """That connection has ended; return what it took with it. The caller tells of the uncertain ones.
+        """Detach a connection that ended and return its loss; the caller reports the uncertain messages.
 
         Args:
             poison: Whether the peer said that it cannot take what was sent.
@@ -695,7 +695,7 @@ class Delivery:
         self._expiry.arm()
 
     def refuse(self, *, keep_waiters: bool) -> None:
-        """The client is closing: nothing more is accepted, and blocked calls end.
+        """Refuse further messages and end blocked calls: the client is closing.
 
         Args:
             keep_waiters: Whether calls that wait for confirmations may go on, since `close(drain=)` does so too.

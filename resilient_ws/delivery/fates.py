@@ -89,7 +89,7 @@ class Fates:
             self._tell_decided(batch)
 
     def told(self) -> None:
-        """The fates of `untold` have been reported."""
+        """Forget the fates in `untold`, which have been reported."""
         self._forget_told(self.untold)
         self.untold = []
         self._confirmations.hold("losses", held=False)

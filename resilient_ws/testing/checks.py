@@ -21,7 +21,7 @@ def check_range(name: str, value: float, low: float, high: float = math.inf) -> 
 
 
 def between(low: float, high: float = math.inf) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
-    """Return an attrs validator that is `check_range`; ``None`` passes."""
+    """Return an attrs validator that is `check_range`; `None` passes."""
 
     def check(_: object, attribute: attrs.Attribute[Any], value: float | None) -> None:
         if value is not None:

@@ -23,7 +23,7 @@ from resilient_ws.testing.units import parse_address, parse_duration, parse_rate
 T = TypeVar("T")
 
 RANDOM_HOURS = 24.0
-"""How long ``--schedule random`` goes on before it begins again, in hours."""
+"""How long `--schedule random` goes on before it begins again, in hours."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -159,7 +159,7 @@ def _parse_range(text: str) -> int | tuple[int, int]:
 
 
 def _as_type(parse: Callable[[str], T]) -> Callable[[str], T]:
-    """Return ``parse`` so that argparse shows what its ValueError says."""
+    """Return `parse` so that argparse shows what its ValueError says."""
 
     @functools.wraps(parse)
     def convert(text: str) -> T:

@@ -76,11 +76,11 @@ class VirtualClock:
 
     Args:
         start: What the clock shows at first, in seconds.
-        limit: Seconds after which the loop raises `TimeLimitError`; ``None``: it goes on for ever. A heartbeat that
+        limit: Seconds after which the loop raises `TimeLimitError`; `None`: it goes on for ever. A heartbeat that
             repeats while a test waits for something else would otherwise never end.
         stall_timeout: Real seconds for which a loop without any timer waits for its sockets and threads before it
             raises `DeadlockError`.
-        wall: The time of day at first, in seconds since the epoch; ``None``: the real one.
+        wall: The time of day at first, in seconds since the epoch; `None`: the real one.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class VirtualClock:
         Timers that were due meanwhile fire late, as they would then.
 
         Raises:
-            ValueError: ``seconds`` is negative.
+            ValueError: `seconds` is negative.
         """
         check_range("seconds", seconds, 0)
         self._now += seconds
@@ -147,7 +147,7 @@ class VirtualClock:
         """Let the machine sleep: boot time and wall time go on, the clock of the loop stands still.
 
         Raises:
-            ValueError: ``seconds`` is negative.
+            ValueError: `seconds` is negative.
         """
         check_range("seconds", seconds, 0)
         self._suspended += seconds
@@ -180,7 +180,7 @@ class VirtualClock:
             self._now = math.nextafter(self._now, math.inf)
 
     def reach(self, when: float) -> None:
-        """Move on to ``when`` if the clock shows less; called by the loop before a timer fires.
+        """Move on to `when` if the clock shows less; called by the loop before a timer fires.
 
         asyncio fires what is due within the resolution of its clock, a nanosecond, and a jump may end a rounding step
         too early. Code that finds itself called too early sets the same timer again; on a clock that stands still
@@ -189,7 +189,7 @@ class VirtualClock:
         self._now = max(self._now, when)
 
     def jump(self, seconds: float) -> float | None:
-        """Move the clock by ``seconds`` or by the least that a float can show; called by the loop.
+        """Move the clock by `seconds` or by the least that a float can show; called by the loop.
 
         Returns:
             The limit if it was passed, once; then it holds from there on again, so that the loop can be closed.
@@ -209,11 +209,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     No timer fires before its time, not even by a rounding step. Sockets, `call_soon_threadsafe` and executors work. The clock stands still while a job given to
     `run_in_executor` runs; while a thread lives that was started meanwhile, for at most `THREAD_GRACE` real seconds
     in all; and before each jump for `IO_GRACE` real seconds where sockets are watched. Subprocesses are not waited
-    for. Where neither timer nor job is left, the loop raises `DeadlockError` out of ``run_forever``: at once, or after
-    the clock's ``stall_timeout`` where sockets are watched.
+    for. Where neither timer nor job is left, the loop raises `DeadlockError` out of `run_forever`: at once, or after
+    the clock's `stall_timeout` where sockets are watched.
 
     Args:
-        clock: The clock; ``None``: a new one that starts at 0.
+        clock: The clock; `None`: a new one that starts at 0.
     """
 
     def __init__(self, clock: VirtualClock | None = None) -> None:
@@ -257,7 +257,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         *args: *Ts,
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
-        """As in asyncio; when the timer fires, the clock shows ``when`` or more."""
+        """As in asyncio; when the timer fires, the clock shows `when` or more."""
         clock = self.clock
 
         @functools.wraps(callback)
@@ -302,7 +302,7 @@ class _JumpingSelector(selectors.BaseSelector):
         self._patience = weakref.WeakKeyDictionary[threading.Thread, float]()
 
     def job_started(self, job: asyncio.Future[Any], workers: set[threading.Thread]) -> None:
-        """Stand still until ``job`` is done; ``workers`` were started to do it and then wait for the next."""
+        """Stand still until `job` is done; `workers` were started to do it and then wait for the next."""
         self._jobs += 1
         self._known_threads.update(workers)
         job.add_done_callback(self._job_done)
@@ -326,7 +326,7 @@ class _JumpingSelector(selectors.BaseSelector):
         return self._real.get_map()
 
     def select(self, timeout: float | None = None) -> _Ready:
-        """Return what is ready; where nothing is, jump by ``timeout`` (``None``: wait in real time, then give up)."""
+        """Return what is ready; where nothing is, jump by `timeout` (`None`: wait in real time, then give up)."""
         ready = self._real.select(0)
         if ready or (timeout is not None and timeout <= 0):
             self._clock.creep()

@@ -39,9 +39,9 @@ class LeakError(AssertionError):
 
 
 class LeakCheck:
-    """Raises `LeakError` at the end of its block if tasks, timers or sockets are there that were not at its start.
+    """Raise `LeakError` at the end of the block if it leaves tasks, timers or sockets behind.
 
-    Timers are seen on asyncio's own loops, not on uvloop; sockets where the system has ``/dev/fd``. A block that
+    Timers are seen on asyncio's own loops, not on uvloop; sockets where the system has `/dev/fd`. A block that
     raises is not checked: it has one thing to say already.
 
     Args:
@@ -71,7 +71,7 @@ class LeakCheck:
         """Check now; the block goes on.
 
         Raises:
-            LeakError: Something is there that was not at the start of the block, even after ``grace``.
+            LeakError: Something is there that was not at the start of the block, even after `grace`.
         """
         _ = gc.collect()
         deadline = time.monotonic() + self._grace

@@ -159,7 +159,7 @@ class Link(asyncio.Protocol):
     # ---- ending
 
     def fin(self) -> None:
-        """Send what is written, then FIN; reset if the peer has not answered it after ``linger`` seconds."""
+        """Send what is written, then FIN; reset if the peer has not answered it after `linger` seconds."""
         if self.ending:
             return
         self._begin_end()

@@ -20,8 +20,8 @@ class Listener:
 
     Args:
         host: The address or name to listen on; one with a colon is IPv6.
-        port: The port; ``0``: any free one, the same again after `stop` and `start`.
-        receive_buffer: ``SO_RCVBUF`` of the accepted sockets in bytes; ``None``: as the system has it.
+        port: The port; `0`: any free one, the same again after `stop` and `start`.
+        receive_buffer: `SO_RCVBUF` of the accepted sockets in bytes; `None`: as the system has it.
     """
 
     def __init__(self, host: str, port: int, receive_buffer: int | None = None) -> None:

@@ -1,10 +1,10 @@
 """The pytest plugin: the fault kit as fixtures. Installed with the package, it is there without being asked for.
 
-- ``fault_server``: a running `FaultServer`; ``@pytest.mark.fault_server(...)`` takes its arguments.
-- ``chaos_proxy``: a function that starts a `ChaosProxy`; it takes the arguments of the class.
-- ``virtual_clock``: an ``async def`` test that asks for it runs on virtual time, its fixtures too, and gets the
-  `VirtualClock`; in a plain test ``virtual_clock.run(coroutine)`` runs one.
-- ``leak_check``: the test fails if it leaves a task, a timer or a socket; name it before other fixtures, so that it is
+- `fault_server`: a running `FaultServer`; `@pytest.mark.fault_server(...)` takes its arguments.
+- `chaos_proxy`: a function that starts a `ChaosProxy`; it takes the arguments of the class.
+- `virtual_clock`: an `async def` test that asks for it runs on virtual time, its fixtures too, and gets the
+  `VirtualClock`; in a plain test `virtual_clock.run(coroutine)` runs one.
+- `leak_check`: the test fails if it leaves a task, a timer or a socket; name it before other fixtures, so that it is
   checked after they have ended.
 
 ::
@@ -19,7 +19,7 @@
         await my_bot_gives_up()
         assert virtual_clock.elapsed >= 3600
 
-Async fixtures and tests are run by pytest-asyncio. ``-p no:resilient_ws`` leaves the plugin out.
+Async fixtures and tests are run by pytest-asyncio. `-p no:resilient_ws` leaves the plugin out.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> Generator[None]:
-    """Give the tests that ask for ``virtual_clock`` a virtual loop, and all others what they would get anyway."""
+    """Give the tests that ask for `virtual_clock` a virtual loop, and all others what they would get anyway."""
     if "virtual_clock" not in metafunc.fixturenames:
         return (yield)
     manager = metafunc.config.pluginmanager
@@ -83,7 +83,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> Generator[None]:
 
 @_async_fixture
 async def fault_server(request: pytest.FixtureRequest) -> AsyncIterator[FaultServer]:
-    """Run a `FaultServer` for one test; ``@pytest.mark.fault_server(...)`` takes its arguments."""
+    """Run a `FaultServer` for one test; `@pytest.mark.fault_server(...)` takes its arguments."""
     marker: pytest.Mark | None = request.node.get_closest_marker("fault_server")
     server = FaultServer() if marker is None else FaultServer(*marker.args, **marker.kwargs)
     async with server:

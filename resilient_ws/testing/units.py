@@ -26,7 +26,7 @@ def parse_duration(text: str) -> float:
     """Return seconds; a number without a unit is in seconds.
 
     Raises:
-        ValueError: ``text`` is not a number, at least 0, with one of the units us, ms, s, m (min) and h.
+        ValueError: `text` is not a number, at least 0, with one of the units us, ms, s, m (min) and h.
     """
     number, unit = _split(text)
     if number is None or unit not in _SECONDS:
@@ -38,7 +38,7 @@ def parse_size(text: str) -> int:
     """Return bytes; a number without a unit is in bytes.
 
     Raises:
-        ValueError: ``text`` is not a number, at least 0, with one of the units B, kB, MB, GB, KiB, MiB and GiB.
+        ValueError: `text` is not a number, at least 0, with one of the units B, kB, MB, GB, KiB, MiB and GiB.
     """
     number, unit = _split(text)
     if number is None or unit not in _BYTES:
@@ -49,7 +49,7 @@ def parse_size(text: str) -> int:
 
 
 def parse_rate(text: str) -> int:
-    """Return bytes per second: a size, with or without ``/s``.
+    """Return bytes per second: a size, with or without `/s`.
 
     Raises:
         ValueError: As for `parse_size`.
@@ -58,7 +58,7 @@ def parse_rate(text: str) -> int:
 
 
 def parse_address(text: str) -> tuple[str, int]:
-    """Return host and port of ``host:port`` or ``[ipv6]:port``.
+    """Return host and port of `host:port` or `[ipv6]:port`.
 
     Raises:
         ValueError: There is no host, or the port is not 0 to 65535.

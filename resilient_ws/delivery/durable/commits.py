@@ -39,7 +39,7 @@ STEP = 1.0
 """Seconds by which the time of day has to be set for the file to be told at once."""
 
 Clocks = Callable[[], Opening]
-"""Returns what the clocks show now."""
+"""Returns the current clock readings."""
 
 _STORABLE = range(-(2**63), 2**63)  # priorities that SQLite can hold
 _PLAIN: tuple[
@@ -197,7 +197,7 @@ class DurableOutbox:
         self._wake()
 
     def mark(self, entries: Iterable[Entry], *, written: bool = True) -> None:
-        """Flags stored entries soon. After `end` nothing happens.
+        """Flag stored entries with the next commit; do nothing after `end`.
 
         Args:
             entries: What is about to be handed to the socket, or turned out not to have been.

@@ -40,10 +40,10 @@ class ProxyRequest:
     """What one connection asked of a `ForwardProxy`.
 
     Attributes:
-        method: ``"CONNECT"``, or the method of a request in absolute form.
-        target: ``host:port`` of a CONNECT, or the absolute URL, as it came.
+        method: `"CONNECT"`, or the method of a request in absolute form.
+        target: `host:port` of a CONNECT, or the absolute URL, as it came.
         headers: The headers.
-        outcome: What became of it: ``"tunnelled"``, ``"forwarded"``, or why not.
+        outcome: What became of it: `"tunnelled"`, `"forwarded"`, or why not.
     """
 
     method: str
@@ -53,7 +53,7 @@ class ProxyRequest:
 
 
 class ForwardProxy:
-    """A forward proxy on loopback, for the ``proxy=`` option of clients.
+    """A forward proxy on loopback, for the `proxy=` option of clients.
 
     ::
 
@@ -62,20 +62,20 @@ class ForwardProxy:
             print(proxy.requests)
 
     It tunnels with CONNECT and refuses everything else with 405, as most forward proxies do for WebSocket
-    connections (RFC 6455 section 4.1 demands CONNECT, for ``ws:`` too).
+    connections (RFC 6455 section 4.1 demands CONNECT, for `ws:` too).
 
     Args:
-        auth: User and password that it wants, else 407; ``None``: it wants none. They are compared as UTF-8.
-        absolute: What happens to a request in absolute form (``GET http://host/``): ``"refuse"``: 405; ``"strip"``:
-            it is passed on without ``Upgrade``, so that no WebSocket can come of it; ``"pass"``: with it.
+        auth: User and password that it wants, else 407; `None`: it wants none. They are compared as UTF-8.
+        absolute: What happens to a request in absolute form (`GET http://host/`): `"refuse"`: 405; `"strip"`:
+            it is passed on without `Upgrade`, so that no WebSocket can come of it; `"pass"`: with it.
         script: One behaviour per connection, in order, for instance `Refuse`, `NeverAnswer`, `Garbage`, `Drip`,
-            `Interim` or `Hangup`; ``None`` in it, and the end of it, is a proxy that works.
-        hosts: Where names lead that only the proxy can resolve: ``{"feed.internal": "127.0.0.1"}``. The port is the
-            one that was asked for, unless the value has one (``"127.0.0.1:8080"``).
+            `Interim` or `Hangup`; `None` in it, and the end of it, is a proxy that works.
+        hosts: Where names lead that only the proxy can resolve: `{"feed.internal": "127.0.0.1"}`. The port is the
+            one that was asked for, unless the value has one (`"127.0.0.1:8080"`).
         headers: Headers of the 200 answer to CONNECT.
         delay: Seconds before each answer.
-        listen: Where to listen: ``"host:port"``, or host and port; port ``0`` is any free one.
-        ssl: A server-side TLS context for a proxy that is itself reached by TLS (``https://``), or ``None``.
+        listen: Where to listen: `"host:port"`, or host and port; port `0` is any free one.
+        ssl: A server-side TLS context for a proxy that is itself reached by TLS (`https://`), or `None`.
         keep: How many entries `requests` holds, at least 1; then the oldest go.
     """
 
@@ -148,12 +148,12 @@ class ForwardProxy:
 
     @property
     def authority(self) -> str:
-        """Where it listens, as a URL has it: ``host:port``."""
+        """Where it listens, as a URL has it: `host:port`."""
         return self._listener.authority
 
     @property
     def url(self) -> str:
-        """Its address for ``proxy=``, with user and password where it wants them."""
+        """Its address for `proxy=`, with user and password where it wants them."""
         user = "" if self.auth is None else ":".join(quote(part, safe="") for part in self.auth) + "@"
         return f"{'http' if self._ssl is None else 'https'}://{user}{self.authority}"
 

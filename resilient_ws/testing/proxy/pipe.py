@@ -30,7 +30,7 @@ class Conditions:
     Attributes:
         latency: Seconds that each byte takes, at least.
         jitter: Seconds; each piece takes a random part of this longer. Order is kept.
-        bandwidth: Bytes per second of each connection, ``None``: no limit.
+        bandwidth: Bytes per second of each connection, `None`: no limit.
         blackhole: Whether nothing passes. Bytes are kept, as TCP would send them again, and pass when it ends.
     """
 
@@ -68,7 +68,7 @@ class Conditions:
 
     @property
     def bandwidth(self) -> float | None:
-        """Bytes per second of each connection, ``None``: no limit."""
+        """Bytes per second of each connection, `None`: no limit."""
         return self._bandwidth
 
     @bandwidth.setter
@@ -93,8 +93,8 @@ class Side:
 
     Attributes:
         link: The socket.
-        out: The direction that reads from here, ``None`` until the other side is there; `let_go` opens it.
-        back: The direction that writes to here, ``None`` until the other side is there.
+        out: The direction that reads from here, `None` until the other side is there; `let_go` opens it.
+        back: The direction that writes to here, `None` until the other side is there.
     """
 
     def __init__(self, sock: socket.socket, lost: Callable[[], None]) -> None:

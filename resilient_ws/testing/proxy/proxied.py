@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from resilient_ws.testing.proxy.proxy import ChaosProxy
 
 Direction: TypeAlias = Literal["up", "down", "both"]
-"""``"up"`` is from the client to the server, ``"down"`` is back."""
+"""`"up"` is from the client to the server, `"down"` is back."""
 
 DIAL_TIMEOUT: Final = 10.0
 """Seconds that the target has to answer a connection; then the client's one is reset."""
@@ -29,7 +29,7 @@ class ProxiedConnection:
 
     Attributes:
         number: 1 for the first one accepted.
-        cut_after: Bytes, both directions together, after which the connection is cut; ``None``: never.
+        cut_after: Bytes, both directions together, after which the connection is cut; `None`: never.
         cut: How it is cut.
     """
 
@@ -70,10 +70,10 @@ class ProxiedConnection:
         """Wait until both sockets are closed.
 
         Args:
-            timeout: Seconds; ``None``: no limit.
+            timeout: Seconds; `None`: no limit.
 
         Raises:
-            TimeoutError: One is still there after ``timeout``.
+            TimeoutError: One is still there after `timeout`.
         """
         async with asyncio.timeout(timeout):
             await self._closed.wait()
@@ -105,7 +105,7 @@ class ProxiedConnection:
         """Send FIN in one direction after what is on its way; the other one goes on.
 
         Raises:
-            ValueError: ``direction`` is none of the three.
+            ValueError: `direction` is none of the three.
         """
         for name in directions(direction):
             if name in self._pipes:
@@ -200,10 +200,10 @@ def to_direction(text: str | None) -> Direction:
 
 
 def directions(direction: Direction) -> tuple[str, ...]:
-    """Return ``up``, ``down``, or both.
+    """Return `up`, `down`, or both.
 
     Raises:
-        ValueError: ``direction`` is none of the three.
+        ValueError: `direction` is none of the three.
     """
     return ("up", "down") if to_direction(direction) == "both" else (direction,)
 

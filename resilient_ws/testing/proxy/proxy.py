@@ -36,22 +36,22 @@ class ChaosProxy:
             proxy.drop_all("rst")
 
     `up` (client to server) and `down` (back) hold the conditions of each direction; the attributes of the proxy
-    itself set both. Everything may be changed at any time. Random choices come from ``seed``: for the same seed, the
-    piece ``k`` of connection ``n`` has the same jitter and connection ``n`` is cut at the same byte (how TCP cuts a
+    itself set both. Everything may be changed at any time. Random choices come from `seed`: for the same seed, the
+    piece `k` of connection `n` has the same jitter and connection `n` is cut at the same byte (how TCP cuts a
     stream into pieces is up to the kernel).
 
     Args:
-        target: Where to connect to: a URL, ``"host:port"``, or host and port.
-        listen: Where to listen: ``"host:port"``, or host and port; port ``0`` is any free one.
+        target: Where to connect to: a URL, `"host:port"`, or host and port.
+        listen: Where to listen: `"host:port"`, or host and port; port `0` is any free one.
         latency: Seconds that each byte takes in each direction.
         jitter: Seconds; each piece takes a random part of this longer, order is kept.
-        bandwidth: Bytes per second, for each connection and direction; ``None``: no limit.
-        blackhole: The direction in which nothing passes, or ``None``.
+        bandwidth: Bytes per second, for each connection and direction; `None`: no limit.
+        blackhole: The direction in which nothing passes, or `None`.
         cut_after: Bytes, both directions together, after which a connection is cut; a pair is a range to choose from
-            for each connection; ``None``: never.
+            for each connection; `None`: never.
         cut: How it is cut.
         accept_delay: Seconds before the target is dialed for an accepted connection.
-        seed: Of the random choices; ``None``: a new one, to be found in `seed`.
+        seed: Of the random choices; `None`: a new one, to be found in `seed`.
         log: Called with a line of text for each thing that happens; `None` for none.
 
     Attributes:
@@ -149,12 +149,12 @@ class ChaosProxy:
 
     @property
     def authority(self) -> str:
-        """Where it listens, as a URL has it: ``host:port``."""
+        """Where it listens, as a URL has it: `host:port`."""
         return self._listener.authority
 
     @property
     def url(self) -> str:
-        """The URL of the target with the address of the proxy; for a target without a scheme ``ws://host:port/``."""
+        """The URL of the target with the address of the proxy; for a target without a scheme `ws://host:port/`."""
         if isinstance(self._target, str) and "://" in self._target:
             return urlunsplit(urlsplit(self._target)._replace(netloc=self._listener.authority))
         return f"ws://{self._listener.authority}/"
@@ -202,7 +202,7 @@ class ChaosProxy:
 
     @property
     def cut_after(self) -> int | tuple[int, int] | None:
-        """Bytes after which each connection accepted from now on is cut, a range to choose from, or ``None``."""
+        """Bytes after which each connection accepted from now on is cut, a range to choose from, or `None`."""
         return self._cut_after
 
     @cut_after.setter
@@ -224,7 +224,7 @@ class ChaosProxy:
             self._conditions(name).blackhole = False
 
     def restore(self, name: str) -> None:
-        """Set ``latency``, ``jitter``, ``bandwidth`` or ``accept_delay`` to what the proxy was made with."""
+        """Set `latency`, `jitter`, `bandwidth` or `accept_delay` to what the proxy was made with."""
         setattr(self, name, self._initial[name])
 
     def _conditions(self, name: str) -> Conditions:
@@ -261,7 +261,7 @@ class ChaosProxy:
         return len(connections)
 
     def tell(self, text: str) -> None:
-        """Report a line to ``log``."""
+        """Report a line to `log`."""
         if self._log is not None:
             self._log(text)
 

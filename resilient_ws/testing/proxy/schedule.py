@@ -1,6 +1,6 @@
 """Schedules of network conditions for the chaos proxy, as text or random.
 
-A schedule is made of steps, separated by semicolons or line ends: ``10s blackhole down for 5s; +3s rst``. Parsing
+A schedule is made of steps, separated by semicolons or line ends: `10s blackhole down for 5s; +3s rst`. Parsing
 and choosing know no proxy; `run_schedule` lets one happen.
 """
 
@@ -56,10 +56,10 @@ class Step:
 
     Args:
         at: Seconds from the start of the schedule.
-        action: One of the words in `SYNTAX`, or ``"restore"``.
-        argument: A direction for ``half-close``, ``blackhole`` and ``heal``; the name of the condition for
-            ``restore``; else ``None``.
-        value: The number for a condition, seconds or bytes; ``None`` where there is none.
+        action: One of the words in `SYNTAX`, or `"restore"`.
+        argument: A direction for `half-close`, `blackhole` and `heal`; the name of the condition for
+            `restore`; else `None`.
+        value: The number for a condition, seconds or bytes; `None` where there is none.
     """
 
     at: float
@@ -134,7 +134,7 @@ def random_schedule(seed: int, duration: float, *, every: float = 5.0) -> list[S
         every: Seconds between two faults, on average; each may last up to this long.
 
     Raises:
-        ValueError: ``duration`` is negative, or ``every`` is not above 0.
+        ValueError: `duration` is negative, or `every` is not above 0.
     """
     check_range("duration", duration, 0)
     check_range("every", every, 0.001)
@@ -168,7 +168,7 @@ def _random_fault(chance: random.Random, at: float, end: float) -> list[Step]:
 async def run_schedule(
     proxy: ChaosProxy, steps: Sequence[Step], log: Callable[[str], None] | None = None
 ) -> None:
-    """Let a schedule happen to a proxy; return after the last step, or never where that is ``repeat``.
+    """Let a schedule happen to a proxy; return after the last step, or never where that is `repeat`.
 
     Args:
         proxy: The proxy.

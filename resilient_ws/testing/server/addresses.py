@@ -66,7 +66,7 @@ class Hosts:
         return list(self._lookups)
 
     def find(self, name: str) -> Addresses | None:
-        """Return where a name leads, and note the look-up; ``None`` where this does not say."""
+        """Return where a name leads, and note the look-up; `None` where this does not say."""
         addresses = self._names.get(_plain(name))
         if addresses is not None:
             self._lookups.append(_plain(name))
@@ -115,9 +115,9 @@ class SeveralAddresses:
     them; macOS has only the first.
 
     Args:
-        behaviours: What each address does to every connection, 1 to 254 of them. `Accept` is well; ``Hangup("silent",
-            "connect")`` accepts and is silent from then on; ``Hangup("fin")`` closes; `Refuse` answers. ``None``
-            refuses TCP connections, until ``start`` of its server.
+        behaviours: What each address does to every connection, 1 to 254 of them. `Accept` is well; `Hangup("silent",
+            "connect")` accepts and is silent from then on; `Hangup("fin")` closes; `Refuse` answers. `None`
+            refuses TCP connections, until `start` of its server.
         name: The name.
 
     Attributes:
@@ -135,7 +135,7 @@ class SeveralAddresses:
 
     @property
     def url(self) -> str:
-        """The address, ``ws://name:port/``."""
+        """The address, `ws://name:port/`."""
         return f"ws://{self.name}:{self.servers[0].port}/"
 
     async def __aenter__(self) -> Self:

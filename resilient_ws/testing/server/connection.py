@@ -58,13 +58,13 @@ class FaultConnection(Session):
     Attributes:
         number: 1 for the first one accepted.
         request: The handshake request.
-        subprotocol: The subprotocol that the response named, or ``None``.
+        subprotocol: The subprotocol that the response named, or `None`.
         opened_at: When the response was written, seconds by the clock of the loop.
         close_received: Whether the client's CLOSE has come.
-        close_code: What it said; ``None`` before, and where it was empty.
-        close_reason: What it said; ``""`` before, and where it was empty.
-        sent_close: The code of the CLOSE that was sent; ``None`` for none or an empty one.
-        ended_by: ``"fin"`` or ``"rst"`` by the client, ``"server"``, or ``None`` while the socket is there.
+        close_code: What it said; `None` before, and where it was empty.
+        close_reason: What it said; `""` before, and where it was empty.
+        sent_close: The code of the CLOSE that was sent; `None` for none or an empty one.
+        ended_by: `"fin"` or `"rst"` by the client, `"server"`, or `None` while the socket is there.
         pings: Each PING that came, with its time.
         pongs: Each PONG that came, with its time.
         received: How many messages have come.
@@ -108,13 +108,13 @@ class FaultConnection(Session):
         """Send numbered text messages as fast as the client takes them; return how many.
 
         Args:
-            count: How many; ``None``: no limit.
-            seconds: For how long; ``None``: no limit. At least one of the two is needed.
+            count: How many; `None`: no limit.
+            seconds: For how long; `None`: no limit. At least one of the two is needed.
             size: The least length of each, in characters.
             start: The first number.
 
         Raises:
-            ValueError: Neither ``count`` nor ``seconds`` is given.
+            ValueError: Neither `count` nor `seconds` is given.
         """
         if count is None and seconds is None:
             raise ValueError("flood needs count (messages) or seconds, both are None")
@@ -183,14 +183,14 @@ class FaultConnection(Session):
         A client may answer only the last PING of those that it has read (RFC 6455 section 5.5.3).
 
         Args:
-            count: How many; ``None``: no limit.
-            payload: The payload of each, or a function of its number, from 0 on. ``b""`` makes the shortest PINGs,
+            count: How many; `None`: no limit.
+            payload: The payload of each, or a function of its number, from 0 on. `b""` makes the shortest PINGs,
                 two bytes each.
-            seconds: For how long; ``None``: no limit. At least one of the two is needed.
+            seconds: For how long; `None`: no limit. At least one of the two is needed.
             burst: How many are written at once, at least 1: 60,000 empty ones fill a read of 120 KiB.
 
         Raises:
-            ValueError: Neither ``count`` nor ``seconds`` is given, or ``burst`` is below 1.
+            ValueError: Neither `count` nor `seconds` is given, or `burst` is below 1.
         """
         if count is None and seconds is None:
             raise ValueError("ping_flood needs count (PINGs) or seconds, both are None")
@@ -220,7 +220,7 @@ class FaultConnection(Session):
         self._pong = self._ignore_ping
 
     def delay_pongs(self, seconds: float) -> None:
-        """Answer each PING ``seconds`` after it came."""
+        """Answer each PING `seconds` after it came."""
         self._pong, self._pong_delay = self._answer_ping, seconds
 
     def wrong_pongs(self, payload: bytes = b"not yours") -> None:
@@ -228,7 +228,7 @@ class FaultConnection(Session):
         self._pong = lambda _: self._write_auto(self._encode(Opcode.PONG, payload))
 
     def pong_only_last(self, every: float = 0.05) -> None:
-        """Answer only the last PING of each ``every`` seconds, as RFC 6455 section 5.5.3 allows."""
+        """Answer only the last PING of each `every` seconds, as RFC 6455 section 5.5.3 allows."""
         self._pong, self._pong_delay = self._answer_last_ping, every
 
     # ---- faults in what is sent
@@ -287,12 +287,12 @@ class FaultConnection(Session):
             message: The message.
             interval: Seconds between two pieces.
             chunk: Bytes per piece, at least 1; the header counts.
-            stop_after: Bytes after which nothing more comes, the socket stays; ``None``: the whole frame.
+            stop_after: Bytes after which nothing more comes, the socket stays; `None`: the whole frame.
 
         Raises:
             ConnectionResetError: The connection is over.
             RuntimeError: Another frame is unfinished.
-            ValueError: ``interval`` or ``stop_after`` is negative, or ``chunk`` is below 1.
+            ValueError: `interval` or `stop_after` is negative, or `chunk` is below 1.
         """
         check_range("interval", interval, 0)
         check_range("chunk", chunk, 1)
@@ -315,7 +315,7 @@ class FaultConnection(Session):
             self._finish_frame()
 
     async def oversize(self, size: int, *, header_only: bool = False, parts: int = 1) -> None:
-        """Send a BINARY message of ``size`` bytes, to be over the client's limit.
+        """Send a BINARY message of `size` bytes, to be over the client's limit.
 
         Args:
             size: Its length in bytes.
@@ -324,7 +324,7 @@ class FaultConnection(Session):
 
         Raises:
             ConnectionResetError: The connection is over.
-            ValueError: ``parts`` is below 1.
+            ValueError: `parts` is below 1.
         """
         if header_only:
             self.frame(Opcode.BINARY, declared=size)
@@ -340,7 +340,7 @@ class FaultConnection(Session):
                 await self._write(bytes(min(65536, length - start)))
 
     async def decompression_bomb(self, size: int = 64 << 20) -> int:
-        """Send a BINARY message that is small on the wire and ``size`` bytes decompressed; return its wire size.
+        """Send a BINARY message that is small on the wire and `size` bytes decompressed; return its wire size.
 
         Raises:
             RuntimeError: permessage-deflate was not agreed on this connection.
@@ -381,14 +381,14 @@ class FaultConnection(Session):
         Args:
             message: The message, or a function of the number of the ping, from 0 on.
             every: Seconds between two pings, above 0; the first one goes out at once.
-            answer: The message that answers a ping, or a predicate. ``None``: answers are not looked for. Answers
+            answer: The message that answers a ping, or a predicate. `None`: answers are not looked for. Answers
                 are recorded as messages and not echoed.
-            within: Seconds in which the answer must come; then the connection is closed. ``None``: no limit.
+            within: Seconds in which the answer must come; then the connection is closed. `None`: no limit.
             code: The code of that CLOSE.
             reason: Its reason.
 
         Raises:
-            ValueError: ``every`` or ``within`` is not above 0, or ``within`` is given without ``answer``.
+            ValueError: `every` or `within` is not above 0, or `within` is given without `answer`.
         """
         check_range("every", every, 0.001)
         if within is not None:
@@ -458,13 +458,13 @@ class FaultConnection(Session):
         The message over the limit is recorded, what comes behind it is not.
 
         Args:
-            messages: How many are allowed in any ``per`` seconds, at least 0.
+            messages: How many are allowed in any `per` seconds, at least 0.
             per: Seconds, above 0.
             code: The code of the CLOSE.
             reason: Its reason.
 
         Raises:
-            ValueError: ``messages`` or ``per`` is out of range.
+            ValueError: `messages` or `per` is out of range.
         """
         check_range("messages", messages, 0)
         check_range("per", per, 0.001)
@@ -499,10 +499,10 @@ class FaultConnection(Session):
         """Send a CLOSE frame.
 
         Args:
-            code: 0 to 65,535, valid or not; ``None``: an empty CLOSE frame.
+            code: 0 to 65,535, valid or not; `None`: an empty CLOSE frame.
             reason: As bytes it may be no UTF-8; over 123 bytes the frame is an invalid one.
-            then: ``"wait"``: close the socket when the client has answered; ``"fin"`` or ``"rst"``: lose it at
-                once; ``"hold"``: keep it even after the client's answer, so that the client has to close it.
+            then: `"wait"`: close the socket when the client has answered; `"fin"` or `"rst"`: lose it at
+                once; `"hold"`: keep it even after the client's answer, so that the client has to close it.
         """
         self._send_close(code, encode_close(code, reason))
         if then in ("fin", "rst"):

@@ -32,10 +32,10 @@ class Deflate:
     client_max_window_bits: int = attrs.field(default=15, validator=between(9, 15))
 
     def agree(self, offers: str) -> Agreement | None:
-        """Return what the first permessage-deflate offer leads to, or ``None`` where there is none.
+        """Return what the first permessage-deflate offer leads to, or `None` where there is none.
 
         Args:
-            offers: The value of ``Sec-WebSocket-Extensions`` from the request.
+            offers: The value of `Sec-WebSocket-Extensions` from the request.
         """
         for offer in offers.split(","):
             name, *parameters = (part.strip() for part in offer.split(";"))
@@ -93,7 +93,7 @@ class Codec:
         return out.removesuffix(_TAIL)
 
     def compress_zeros(self, size: int) -> Iterator[bytes]:
-        """Yield the payload of one message of ``size`` zero bytes in parts, never holding it whole."""
+        """Yield the payload of one message of `size` zero bytes in parts, never holding it whole."""
         if self._agreement.server_no_context_takeover:
             self._deflater = zlib.compressobj(wbits=-self._agreement.server_max_window_bits)
         block = bytes(1 << 20)
@@ -102,7 +102,7 @@ class Codec:
         yield self._deflater.flush(zlib.Z_SYNC_FLUSH).removesuffix(_TAIL)
 
     def decompress(self, data: bytes, limit: int) -> bytes | None:
-        """Return one message, or ``None`` where it is longer than ``limit`` bytes or not valid deflate."""
+        """Return one message, or `None` where it is longer than `limit` bytes or not valid deflate."""
         if self._agreement.client_no_context_takeover:
             self._inflater = zlib.decompressobj(-self._agreement.client_max_window_bits)
         try:

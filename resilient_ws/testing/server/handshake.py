@@ -24,7 +24,7 @@ HeaderPairs: TypeAlias = Mapping[str, str] | Sequence[tuple[str, str]]
 class Headers(Mapping[str, str]):
     """The headers of a request: names compare without case, `get_all` keeps repetitions.
 
-    ``headers[name]`` joins repeated values with ``", "``.
+    `headers[name]` joins repeated values with `", "`.
     """
 
     def __init__(self, pairs: Iterable[tuple[str, str]] = ()) -> None:
@@ -47,7 +47,7 @@ class Headers(Mapping[str, str]):
         return len(self._joined)
 
     def get_all(self, name: str) -> list[str]:
-        """Return each value of ``name`` in the order sent."""
+        """Return each value of `name` in the order sent."""
         return [value for key, value in self.pairs if key.lower() == name.lower()]
 
     def __repr__(self) -> str:
@@ -55,7 +55,7 @@ class Headers(Mapping[str, str]):
 
 
 def header_pairs(headers: HeaderPairs) -> list[tuple[str, str]]:
-    """Return ``headers`` as a list of pairs."""
+    """Return `headers` as a list of pairs."""
     if isinstance(headers, Mapping):
         return list(headers.items())
     return list(headers)
@@ -71,7 +71,7 @@ class Request:
 
     @property
     def key(self) -> str:
-        """The ``Sec-WebSocket-Key``, empty where there is none."""
+        """The `Sec-WebSocket-Key`, empty where there is none."""
         return self.headers.get("Sec-WebSocket-Key", "")
 
     @property
@@ -82,7 +82,7 @@ class Request:
 
     @property
     def fault(self) -> str | None:
-        """What makes this no WebSocket handshake (RFC 6455 section 4.2.1), or ``None``."""
+        """What makes this no WebSocket handshake (RFC 6455 section 4.2.1), or `None`."""
         if self.method != "GET":
             return f"the method is {self.method}, not GET"
         if self.headers.get("Upgrade", "").lower() != "websocket":
@@ -100,7 +100,7 @@ class Request:
 
 
 def parse_request(head: bytes) -> Request:
-    """Return the request whose lines are ``head``, without the empty line that ends it.
+    """Return the request whose lines are `head`, without the empty line that ends it.
 
     Raises:
         ValueError: It is not an HTTP/1.1 request.
@@ -119,7 +119,7 @@ def parse_request(head: bytes) -> Request:
 
 
 def accept_key(key: str) -> str:
-    """Return the ``Sec-WebSocket-Accept`` that proves a server has read ``key``.
+    """Return the `Sec-WebSocket-Accept` that proves a server has read `key`.
 
     Source: RFC 6455 section 4.2.2.
     """
@@ -127,7 +127,7 @@ def accept_key(key: str) -> str:
 
 
 def encode_response(status: int, headers: HeaderPairs, body: bytes = b"", reason: str | None = None) -> bytes:
-    """Return an HTTP/1.1 response; ``reason`` ``None`` is the phrase that belongs to ``status``."""
+    """Return an HTTP/1.1 response; `reason` `None` is the phrase that belongs to `status`."""
     if reason is None:
         known = status in http.HTTPStatus.__members__.values()
         reason = http.HTTPStatus(status).phrase if known else "Unassigned"

@@ -16,7 +16,7 @@ from resilient_ws.testing.server.wire import Message
 
 
 class Received(NamedTuple):
-    """One message that the server got; unpacks as ``connection, message``."""
+    """One message that the server got; unpacks as `connection, message`."""
 
     connection: int
     message: Message
@@ -36,10 +36,10 @@ class AttemptRecord:
     Attributes:
         number: 1 for the first one since the server was made.
         connected_at: When TCP was connected, seconds by the clock of the loop.
-        requested_at: When the request was complete, or ``None``.
-        request: The handshake request, or ``None`` where none came.
+        requested_at: When the request was complete, or `None`.
+        request: The handshake request, or `None` where none came.
         outcome: What the server did, in a few words.
-        connection: The number of the WebSocket connection that came of it, or ``None``.
+        connection: The number of the WebSocket connection that came of it, or `None`.
     """
 
     number: int
@@ -51,7 +51,7 @@ class AttemptRecord:
 
     @property
     def path(self) -> str | None:
-        """The target of the request with its query, or ``None`` where none came."""
+        """The target of the request with its query, or `None` where none came."""
         return None if self.request is None else self.request.path
 
     @property
@@ -64,14 +64,14 @@ _DIGITS = re.compile(r"\s*(\d+)")
 
 
 def leading_number(message: Message) -> int | None:
-    """Return the number that a message begins with, or ``None``; what `numbered` writes, this reads."""
+    """Return the number that a message begins with, or `None`; what `numbered` writes, this reads."""
     text = message if isinstance(message, str) else message[:32].decode("latin-1")
     found = _DIGITS.match(text)
     return None if found is None else int(found[1])
 
 
 def numbered(number: int, size: int = 0) -> str:
-    """Return a text message that begins with ``number``, at least ``size`` characters long."""
+    """Return a text message that begins with `number`, at least `size` characters long."""
     head = str(number)
     return head if len(head) >= size else f"{head} ".ljust(size, ".")
 
@@ -116,8 +116,8 @@ def report_numbers(numbers: Iterable[int | None], expected: Iterable[int] | int 
     """Return what became of a sequence of numbers, in the order of their arrival.
 
     Args:
-        numbers: What arrived; ``None`` is a message without a number.
-        expected: The numbers that were sent, or how many: ``5`` means 0 to 4. ``None``: each number between the
+        numbers: What arrived; `None` is a message without a number.
+        expected: The numbers that were sent, or how many: `5` means 0 to 4. `None`: each number between the
             smallest and the largest that came.
     """
     counts: dict[int, int] = {}
@@ -152,5 +152,5 @@ def report_messages(
     expected: Iterable[int] | int | None = None,
     number: Callable[[Message], int | None] = leading_number,
 ) -> Report:
-    """Return what became of numbered messages; ``number`` reads the number out of one, or gives ``None``."""
+    """Return what became of numbered messages; `number` reads the number out of one, or gives `None`."""
     return report_numbers((number(message) for message in messages), expected)

@@ -43,11 +43,11 @@ class Answer:
     Args:
         data: The bytes of the response.
         outcome: What happened, in a few words, for `AttemptRecord.outcome`.
-        accept: The behaviour of the WebSocket connection that begins now, or ``None``: there is none.
+        accept: The behaviour of the WebSocket connection that begins now, or `None`: there is none.
         delay: Seconds before the first byte.
-        chunk: Bytes per write, or ``None`` for all at once.
+        chunk: Bytes per write, or `None` for all at once.
         interval: Seconds between the writes.
-        then: For an answer that opens nothing: ``"fin"``, ``"rst"``, or ``"silent"`` to keep the socket.
+        then: For an answer that opens nothing: `"fin"`, `"rst"`, or `"silent"` to keep the socket.
         subprotocol: The subprotocol that the response names.
         agreement: The permessage-deflate that the response agrees to.
         interim: The 1xx responses that go before it, as bytes.
@@ -72,11 +72,11 @@ class Behaviour:
 
     @property
     def at_connect(self) -> Drop | None:
-        """What happens as soon as TCP is connected, before any request; ``None``: the request is read."""
+        """What happens as soon as TCP is connected, before any request; `None`: the request is read."""
         return None
 
     def answer(self, request: Request) -> Answer | None:
-        """Return the answer to a request, or ``None`` to give none and keep the socket."""
+        """Return the answer to a request, or `None` to give none and keep the socket."""
         raise NotImplementedError(f"{type(self).__name__} must define answer()")
 
 
@@ -85,15 +85,15 @@ class Accept(Behaviour):
     """Open the WebSocket connection.
 
     Args:
-        then: Called with the connection as soon as it is open; may be a coroutine function. ``None``: the
+        then: Called with the connection as soon as it is open; may be a coroutine function. `None`: the
             handler of the server, where it has one.
-        echo: Whether each message is sent back. ``None``: unless ``then`` or a handler of the server is there.
+        echo: Whether each message is sent back. `None`: unless `then` or a handler of the server is there.
         answer_pings: Whether pings are answered, to begin with.
         answer_close: Whether a CLOSE frame is answered, to begin with.
-        subprotocols: What the server speaks; the first one offered that is among them is taken. ``None``: the
+        subprotocols: What the server speaks; the first one offered that is among them is taken. `None`: the
             first one offered.
         headers: Further headers of the response.
-        deflate: Agree to permessage-deflate where it is offered; ``None``: never.
+        deflate: Agree to permessage-deflate where it is offered; `None`: never.
         delay: Seconds before the response.
     """
 
@@ -140,7 +140,7 @@ class Accept(Behaviour):
         return "accepted"
 
     def begin(self, connection: FaultConnection) -> None:
-        """Prepare the connection that was opened, before ``then`` or the handler gets it; for your own behaviours."""
+        """Prepare the connection that was opened, before `then` or the handler gets it; for your own behaviours."""
 
     def _choose_subprotocol(self, request: Request) -> str | None:
         for name in request.subprotocols:
@@ -154,10 +154,10 @@ class Accept(Behaviour):
 
 @attrs.frozen(kw_only=True)
 class WrongAcceptKey(Accept):
-    """Answer 101 with a ``Sec-WebSocket-Accept`` that does not belong to the request.
+    """Answer 101 with a `Sec-WebSocket-Accept` that does not belong to the request.
 
     Args:
-        value: The value sent; ``None`` is a well-formed one for another key.
+        value: The value sent; `None` is a well-formed one for another key.
     """
 
     value: str | None = None
@@ -178,7 +178,7 @@ class MissingHeader(Accept):
     """Answer 101 without one of its headers.
 
     Args:
-        name: The header left out: ``"Upgrade"``, ``"Connection"`` or ``"Sec-WebSocket-Accept"``.
+        name: The header left out: `"Upgrade"`, `"Connection"` or `"Sec-WebSocket-Accept"`.
     """
 
     name: str = "Sec-WebSocket-Accept"
@@ -218,9 +218,9 @@ class CloseOn(Accept):
 
     Args:
         match: The message, or a predicate.
-        code: The code of the CLOSE; ``None``: an empty one.
+        code: The code of the CLOSE; `None`: an empty one.
         reason: Its reason.
-        drop: How the socket is lost right behind the CLOSE; ``None``: it is closed when the client has answered.
+        drop: How the socket is lost right behind the CLOSE; `None`: it is closed when the client has answered.
     """
 
     match: Message | Callable[[Message], bool]
@@ -237,14 +237,14 @@ class CloseOn(Accept):
 class CloseAfter(Accept):
     """Open the connection, and close it after so many messages or seconds, with a code and a reason.
 
-    ``default=CloseAfter(code=1013, reason="busy")`` closes each connection at once: a burst of closes.
+    `default=CloseAfter(code=1013, reason="busy")` closes each connection at once: a burst of closes.
 
     Args:
-        messages: After how many messages of the client; ``None``: they are not counted.
+        messages: After how many messages of the client; `None`: they are not counted.
         seconds: After how many seconds. With neither the CLOSE goes out right behind the 101 response.
-        code: The code of the CLOSE; ``None``: an empty one.
+        code: The code of the CLOSE; `None`: an empty one.
         reason: Its reason.
-        drop: How the socket is lost right behind the CLOSE; ``None``: it is closed when the client has answered.
+        drop: How the socket is lost right behind the CLOSE; `None`: it is closed when the client has answered.
     """
 
     messages: int | None = attrs.field(default=None, validator=between(1))
@@ -270,7 +270,7 @@ class CloseOver(Accept):
     """Open the connection, and close it when more messages than allowed come: a server with a rate limit.
 
     Args:
-        messages: How many are allowed in any ``per`` seconds.
+        messages: How many are allowed in any `per` seconds.
         per: Seconds.
         code: The code of the CLOSE.
         reason: Its reason.
@@ -293,10 +293,10 @@ class Refuse(Behaviour):
     Args:
         status: 100 to 999.
         retry_after: Seconds, a point in time that is written as an HTTP date, or a text written as it is;
-            ``None``: no ``Retry-After``.
+            `None`: no `Retry-After`.
         headers: Further headers.
         body: The body.
-        reason: The reason phrase; ``None`` is the usual one.
+        reason: The reason phrase; `None` is the usual one.
         delay: Seconds before the response.
     """
 
@@ -330,8 +330,8 @@ class Redirect(Behaviour):
     """Answer with a redirect.
 
     Args:
-        location: The ``Location``, written byte for byte: absolute, relative, ``ws:``, ``http:``, with port 0, signed,
-            escaped in an odd way, or nonsense. What a ``str`` holds beyond Latin-1 is written as UTF-8.
+        location: The `Location`, written byte for byte: absolute, relative, `ws:`, `http:`, with port 0, signed,
+            escaped in an odd way, or nonsense. What a `str` holds beyond Latin-1 is written as UTF-8.
         status: 300 to 399.
         retry_after: As for `Refuse`.
         headers: Further headers.
@@ -366,7 +366,7 @@ class NeverAnswer(Behaviour):
     """Read the request and never answer it."""
 
     def answer(self, request: Request) -> Answer | None:
-        """Return ``None``."""
+        """Return `None`."""
         del request
         return None
 
@@ -379,7 +379,7 @@ class Drip(Behaviour):
         interval: Seconds between two pieces.
         chunk: Bytes per piece.
         of: The behaviour whose answer it is.
-        stop_after: Bytes after which nothing more comes, the socket stays; ``None``: the whole answer.
+        stop_after: Bytes after which nothing more comes, the socket stays; `None`: the whole answer.
     """
 
     interval: float = attrs.field(default=0.1, validator=between(0))
@@ -462,7 +462,7 @@ class Hangup(Behaviour):
 
     Args:
         drop: How.
-        when: ``"request"``: once the request is there; ``"connect"``: at once, with ``"silent"`` nothing is read.
+        when: `"request"`: once the request is there; `"connect"`: at once, with `"silent"` nothing is read.
     """
 
     drop: Drop = "fin"

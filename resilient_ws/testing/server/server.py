@@ -44,24 +44,24 @@ class FaultServer:
     Args:
         script: One behaviour per TCP connection, in order; may be endless. It is read as connections come.
         default: What connections get after the script; may be set at any time.
-        handler: Called with each connection that is accepted without a ``then`` of its own. When it returns, the
+        handler: Called with each connection that is accepted without a `then` of its own. When it returns, the
             connection is closed with 1000; when it raises, with 1011, and leaving the server raises it again.
         host: The address or name to listen on and to put into `url`.
-        port: The port; ``0``: any free one, the same again after `stop` and `start`.
-        ssl: A server-side TLS context, or ``None`` for plain ``ws``.
+        port: The port; `0`: any free one, the same again after `stop` and `start`.
+        ssl: A server-side TLS context, or `None` for plain `ws`.
         max_message_size: The largest message taken from a client, in bytes; a larger one is answered with 1009.
         keep: How many entries each record holds (`received`, `attempts`, ...), at least 1; then the oldest go.
             Numbers for `report` are kept for each message.
         keep_bytes: How many bytes of messages `received` holds, at least 1; then the oldest go.
-        number: Reads the number for `report` out of a message, or gives ``None``. Where it is ``None`` itself no
+        number: Reads the number for `report` out of a message, or gives `None`. Where it is `None` itself no
             numbers are kept: nothing then grows with the number of messages.
-        receive_buffer: Bytes of the kernel's receive buffer (``SO_RCVBUF``), small for quick back-pressure;
-            ``None``: as the system has it.
+        receive_buffer: Bytes of the kernel's receive buffer (`SO_RCVBUF`), small for quick back-pressure;
+            `None`: as the system has it.
         linger: Seconds that a socket which the server has ended with FIN waits for the client's FIN.
 
     Attributes:
         visits: The TCP connections that are there, for the server's own use.
-        errors: What handlers and ``then`` functions raised.
+        errors: What handlers and `then` functions raised.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class FaultServer:
 
     @property
     def url(self) -> str:
-        """The address, ``ws://host:port/`` or ``wss://host:port/``."""
+        """The address, `ws://host:port/` or `wss://host:port/`."""
         return f"{'ws' if self._ssl is None else 'wss'}://{self._listener.authority}/"
 
     @property
@@ -156,7 +156,7 @@ class FaultServer:
         """Take no new connections: they are refused until `start`; the port stays ours.
 
         Args:
-            drop: What happens to the connections that are there; ``None``: they go on.
+            drop: What happens to the connections that are there; `None`: they go on.
         """
         if not self._listener.is_listening:
             return
@@ -185,7 +185,7 @@ class FaultServer:
     def spawn(
         self, work: Coroutine[object, object, object], name: str, done: Callable[[], None] | None = None
     ) -> None:
-        """Run ``work`` as a task that ends with the server at the latest; used by the server itself."""
+        """Run `work` as a task that ends with the server at the latest; used by the server itself."""
         task = asyncio.get_running_loop().create_task(work, name=f"FaultServer:{self.port}:{name}")
         self._tasks.add(task)
         task.add_done_callback(self._finished)
@@ -232,10 +232,10 @@ class FaultServer:
         """Return the next accepted connection; each one is returned once, in order, even if it has ended.
 
         Args:
-            timeout: Seconds; ``None``: no limit.
+            timeout: Seconds; `None`: no limit.
 
         Raises:
-            TimeoutError: No further connection was accepted within ``timeout``.
+            TimeoutError: No further connection was accepted within `timeout`.
         """
         await self.until(lambda: bool(self._fresh), timeout)
         return self._fresh.popleft()
@@ -328,7 +328,7 @@ class FaultServer:
 
     @property
     def violations(self) -> list[tuple[int, str]]:
-        """Each breach of RFC 6455 by a client, as ``(connection, text)``."""
+        """Each breach of RFC 6455 by a client, as `(connection, text)`."""
         return list(self._violations)
 
     @property
@@ -345,11 +345,11 @@ class FaultServer:
         """Return what became of a numbered sequence, across all connections.
 
         Args:
-            expected: The numbers that were sent, or how many: ``5`` means 0 to 4. ``None``: each number between the
+            expected: The numbers that were sent, or how many: `5` means 0 to 4. `None`: each number between the
                 smallest and the largest that came.
 
         Raises:
-            RuntimeError: The server was made with ``number=None``.
+            RuntimeError: The server was made with `number=None`.
         """
         if self._number is None:
             raise RuntimeError("a report needs numbers: this server was made with number=None")
@@ -360,14 +360,14 @@ class FaultServer:
         self._changed.set()
 
     async def until(self, condition: Callable[[], bool], timeout: float | None = 5.0) -> None:
-        """Wait until ``condition()`` is true; it is asked whenever the server gets or does something.
+        """Wait until `condition()` is true; it is asked whenever the server gets or does something.
 
         Args:
-            condition: A function of no arguments, for instance ``lambda: server.received_count >= 3``.
-            timeout: Seconds; ``None``: no limit.
+            condition: A function of no arguments, for instance `lambda: server.received_count >= 3`.
+            timeout: Seconds; `None`: no limit.
 
         Raises:
-            TimeoutError: It is still false after ``timeout``; the text says what the server has seen.
+            TimeoutError: It is still false after `timeout`; the text says what the server has seen.
         """
         try:
             async with asyncio.timeout(timeout):

@@ -129,10 +129,10 @@ class Session:
         """Wait until the socket is closed.
 
         Args:
-            timeout: Seconds; ``None``: no limit.
+            timeout: Seconds; `None`: no limit.
 
         Raises:
-            TimeoutError: It is still there after ``timeout``.
+            TimeoutError: It is still there after `timeout`.
         """
         async with asyncio.timeout(timeout):
             await self._link.lost.wait()

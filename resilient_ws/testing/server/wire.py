@@ -16,7 +16,7 @@ import attrs
 from resilient_ws.testing.server.deflate import Codec
 
 Message: TypeAlias = str | bytes
-"""A whole message: ``str`` is TEXT, ``bytes`` is BINARY."""
+"""A whole message: `str` is TEXT, `bytes` is BINARY."""
 
 
 class Opcode(enum.IntEnum):
@@ -51,7 +51,7 @@ class WireError(Exception):
 
 @attrs.frozen
 class Frame:
-    """One frame as it was on the wire, the payload unmasked; `key` is its masking key, ``None`` where it had none."""
+    """One frame as it was on the wire, the payload unmasked; `key` is its masking key, `None` where it had none."""
 
     opcode: int
     payload: bytes = attrs.field(default=b"", repr=lambda payload: f"<{len(payload)} bytes>")
@@ -62,7 +62,7 @@ class Frame:
 
 
 def apply_mask(data: bytes, mask: bytes) -> bytes:
-    """Return ``data`` XORed with the four bytes of ``mask``; applying it twice gives ``data`` again."""
+    """Return `data` XORed with the four bytes of `mask`; applying it twice gives `data` again."""
     size = len(data)
     repeated = mask * (size // 4 + 1)
     return (int.from_bytes(data, "big") ^ int.from_bytes(repeated[:size], "big")).to_bytes(size, "big")
@@ -84,12 +84,12 @@ def encode_frame(
         payload: What follows the header, before masking. Its length is not limited, not even for control frames.
         fin: The FIN bit.
         rsv: 0 to 7, the sum of `RSV1`, `RSV2` and `RSV3`.
-        mask: The four bytes of the masking key, or ``None`` to send the frame unmasked as a server must.
-        declared: The length that the header claims, in bytes. ``None`` is the true one; a larger one makes the
+        mask: The four bytes of the masking key, or `None` to send the frame unmasked as a server must.
+        declared: The length that the header claims, in bytes. `None` is the true one; a larger one makes the
             receiver wait for bytes that never come.
 
     Raises:
-        ValueError: ``opcode``, ``rsv``, ``mask`` or ``declared`` does not fit into the header.
+        ValueError: `opcode`, `rsv`, `mask` or `declared` does not fit into the header.
     """
     if not 0 <= opcode <= 15:
         raise ValueError(f"opcode must be 0 to 15, not {opcode}")
@@ -114,12 +114,12 @@ def encode_frame(
 
 
 def encode_close(code: int | None, reason: str | bytes = "") -> bytes:
-    """Return the payload of a CLOSE frame; ``None`` as ``code`` is the empty one.
+    """Return the payload of a CLOSE frame; `None` as `code` is the empty one.
 
     Any code from 0 to 65,535 and any reason, as bytes not even UTF-8, can be written.
 
     Raises:
-        ValueError: ``code`` does not fit into two bytes, or is ``None`` while a reason is given.
+        ValueError: `code` does not fit into two bytes, or is `None` while a reason is given.
     """
     raw = reason.encode() if isinstance(reason, str) else reason
     if code is None:
@@ -151,7 +151,7 @@ class FrameParser:
         """Take what arrived and return the frames that are complete now.
 
         Raises:
-            WireError: A length has its most significant bit set (1002) or is above ``max_payload`` (1009).
+            WireError: A length has its most significant bit set (1002) or is above `max_payload` (1009).
         """
         self._buffer += data
         frames: list[Frame] = []
@@ -202,7 +202,7 @@ class Assembler:
 
     Args:
         max_message: The largest message accepted, in bytes, after decompression.
-        codec: The permessage-deflate state of the connection, or ``None`` where it was not negotiated.
+        codec: The permessage-deflate state of the connection, or `None` where it was not negotiated.
     """
 
     def __init__(self, max_message: int, codec: Codec | None = None) -> None:
@@ -213,7 +213,7 @@ class Assembler:
         self._compressed = False
 
     def add(self, frame: Frame) -> Message | None:
-        """Take one data frame; return the message that it completes, or ``None`` while one is unfinished.
+        """Take one data frame; return the message that it completes, or `None` while one is unfinished.
 
         Raises:
             WireError: The frame or the message breaks RFC 6455 (1002), is not UTF-8 (1007) or too big (1009).
@@ -253,7 +253,7 @@ class Assembler:
 
 
 def decode_text(data: bytes) -> str:
-    """Return ``data`` as text.
+    """Return `data` as text.
 
     Raises:
         WireError: It is not UTF-8 (1007).
@@ -286,7 +286,7 @@ def check_client_frame(frame: Frame) -> None:
 
 
 def decode_close(payload: bytes) -> tuple[int | None, str]:
-    """Return code and reason of a CLOSE frame; the code is ``None`` where it was empty.
+    """Return code and reason of a CLOSE frame; the code is `None` where it was empty.
 
     Raises:
         WireError: The payload is one byte long (1002) or the reason is not UTF-8 (1007).
