@@ -386,10 +386,9 @@ class WebSocketClient:
             InboxFull: With `confirm`, the confirmation is queued behind unread messages.
             TypeError, ValueError: The message or an option has the wrong type or value.
         """
-        # The fast path: this is `send_now` written out, to save a call per message. Invariant: while the lane is open
-        # (`lane.limit` is not -1), nothing is pending ahead of this message, so appending it to `lane.held` keeps the
-        # order of the calls. `lane.limit` bounds the bytes in flight, `lane.left` the messages of this iteration of the
-        # loop. Comparing threads replaces `get_running_loop()`, which takes half as long as this whole block.
+        # The fast path: `FastLane.put` written out, to save calls per message; its invariant stands there. The length
+        # of these messages is their size in bytes. Comparing threads replaces `get_running_loop()`, which costs half as
+        # much as this whole block.
         if (
             ttl is None
             and on_uncertain is None

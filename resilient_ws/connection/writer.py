@@ -11,7 +11,8 @@ from typing import Final
 
 from resilient_ws.api.errors import ConnectionLost
 from resilient_ws.api.message import Message, size_of
-from resilient_ws.core.in_flight import Lane
+from resilient_ws.core.in_flight import FastLane
+from resilient_ws.delivery.ports import Feed
 from resilient_ws.transports.seam import Link
 
 CROWD: Final = 100
@@ -29,6 +30,7 @@ class Writer:
 
     __slots__ = (
         "_bytes_sent",
+        "_feed",
         "_first",
         "_idle",
         "_link",
@@ -39,9 +41,7 @@ class Writer:
         "broken",
         "busy",
         "closed",
-        "doubted",
         "lane",
-        "refused",
     )
 
     def __init__(
@@ -61,13 +61,15 @@ class Writer:
         self._bytes_sent = 0
         self.busy = False
         self.closed = False
-        self.lane = Lane()
-        self.refused: Callable[[list[Message]], None] = lambda _: None
-        """Called with what was held and was not written, since the link is dead."""
-        self.doubted: Callable[[list[Message]], None] = lambda _: None
-        """Called with what was held when writing it failed: some of it may have been written."""
+        self.lane = FastLane()
+        self._feed: Feed | None = None
         self.broken: Callable[[BaseException], None] = lambda _: None
         """Called with what the link raised, unless that was `ConnectionLost`: the connection is to end."""
+
+    def serve(self, feed: Feed) -> None:
+        """Take over the lane whose messages `flush` writes, once, when the connection is open."""
+        assert not self.lane.held, "what is held goes first"
+        self._feed, self.lane = feed, feed.lane
 
     @property
     def sent(self) -> int:
@@ -96,26 +98,21 @@ class Writer:
         if rest is not None:
             self._wait_for(rest)
 
-    def hold(self, message: Message, size: int) -> None:
-        """Add to what is handed over at the end of the turn, behind what is held already."""
-        self.lane.held.append(message)
-        self.lane.extra += size - len(message)
-
     def flush(self) -> None:
         """Close the lane and hand over what it holds."""
-        lane = self.lane
+        lane, feed = self.lane, self._feed
         lane.limit = -1
-        if not lane.held:
+        if not lane.held or feed is None:
             return
         size = self._held_bytes
-        held, lane.held, lane.extra = lane.held, [], 0
+        held = lane.take()
         try:
             rest = self._link.write_all(held)
         except ConnectionLost:
-            self.refused(held)
+            feed.refused(held)
             return
         except BaseException as error:  # noqa: BLE001 - `fail` raises what must pass
-            self.doubted(held)
+            feed.doubted(held)
             self.fail(error)
             return
         self._sent += len(held)
@@ -219,11 +216,9 @@ class Writer:
         """Write nothing more and wake the waiters."""
         self.closed = True
         self.busy = True
-        lane = self.lane
-        lane.limit = -1
-        if lane.held:
-            held, lane.held, lane.extra = lane.held, [], 0
-            self.refused(held)
+        held = self.lane.take()
+        if held and self._feed is not None:
+            self._feed.refused(held)
         self._first.clear()
         if self._task is not None:
             self._task.cancel()

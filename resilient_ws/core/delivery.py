@@ -18,7 +18,7 @@ from typing import NamedTuple
 from resilient_ws.api.events import Fate
 from resilient_ws.api.message import Message
 from resilient_ws.api.options import Outbox
-from resilient_ws.core.in_flight import UNCONFIRMED_MESSAGES, Lane, Unconfirmed, Unkept
+from resilient_ws.core.in_flight import UNCONFIRMED_MESSAGES, FastLane, Unconfirmed, Unkept
 from resilient_ws.core.priority_queue import Entry, Lanes
 
 ENDS_IN_A_ROW = 2
@@ -356,7 +356,7 @@ class DeliveryQueue:
             self._confirmed += 1
         return True
 
-    def open(self, lane: Lane, now: float, limit: int) -> None:
+    def open(self, lane: FastLane, now: float, limit: int) -> None:
         """Open `lane` for as many plain messages as it has left, if they fit; `settle` follows before anything else.
 
         Args:

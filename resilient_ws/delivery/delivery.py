@@ -25,12 +25,12 @@ from resilient_ws.api.events import Fate
 from resilient_ws.api.message import Message
 from resilient_ws.api.options import Outbox
 from resilient_ws.core.delivery import DeliveryQueue, Entry, Loss
-from resilient_ws.core.in_flight import Lane
+from resilient_ws.core.in_flight import FastLane
 from resilient_ws.delivery.confirmations import Confirmations, Token, fail, off, refused, succeed
 from resilient_ws.delivery.expiry import Expiry
 from resilient_ws.delivery.fates import Fates
 from resilient_ws.delivery.inbox import Inbox
-from resilient_ws.delivery.ports import Confirmer, Outlet
+from resilient_ws.delivery.ports import Confirmer, Feed, Outlet
 from resilient_ws.delivery.reply_waiters import Patience
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ class Delivery:
         self._turn_open = False
         self._fresh = True  # nothing plain has been sent in this turn
         self._wakes = 0  # of the inbox, when a message was last sent alone
-        self.lane = Lane(TURN_MESSAGES)
+        self.lane = FastLane(TURN_MESSAGES)
         self._now = 0.0
         self.clock = clock
         self._boot: Callable[[], float] = clock  # the same, read more cheaply
@@ -223,12 +223,7 @@ class Delivery:
         Where the first one answers what has woken the program, the second one leaves at once, too.
         """
         writer, lane = self._writer, self.lane
-        counted = lane.counted
-        if writer is not None and lane.left and counted.size + size <= lane.limit:
-            counted.size += size
-            counted.items.append(message)
-            writer.hold(message, size)
-            lane.left -= 1
+        if lane.put(message, size):
             return True
         if writer is None or writer.busy or self._line or self._over or lane.left <= 0 or size > self._direct:
             return False
@@ -244,7 +239,7 @@ class Delivery:
             return False
         lane.left -= 1
         if not self._fresh:
-            writer.hold(message, size)
+            lane.hold(message, size)
             self.queue.open(lane, self._now, self._joined)
             return True
         try:
@@ -465,10 +460,7 @@ class Delivery:
         self._boot = boot_clock()
         self._writer = writer
         self._pinger = pinger
-        writer.refused = self._refused
-        writer.doubted = self._doubted
-        writer.lane.left = self.lane.left
-        self.lane = writer.lane
+        writer.serve(Feed(self.lane, self._refused, self._doubted))
         if not confirming:
             self._fail_tokens_of_waiting()
         if self._store is not None:
@@ -489,7 +481,7 @@ class Delivery:
         """
         self._close_lane()
         self._writer = self._pinger = None
-        self.lane = Lane(self.lane.left)
+        self.lane = FastLane(self.lane.left)
         loss = self.queue.lost(poison=poison, suspect=suspect)
         fail(
             loss.uncertain,
@@ -724,7 +716,7 @@ class Delivery:
         self._fates.tell_decided()
         self._close_lane()
         self._writer = self._pinger = None
-        self.lane = Lane()
+        self.lane = FastLane()
         self._expiry.cancel()
         remains = self.queue.close(keep=self._store is not None)
         self.refuse(keep_waiters=False)

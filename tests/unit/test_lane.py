@@ -1,12 +1,19 @@
 """The lane: plain messages counted where they are sent, handed over together, and taken back if the link was dead."""
 
-import pytest
+from threading import get_ident
+from types import SimpleNamespace
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resilient_ws import WebSocketClient
 from resilient_ws.api.errors import ConnectionLost
 from resilient_ws.api.options import Outbox
 from resilient_ws.connection.writer import Writer
 from resilient_ws.core.delivery import UNCONFIRMED_MESSAGES, DeliveryQueue, Entry
-from resilient_ws.core.in_flight import Lane
+from resilient_ws.core.in_flight import FastLane
+from resilient_ws.delivery.ports import Feed
 
 
 class Link:
@@ -28,14 +35,8 @@ class Link:
 
 
 def put(lane, *messages):
-    """Do what `send` does."""
     for message in messages:
-        assert lane.counted.size + len(message) <= lane.limit
-        assert lane.left
-        lane.counted.size += len(message)
-        lane.counted.items.append(message)
-        lane.held.append(message)
-        lane.left -= 1
+        assert lane.put(message, len(message))
 
 
 def queue(*, confirming=True, **options):
@@ -55,16 +56,23 @@ def started():
 
 
 @pytest.fixture
-def writer(link, started):
-    return Writer(link, spawn=lambda name, run: started.append(name), idle=lambda: None)
+def refused():
+    return []
+
+
+@pytest.fixture
+def writer(link, started, refused):
+    made = Writer(link, spawn=lambda name, run: started.append(name), idle=lambda: None)
+    made.serve(Feed(FastLane(10), refused.append, lambda held: None))
+    return made
 
 
 class TestQueue:
     def test_a_lane_is_closed_at_first(self):
-        assert Lane(5).limit == -1
+        assert FastLane(5).limit == -1
 
     def test_what_went_through_it_is_unconfirmed_until_the_pong(self):
-        q, lane = queue(), Lane(10)
+        q, lane = queue(), FastLane(10)
         q.open(lane, 1.0, 1000)
         put(lane, "one", b"three")
         assert (q.unconfirmed, q.unconfirmed_bytes, q.confirmed) == (2, 8, 0)
@@ -72,7 +80,7 @@ class TestQueue:
         assert (q.unconfirmed, q.unconfirmed_bytes, q.confirmed) == (0, 0, 2)
 
     def test_without_confirmation_it_is_confirmed_at_once(self):
-        q, lane = queue(confirming=False), Lane(10)
+        q, lane = queue(confirming=False), FastLane(10)
         for _ in range(2):
             q.open(lane, 1.0, 8)
             put(lane, "one", "three")
@@ -83,7 +91,7 @@ class TestQueue:
         assert (q.unconfirmed, q.confirmed) == (0, 4)
 
     def test_the_time_of_acceptance_is_kept(self):
-        q, lane = queue(), Lane(10)
+        q, lane = queue(), FastLane(10)
         q.open(lane, 7.0, 1000)
         put(lane, "a")
         lane.limit = -1
@@ -93,13 +101,13 @@ class TestQueue:
 
     @pytest.mark.parametrize("confirming", [True, False])
     def test_it_stays_closed_while_something_waits(self, confirming):
-        q, lane = queue(confirming=confirming), Lane(10)
+        q, lane = queue(confirming=confirming), FastLane(10)
         q.accept(Entry("first", 5, 0.0, False))
         q.open(lane, 1.0, 1000)
         assert lane.limit == -1
 
     def test_it_stays_closed_where_its_messages_could_pass_the_bound(self):
-        q, lane = queue(), Lane(UNCONFIRMED_MESSAGES)
+        q, lane = queue(), FastLane(UNCONFIRMED_MESSAGES)
         q.open(lane, 1.0, 1000)
         assert lane.limit == 1000
         lane.limit = -1
@@ -108,7 +116,7 @@ class TestQueue:
         assert lane.limit == -1
 
     def test_the_bytes_of_the_outbox_bound_it(self):
-        q, lane = queue(max_bytes=100), Lane(10)
+        q, lane = queue(max_bytes=100), FastLane(10)
         q.write_through("x" * 30, 30, 1.0)
         q.open(lane, 1.0, 50)
         assert lane.limit == 80
@@ -118,7 +126,7 @@ class TestQueue:
 
     @pytest.mark.parametrize("confirming", [True, False])
     def test_what_was_not_written_waits_again(self, confirming):
-        q, lane = queue(confirming=confirming, ttl=5), Lane(10)
+        q, lane = queue(confirming=confirming, ttl=5), FastLane(10)
         q.write_through("written", 7, 1.0)
         q.open(lane, 2.0, 1000)
         put(lane, "a", "b")
@@ -132,7 +140,7 @@ class TestQueue:
         assert q.take().message == "a"
 
     def test_an_overflow_rule_holds_for_what_is_taken_back(self):
-        q, lane = queue(max_messages=2, overflow="drop_oldest"), Lane(10)
+        q, lane = queue(max_messages=2, overflow="drop_oldest"), FastLane(10)
         q.open(lane, 2.0, 1000)
         put(lane, "a", "b", "c")
         assert [entry.message for entry in q.take_back(["a", "b", "c"], 2.0)] == ["a"]
@@ -145,7 +153,7 @@ class TestWriter:
         q.open(writer.lane, 1.0, 1000)
         writer.lane.left = 10
         put(writer.lane, "one", b"three")
-        writer.hold("ü", 2)
+        writer.lane.hold("ü", 2)
         assert (writer.sent, writer.bytes_sent, link.calls) == (3, 10, [])
         writer.flush()
         assert (writer.sent, writer.bytes_sent, link.calls) == (3, 10, [["one", b"three", "ü"]])
@@ -154,23 +162,72 @@ class TestWriter:
         assert len(link.calls) == 1
 
     def test_a_full_link_makes_it_busy(self, writer, link, started):
-        writer.hold("x", 1)
+        writer.lane.hold("x", 1)
         link.rest = object()
         writer.flush()
         assert writer.busy
         assert started == ["writer"]
 
     def test_a_post_goes_behind_what_is_held(self, writer, link):
-        writer.hold("first", 5)
+        writer.lane.hold("first", 5)
         writer.post("second")
         assert link.calls == [["first"], ["second"]]
 
     @pytest.mark.parametrize("end", ["flush", "close"])
-    def test_a_dead_link_gives_back_what_is_held(self, writer, link, end):
-        refused = []
-        writer.refused = refused.append
-        writer.hold("x", 1)
+    def test_a_dead_link_gives_back_what_is_held(self, writer, link, refused, end):
+        writer.lane.hold("x", 1)
         link.dead = True
         getattr(writer, end)()
         assert refused == [["x"]]
         assert (writer.sent, writer.bytes_sent) == (0, 0)
+
+
+class NotOnTheLaneError(Exception):
+    """`send` asked delivery: the lane did not take the message."""
+
+
+class Books:
+    def __init__(self, size):
+        self.size = size
+        self.items = []
+
+
+def lane_with(limit, left, size):
+    made = FastLane(left)
+    made.limit = limit
+    made.counted = Books(size)
+    return made
+
+
+def state(lane):
+    return lane.limit, lane.left, lane.held, lane.extra, lane.counted.size, lane.counted.items
+
+
+plain = st.text(st.characters(max_codepoint=127), max_size=5) | st.binary(max_size=5)
+
+
+@given(
+    limit=st.integers(-1, 20),
+    left=st.integers(0, 5),
+    size=st.integers(0, 20),
+    messages=st.lists(plain, max_size=8),
+)
+def test_the_inlined_copy_in_send_does_what_the_class_does(limit, left, size, messages):
+    inlined, model = lane_with(limit, left, size), lane_with(limit, left, size)
+
+    def send_now(message, size):
+        raise NotOnTheLaneError
+
+    client = WebSocketClient("ws://localhost")
+    client._sender = SimpleNamespace(lane=inlined, send_now=send_now)
+    client._thread = get_ident()
+    for message in messages:
+        call = client.send(message)
+        try:
+            call.send(None)
+        except StopIteration:
+            taken = True
+        except NotOnTheLaneError:
+            taken = False
+        assert taken == model.put(message, len(message))
+        assert state(inlined) == state(model)
