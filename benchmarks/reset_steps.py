@@ -19,7 +19,7 @@ from aiohttp.connector import BaseConnector
 
 from benchmarks import resets
 from benchmarks.__main__ import Server
-from resilient_ws.connection.active import Live
+from resilient_ws.connection.active import ActiveConnection
 from resilient_ws.core.life import Life
 from resilient_ws.runtime.supervisor import Supervisor
 
@@ -99,7 +99,7 @@ def _mark_all() -> None:
     transport: Any = selector_events._SelectorTransport
     _mark(transport, "_fatal_error", begins="failed")
     _mark(transport, "_call_connection_lost", begins="lost")
-    _mark(Live, "_finish", ends="ended")
+    _mark(ActiveConnection, "_finish", ends="ended")
     _mark(Supervisor, "connection_ended", ends="counted")
     _mark(Life, "judged", begins="decided")
     _mark(BaseConnector, "connect", begins="dial", ends="connected")

@@ -516,7 +516,7 @@ class WebSocketClient:
         plain, size = checked(message, self._max_bytes)
         self._check_loop()
         limit = seconds("timeout", timeout, zero=True, none=True)
-        live, tried = None, 0
+        active, tried = None, 0
         scope = asyncio.timeout(limit)
         try:
             async with scope:
@@ -526,17 +526,17 @@ class WebSocketClient:
                     await sender.admit_unqueued(size, answer)
                     if answer.done():
                         return answer.result()  # raises: it failed while waiting for room
-                    live = self._supervisor.live
-                    assert live is not None
+                    active = self._supervisor.active
+                    assert active is not None
                     written = sender.write_unqueued(plain, size)
-                    tried = live.tried
-                    return await live.answer(answer, match, written)
+                    tried = active.tried
+                    return await active.answer(answer, match, written)
         except TimeoutError:
             if not scope.expired():
                 raise
             what = (
-                f"{live.tried - tried} messages arrived and none matched"
-                if live is not None
+                f"{active.tried - tried} messages arrived and none matched"
+                if active is not None
                 else "the request is pending and has not been written"
             )
             raise TimeoutError(
@@ -574,15 +574,15 @@ class WebSocketClient:
         supervisor = self._supervisor
         before = supervisor.subscriptions.get(key)
         supervisor.subscriptions[key] = subscription = Subscription(message, farewell)
-        live = supervisor.live
-        if live is None or live.writer is None:
+        active = supervisor.active
+        if active is None or active.writer is None:
             return
         try:
             now = subscription.render(self._max_bytes)
         except Exception as error:  # noqa: BLE001 - reported as on later connections
             supervisor.failed("subscribe", error)
             return
-        live.writer.post(now, name=_name_of_declaration(live.writer, key, is_new=before is None))
+        active.writer.post(now, name=_name_of_declaration(active.writer, key, is_new=before is None))
 
     def unsubscribe(self, key: Hashable) -> None:
         """Remove a subscription; an unknown key is ignored.
@@ -593,11 +593,11 @@ class WebSocketClient:
             ClientClosed: The client has ended.
         """
         self._check_not_over()
-        live = self._supervisor.live
+        active = self._supervisor.active
         gone = self._supervisor.subscriptions.pop(key, None)
-        if gone is None or live is None or live.writer is None:
+        if gone is None or active is None or active.writer is None:
             return
-        writer = live.writer
+        writer = active.writer
         if writer.withdraw((_LAST, key)):
             return  # the unsubscribe message of the earlier declaration is pending already
         if writer.is_crowded:
@@ -745,12 +745,12 @@ class WebSocketClient:
         connection is silent for up to the `interval` of the heartbeat plus a round trip.
         """
         supervisor = self._supervisor
-        live, loop = supervisor.live, supervisor.loop
-        if live is None or live.link is None or loop is None or supervisor.life.closing is not None:
+        active, loop = supervisor.active, supervisor.loop
+        if active is None or active.link is None or loop is None or supervisor.life.closing is not None:
             return None
-        if self._inbox.paused and live.pinger is not None:
-            return live.pinger.silent_for  # the kernel may hold unread bytes
-        silent = loop.time() - live.link.heard_at
+        if self._inbox.paused and active.pinger is not None:
+            return active.pinger.silent_for  # the kernel may hold unread bytes
+        silent = loop.time() - active.link.heard_at
         return silent if silent > 0 else 0.0
 
     @property

@@ -16,9 +16,9 @@ from resilient_ws.api.close_codes import CloseOrigin
 from resilient_ws.api.errors import ConnectionLost, DeliveryUncertain, ResilientWSError
 from resilient_ws.api.events import Gap, Lost
 from resilient_ws.api.message import Message, size_of
-from resilient_ws.connection.pinger import Pinger
+from resilient_ws.connection.pinger import Answerers, Pinger
 from resilient_ws.connection.writer import Writer
-from resilient_ws.core.delivery import Entry
+from resilient_ws.core.delivery import DeliveryQueue, Entry
 from resilient_ws.core.endings import End, told_end
 from resilient_ws.delivery.inbox import Inbox
 from resilient_ws.delivery.reply_waiters import Patience
@@ -71,44 +71,52 @@ class Wake(Protocol):
 
 
 class Host(Protocol):
-    """What a connection tells its client."""
+    """What a connection tells its supervisor."""
 
-    def connection_ended(self, live: Live, end: End, /, *, wakes: bool) -> None:
-        """It is over; called once. Without `wakes` `wake` follows."""
+    def connection_ended(self, active: ActiveConnection, end: End, /, *, wakes: bool) -> None:
+        """Note that it ended; called once. Without `wakes`, a call of `wake` follows."""
 
     def wake(self) -> None:
-        """Who waits for an end goes on within this call."""
+        """Resume the task that waits for the end, within this call."""
 
-    def gave_up(self, live: Live, /) -> None:
-        """It is over before it was open."""
-
-    def confirmed(self, entries: Sequence[Entry], /) -> None:
-        """The peer has read what was written; `entries` are those of it that somebody waits for."""
-
-    def answered(self, written: int, /) -> None:
-        """The peer has answered a request, so it has read the question and all that was written before."""
-
-    def confirmation_off(self, entries: Sequence[Entry], /) -> None:
-        """The peer answers no ping; `entries` are those of the written that somebody waits for."""
-
-    def confirmation_on(self) -> None:
-        """The peer has answered a ping after all."""
+    def confirmation_changed(self, *, is_on: bool) -> None:
+        """Report that the peer answers no pings, or that it answers them after all."""
 
     def failed(self, where: str, error: BaseException, /) -> None:
-        """Code of the program raised."""
+        """Report that user code raised."""
 
 
-class Live:
-    """The receiver of one link, and whom its heartbeat tells.
+class Confirmations(Protocol):
+    """Takes what the peer is known to have read. Implemented by the owner of the accepted messages."""
+
+    def confirmed(self, entries: Sequence[Entry], /) -> None:
+        """Settle `entries`: a PONG has covered them."""
+
+    def answered(self, written: int, /) -> None:
+        """Settle all that was written up to a request, since the peer has answered it."""
+
+    def confirmation_off(self, entries: Sequence[Entry], /) -> None:
+        """Stop confirming: the peer answers no pings. `entries` were written and have callers that wait."""
+
+    def confirmation_on(self) -> None:
+        """Confirm again: the peer has answered a ping after all."""
+
+
+class ActiveConnection:
+    """The owner of all that dies with a socket: link, writer, pinger, requests and the inbox of the setup.
+
+    It receives what the link reads, carries out the verdicts of the heartbeat, and hands confirmations to `delivery`.
 
     Args:
-        host: The client.
-        bounds: Of the inbox for the set-up.
+        host: Is told of the end.
+        delivery: Is told what the peer has read.
+        bounds: The bounds of the setup's inbox.
     """
 
     __slots__ = (
         "_allowed",
         "_bytes_elsewhere",
+        "_delivery",
         "_discards",
         "_host",
         "_inbox",
@@ -132,8 +140,9 @@ class Live:
         "writer",
     )
 
-    def __init__(self, host: Host, bounds: options.Inbox) -> None:
+    def __init__(self, host: Host, delivery: Confirmations, bounds: options.Inbox) -> None:
         self._host = host
+        self._delivery = delivery
         self.setup_inbox = Inbox(bounds, self)
         self.patience = Patience(self.setup_inbox, lambda: None)
         self._inbox = self.setup_inbox
@@ -209,10 +218,41 @@ class Live:
         lost.__cause__ = error
         self.ended(End(code=None, origin=CloseOrigin.NETWORK, cause=lost))
 
-    def use(self, writer: Writer, pinger: Pinger) -> None:
-        """The link has what belongs to it."""
-        self.writer, self.pinger = writer, pinger
+    def equip(
+        self,
+        queue: DeliveryQueue,
+        answerers: Answerers,
+        *,
+        heartbeat: options.Heartbeat | None,
+        confirm_interval: float,
+        spawn: Spawn,
+        idle: Callable[[], None],
+    ) -> None:
+        """Create the writer and the pinger of the link, which has just opened.
+
+        Args:
+            queue: Whose written messages a PONG confirms.
+            answerers: Remembers which peers answer pings.
+            heartbeat: `None` for no pings and no verdicts.
+            confirm_interval: Seconds between two pings for confirmation.
+            spawn: Starts a child of the supervisor task.
+            idle: Called when the link has room again.
+        """
+        assert self.link is not None
+        self.writer = writer = Writer(self.link, spawn=spawn, idle=idle)
         writer.broken = self._write_failed
+        self.pinger = Pinger(
+            self.link,
+            writer,
+            queue,
+            heartbeat=heartbeat,
+            confirm_interval=confirm_interval,
+            is_paused=self.is_paused,
+            answerers=answerers,
+            watcher=self,
+        )
+        if self.pinger.takes_messages:
+            self.watch_replies()
 
     def watch_replies(self) -> None:
         """Messages may answer pings of the application's own protocol, or be such pings."""
@@ -331,15 +371,17 @@ class Live:
 
     def confirmed(self, entries: Sequence[Entry], /) -> None:
         """A PONG has covered what was written."""
-        self._host.confirmed(entries)
+        self._delivery.confirmed(entries)
 
     def confirmation_off(self, entries: Sequence[Entry], /) -> None:
         """No ping is answered."""
-        self._host.confirmation_off(entries)
+        self._delivery.confirmation_off(entries)
+        self._host.confirmation_changed(is_on=False)
 
     def confirmation_on(self) -> None:
         """A ping was answered after all."""
-        self._host.confirmation_on()
+        self._delivery.confirmation_on()
+        self._host.confirmation_changed(is_on=True)
 
     def failed(self, where: str, error: BaseException, /) -> None:
         """Code of the program raised."""
@@ -355,7 +397,7 @@ class Live:
         Args:
             answer: Made by the caller.
             match: Asked for each message.
-            written: What the host is told of the question when it is answered; `None` = nothing.
+            written: What the delivery is told when the request is answered; `None` for nothing.
 
         Raises:
             DeliveryUncertain: The connection ended first.
@@ -414,7 +456,7 @@ class Live:
             if pinger is not None:
                 pinger.note_data()
             if written is not None:
-                self._host.answered(written)
+                self._delivery.answered(written)
             return True
         return pinger is not None and pinger.is_reply(message)
 

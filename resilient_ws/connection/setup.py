@@ -10,7 +10,7 @@ from resilient_ws.api.endpoints import Endpoint
 from resilient_ws.api.errors import ConnectionLost, MessageTooBig, NotConnected
 from resilient_ws.api.message import Message
 from resilient_ws.api.options import AppMessage, Heartbeat, function, seconds
-from resilient_ws.connection.active import Live
+from resilient_ws.connection.active import ActiveConnection
 from resilient_ws.core.endings import told_end
 from resilient_ws.delivery.inbox import Ended
 
@@ -27,15 +27,21 @@ class Connection:
     """
 
     def __init__(
-        self, live: Live, *, first: bool, attempt: int, heartbeat: Heartbeat | None, max_bytes: int
+        self,
+        active: ActiveConnection,
+        *,
+        first: bool,
+        attempt: int,
+        heartbeat: Heartbeat | None,
+        max_bytes: int,
     ) -> None:
-        assert live.link is not None
+        assert active.link is not None
         self.first = first
         self.attempt = attempt
-        self.endpoint: Endpoint = live.link.endpoint
-        self.subprotocol: str | None = live.link.subprotocol
-        self.headers: Mapping[str, str] = live.link.headers
-        self._live = live
+        self.endpoint: Endpoint = active.link.endpoint
+        self.subprotocol: str | None = active.link.subprotocol
+        self.headers: Mapping[str, str] = active.link.headers
+        self._active = active
         self._heartbeat = heartbeat
         self._max_bytes = max_bytes
         self._over = False
@@ -58,7 +64,7 @@ class Connection:
         """
         self._check()
         plain, size = checked(message, self._max_bytes)
-        writer = self._live.writer
+        writer = self._active.writer
         assert writer is not None
         await writer.room()
         self._check()
@@ -77,10 +83,10 @@ class Connection:
         """
         self._check()
         try:
-            return await self._live.setup_inbox.get()
+            return await self._active.setup_inbox.get()
         except Ended:
             self._check()
-            end = self._live.end
+            end = self._active.end
             how = f": {told_end(end)}" if end is not None else ""
             raise ConnectionLost(f"the connection ended during its set-up{how}") from None
 
@@ -107,32 +113,32 @@ class Connection:
         plain, size = checked(message, self._max_bytes)
         function("match", match, sync=True)
         limit = seconds("timeout", timeout, zero=True, none=True)
-        writer = self._live.writer
+        writer = self._active.writer
         assert writer is not None
         answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         tried: int | None = None
         scope = asyncio.timeout(limit)
         try:
             async with scope:
-                with self._live.patience.waiting(answer, asks=False):
+                with self._active.patience.waiting(answer, asks=False):
                     await writer.room(answer)
                     self._check()
                     if answer.done():
                         return answer.result()  # it has failed
                     writer.write(plain, size)
-                    tried = self._live.tried
-                    return await self._live.answer(answer, match)
+                    tried = self._active.tried
+                    return await self._active.answer(answer, match)
         except TimeoutError:
             if not scope.expired():
                 raise
             what = (
-                f"{self._live.tried - tried} messages arrived and none matched"
+                f"{self._active.tried - tried} messages arrived and none matched"
                 if tried is not None
                 else "the message still waits for room and is not written"
             )
             paused = (
                 ", and reading is paused, since the set-up does not take them"
-                if self._live.is_paused()
+                if self._active.is_paused()
                 else ""
             )
             raise TimeoutError(
@@ -152,7 +158,7 @@ class Connection:
             TypeError, ValueError: A value has the wrong type or is out of its range.
         """
         self._check()
-        pinger = self._live.pinger
+        pinger = self._active.pinger
         assert pinger is not None
         old = self._heartbeat if self._heartbeat is not None else Heartbeat()
         every = old.interval if interval is None else interval
@@ -177,13 +183,13 @@ class Connection:
         self._heartbeat = new
         pinger.use(new)
         if pinger.takes_messages:
-            self._live.watch_replies()
+            self._active.watch_replies()
 
     def retire(self) -> None:
         """The set-up is over: every later call raises, and so does one that still waits."""
         self._over = True
-        self._live.setup_inbox.end()
-        self._live.fail_requests(_over())
+        self._active.setup_inbox.end()
+        self._active.fail_requests(_over())
 
     def _check(self) -> None:
         if self._over:

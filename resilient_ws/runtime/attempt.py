@@ -20,10 +20,9 @@ from resilient_ws.api.events import Attempt, Stop
 from resilient_ws.api.message import Message
 from resilient_ws.api.options import Heartbeat, Inbox, Outbox
 from resilient_ws.api.record import Record
-from resilient_ws.connection.active import Host, Live, Spawn
-from resilient_ws.connection.pinger import Answerers, Pinger
+from resilient_ws.connection.active import ActiveConnection, Confirmations, Host, Spawn
+from resilient_ws.connection.pinger import Answerers
 from resilient_ws.connection.setup import Connection, checked
-from resilient_ws.connection.writer import Writer
 from resilient_ws.core.delivery import DeliveryQueue
 from resilient_ws.core.endings import AttemptFailed, told_end
 from resilient_ws.core.governor import Origin
@@ -83,6 +82,8 @@ class Opener:
         options: What each one is told.
         turns: When it may dial.
         host: Whom a connection tells of its end.
+        delivery: Whom a connection tells what the peer has read.
+        given_up: Called with a connection that ended before it was open.
         queue: Whose messages its PONGs confirm.
         subscriptions: The declared intents, alive: what is declared during an attempt is part of it.
         spawn: Starts a child of the supervisor task.
@@ -90,11 +91,13 @@ class Opener:
     """
 
     __slots__ = (
+        "_active",
         "_answerers",
+        "_delivery",
+        "_given_up",
         "_host",
         "_idle",
         "_interrupted",
-        "_live",
         "_options",
         "_queue",
         "_scope",
@@ -111,6 +114,8 @@ class Opener:
         turns: Turns,
         *,
         host: Host,
+        delivery: Confirmations,
+        given_up: Callable[[ActiveConnection], None],
         queue: DeliveryQueue,
         subscriptions: dict[Hashable, Subscription],
         spawn: Spawn,
@@ -119,6 +124,8 @@ class Opener:
         self._options = options
         self._turns = turns
         self._host = host
+        self._delivery = delivery
+        self._given_up = given_up
         self._queue = queue
         self._subscriptions = subscriptions
         self._spawn = spawn
@@ -126,7 +133,7 @@ class Opener:
         self._answerers = Answerers()
         self._scope: asyncio.Timeout | None = None
         self._interrupted = False
-        self._live: Live | None = None
+        self._active: ActiveConnection | None = None
         self._step = ""  # what is waited for now
         self._since = 0.0
         if hasattr(options.transport, "on_redirect"):
@@ -152,13 +159,13 @@ class Opener:
 
     def abandon(self) -> None:
         """Free the socket of the current attempt, even while user code uses it."""
-        if self._live is not None:
-            self._live.cut()
+        if self._active is not None:
+            self._active.cut()
 
-    def ended(self, live: Live) -> None:
+    def ended(self, active: ActiveConnection) -> None:
         """Note that a connection ended during its setup; only its cleanup is left to wait for."""
-        if live is self._live:
-            self._cut_short(LAST_WORDS if len(live.setup_inbox) else 0.0)
+        if active is self._active:
+            self._cut_short(LAST_WORDS if len(active.setup_inbox) else 0.0)
 
     def _cut_short(self, grace: float = 0.0) -> None:
         scope = self._scope
@@ -166,7 +173,7 @@ class Opener:
             until, limit = asyncio.get_running_loop().time() + grace, scope.when()
             scope.reschedule(until if limit is None else min(until, limit))
 
-    async def open(self, index: int, attempt: Attempt, *, first: bool) -> Live:
+    async def open(self, index: int, attempt: Attempt, *, first: bool) -> ActiveConnection:
         """Return a connection that is set up.
 
         Args:
@@ -178,22 +185,22 @@ class Opener:
             AttemptFailed: It could not be opened or set up.
             Interrupted: `interrupt` was called.
         """
-        live = self._live = Live(self._host, self._options.inbox)
+        active = self._active = ActiveConnection(self._host, self._delivery, self._options.inbox)
         try:
-            endpoint = await self._dial(live, index, attempt)
-            await self._set_up(live, endpoint, attempt.number, first)
+            endpoint = await self._dial(active, index, attempt)
+            await self._set_up(active, endpoint, attempt.number, first)
         except BaseException:
-            if live.link is not None:
-                live.link.close(CloseCode.NORMAL_CLOSURE, "")
-            live.cut()
-            self._host.gave_up(live)
+            if active.link is not None:
+                active.link.close(CloseCode.NORMAL_CLOSURE, "")
+            active.cut()
+            self._given_up(active)
             raise
         finally:
-            self._live = None
+            self._active = None
             self._step = ""
-        return live
+        return active
 
-    async def _dial(self, live: Live, index: int, attempt: Attempt) -> Endpoint:
+    async def _dial(self, active: ActiveConnection, index: int, attempt: Attempt) -> Endpoint:
         options, turns = self._options, self._turns
         endpoint: Endpoint | None = None
         opened = False
@@ -213,7 +220,7 @@ class Opener:
             self._waiting(f"a connection to {endpoint}")
             async with self._begin(limit):
                 # The connection owns the link at once, so that any failure from here on frees it.
-                live.link = link = await options.transport.open(endpoint, live)
+                active.link = await options.transport.open(endpoint, active)
             opened = True
         except Interrupted:
             raise
@@ -241,22 +248,16 @@ class Opener:
         finally:
             self._scope = None
             turns.leave(opened=opened)
-        writer = Writer(link, spawn=self._spawn, idle=self._idle)
-        pinger = Pinger(
-            link,
-            writer,
+        active.equip(
             self._queue,
+            self._answerers,
             heartbeat=options.heartbeat,
             confirm_interval=options.outbox.confirm_interval,
-            is_paused=live.is_paused,
-            answerers=self._answerers,
-            watcher=live,
+            spawn=self._spawn,
+            idle=self._idle,
         )
-        live.use(writer, pinger)
-        if pinger.takes_messages:
-            live.watch_replies()
         # Behind the step that makes it OPEN: what came with the handshake comes after the `OpenEvent`.
-        asyncio.get_running_loop().call_soon(live.begin, self._spawn)
+        asyncio.get_running_loop().call_soon(active.begin, self._spawn)
         return endpoint
 
     async def _redirected(self, endpoint: Endpoint) -> None:
@@ -285,14 +286,18 @@ class Opener:
             self._check()
             raise ConnectError(f"no dial slot for {origin} within max_elapsed") from None
 
-    async def _set_up(self, live: Live, endpoint: Endpoint, number: int, first: bool) -> None:
+    async def _set_up(self, active: ActiveConnection, endpoint: Endpoint, number: int, first: bool) -> None:
         options = self._options
-        assert live.link is not None
+        assert active.link is not None
         if options.setup is None and not self._subscriptions:
-            self._settle(live, endpoint, None)
+            self._settle(active, endpoint, None)
             return
         connection = Connection(
-            live, first=first, attempt=number, heartbeat=options.heartbeat, max_bytes=options.outbox.max_bytes
+            active,
+            first=first,
+            attempt=number,
+            heartbeat=options.heartbeat,
+            max_bytes=options.outbox.max_bytes,
         )
         failure: Exception | None = None
         step = "setup"
@@ -306,7 +311,7 @@ class Opener:
                         raise NotAwaitable("setup", options.setup, pending)
                     await called_apart(pending)
                 step = "a subscription"
-                await self._declare(live)
+                await self._declare(active)
         except (Stop, NotAwaitable) as error:
             failure = error
         except BaseException as error:
@@ -316,7 +321,7 @@ class Opener:
             if isinstance(error, TimeoutError) and scope.expired():
                 failure = SetupTimeout(
                     f"{step} took longer than setup_timeout={options.setup_timeout} s; the server sent "
-                    f"{live.received} messages meanwhile, and {len(live.setup_inbox)} of them were not taken"
+                    f"{active.received} messages meanwhile, and {len(active.setup_inbox)} of them were not taken"
                 )
             else:
                 failure = SetupFailed(f"{step} raised {type(error).__name__}")
@@ -324,24 +329,24 @@ class Opener:
         finally:
             self._scope = None
             connection.retire()
-        self._settle(live, endpoint, failure)
+        self._settle(active, endpoint, failure)
 
-    def _settle(self, live: Live, endpoint: Endpoint, failure: Exception | None) -> None:
+    def _settle(self, active: ActiveConnection, endpoint: Endpoint, failure: Exception | None) -> None:
         """Finish the setup; raise if it, or something else, ended the attempt."""
         self._check()
         if isinstance(failure, Stop | NotAwaitable):
             raise AttemptFailed(failure, endpoint)
-        if live.end is not None:
+        if active.end is not None:
             # The code of the peer's CLOSE decides, not what the hook raised in consequence.
-            lost = ConnectError(f"the connection ended during its set-up: {told_end(live.end)}")
-            lost.__cause__ = live.end.cause
-            raise AttemptFailed(lost, endpoint, live.end)
+            lost = ConnectError(f"the connection ended during its set-up: {told_end(active.end)}")
+            lost.__cause__ = active.end.cause
+            raise AttemptFailed(lost, endpoint, active.end)
         if failure is not None:
             raise AttemptFailed(failure, endpoint)
 
-    async def _declare(self, live: Live) -> None:
+    async def _declare(self, active: ActiveConnection) -> None:
         """Write the declared subscriptions, with what is declared and taken back meanwhile."""
-        assert live.writer is not None
+        assert active.writer is not None
         wanted = self._subscriptions
         written: dict[Hashable, Subscription] = {}
         while True:
@@ -352,10 +357,10 @@ class Opener:
             for key in gone:  # taken back meanwhile, so from the peer too
                 farewell = written.pop(key).unsubscribe
                 if farewell is not None:
-                    await live.writer.send(farewell)
+                    await active.writer.send(farewell)
             for key, one in due:
                 if wanted.get(key) is one:
-                    await live.writer.send(one.render(self._options.outbox.max_bytes))
+                    await active.writer.send(one.render(self._options.outbox.max_bytes))
                     written[key] = one
 
     def _check(self) -> None:

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Literal
 
 from resilient_ws.api.stats import Stats
-from resilient_ws.connection.active import Live
+from resilient_ws.connection.active import ActiveConnection
 from resilient_ws.core.delivery import DeliveryQueue
 from resilient_ws.core.life import Life
 from resilient_ws.delivery.inbox import Inbox
@@ -30,18 +30,18 @@ class Tally:
         self._inbox = inbox
         self._dispatcher = dispatcher
 
-    def add(self, live: Live) -> None:
+    def add(self, active: ActiveConnection) -> None:
         """Keep the counts of a connection that has ended."""
-        for name, count in live.counts().items():  # a third of the time that `Counter.update` takes
+        for name, count in active.counts().items():  # a third of the time that `Counter.update` takes
             self._moved[name] += count
 
-    def stats(self, life: Life, live: Live | None) -> Stats:
-        """Return the current statistics; `live` is the open connection."""
+    def stats(self, life: Life, active: ActiveConnection | None) -> Stats:
+        """Return the current statistics; `active` is the open connection."""
         queue, moved = self._queue, Counter(self._moved)
         confirmation: Literal["on", "off", "none"] = "none"
-        if live is not None:
+        if active is not None:
             confirmation = "on" if queue.confirming else "off"
-            moved.update(live.counts())
+            moved.update(active.counts())
         return Stats(
             attempts=life.attempts,
             opens=life.opens,

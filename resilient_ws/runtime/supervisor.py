@@ -10,7 +10,7 @@ import asyncio
 import logging
 import math
 import sys
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
@@ -24,8 +24,7 @@ from resilient_ws.api.errors import ClientClosed, ConnectError, OutboxFileError,
 from resilient_ws.api.events import CloseEvent, Failure, Lost, OpenEvent, State, StateEvent, Stop
 from resilient_ws.api.rules import text_of
 from resilient_ws.api.stats import Stats
-from resilient_ws.connection.active import Live
-from resilient_ws.core.delivery import Entry
+from resilient_ws.connection.active import ActiveConnection
 from resilient_ws.core.endings import (
     AttemptFailed,
     Closing,
@@ -93,11 +92,11 @@ class Supervisor:
         "_starting",
         "_task",
         "_waker",
+        "active",
         "config",
         "dispatcher",
         "inbox",
         "life",
-        "live",
         "loop",
         "retry",
         "sender",
@@ -136,7 +135,7 @@ class Supervisor:
         self.tally = Tally(self.sender.queue, self.inbox, self.dispatcher)
         self.loop: asyncio.AbstractEventLoop | None = None
         self.turns: Turns | None = None
-        self.live: Live | None = None
+        self.active: ActiveConnection | None = None
         """The connection that is open."""
         self._opener: Opener | None = None
         self._latency: float | None = None
@@ -255,7 +254,7 @@ class Supervisor:
         assert opener is not None
         attempt = life.dialing(boot_time())
         try:
-            live = await opener.open(self.retry.endpoint, attempt, first=not life.opens)
+            active = await opener.open(self.retry.endpoint, attempt, first=not life.opens)
         except Interrupted:
             return
         except AttemptFailed as failed:
@@ -265,17 +264,17 @@ class Supervisor:
             elif failed.endpoint is None and failed.error.__cause__ is not None:
                 self.teller.log_raised("the URL provider", failed.error.__cause__, level=logging.WARNING)
             return
-        self._opened(live, attempt.number)
+        self._opened(active, attempt.number)
 
-    def _opened(self, live: Live, number: int) -> None:
+    def _opened(self, active: ActiveConnection, number: int) -> None:
         """Tell of the open connection, and let messages through in both directions."""
-        link, writer, pinger = live.link, live.writer, live.pinger
+        link, writer, pinger = active.link, active.writer, active.pinger
         assert link is not None
         assert writer is not None
         assert pinger is not None
-        self.live = live
+        self.active = active
         self.inbox.is_connected = True
-        live.opened_at = boot_time()
+        active.opened_at = boot_time()
         event = OpenEvent(
             attempt=number,
             endpoint=link.endpoint,
@@ -284,12 +283,12 @@ class Supervisor:
             first=not self.life.opens,
             transport=str(getattr(link, "transport", "")),  # a transport of the program may not say
         )
-        told, gap = self.life.opened(event, live.opened_at)
+        told, gap = self.life.opened(event, active.opened_at)
         self._note(told)
         if gap is not None:
             self.inbox.gap(gap)
         self._answer_ready(is_open=True)
-        live.deliver_to(self.inbox)
+        active.deliver_to(self.inbox)
         self.sender.attach(writer, pinger, confirming=self.config.confirms)
         if self.inbox.paused:
             link.pause()
@@ -389,20 +388,22 @@ class Supervisor:
 
     async def _say_goodbye(self) -> None:
         """Make the closing handshake on the connection that is open."""
-        closing, live = self.life.closing, self.live
+        closing, active = self.life.closing, self.active
         assert closing is not None
-        if live is not None:
-            assert live.link is not None
-            assert live.pinger is not None
+        if active is not None:
+            assert active.link is not None
+            assert active.pinger is not None
             self.sender.watch(self._wake)
-            await self._sleep(closing.handshake_until, lambda: live.end is not None or self.sender.is_written)
+            await self._sleep(
+                closing.handshake_until, lambda: active.end is not None or self.sender.is_written
+            )
             self.sender.watch(None)
-            if live.end is None:
-                live.pinger.farewell()
-                live.discard()
-                live.link.close(closing.code, closing.reason)
-                await self._sleep(closing.handshake_until, lambda: live.end is not None)
-            live.ended(LinkEnd(code=None, origin=CloseOrigin.LOCAL, sent_code=closing.code))
+            if active.end is None:
+                active.pinger.farewell()
+                active.discard()
+                active.link.close(closing.code, closing.reason)
+                await self._sleep(closing.handshake_until, lambda: active.end is not None)
+            active.ended(LinkEnd(code=None, origin=CloseOrigin.LOCAL, sent_code=closing.code))
         self.life.said_goodbye()
 
     def _end(self) -> None:
@@ -430,8 +431,8 @@ class Supervisor:
     ) -> None:
         """End the open connection, without a CLOSE, and the client."""
         self._note(self.life.breaking())
-        if self.live is not None:
-            self.live.ended(LinkEnd(code=None, origin=CloseOrigin.LOCAL))
+        if self.active is not None:
+            self.active.ended(LinkEnd(code=None, origin=CloseOrigin.LOCAL))
         if self._opener is not None:
             self._opener.abandon()
         self.life.broken(cause, rule_id, text, rule=rule, asked=asked)
@@ -555,6 +556,8 @@ class Supervisor:
             config,
             self.turns,
             host=self,
+            delivery=self.sender,
+            given_up=self.tally.add,
             queue=self.sender.queue,
             subscriptions=self.subscriptions,
             spawn=self.spawn,
@@ -590,10 +593,10 @@ class Supervisor:
 
     def reconnect_now(self, code: int, reason: str) -> None:
         """End the current backoff, or replace the open connection, closing it with `code` and `reason`."""
-        live, state = self.live, self.state
-        if state is State.OPEN and live is not None and live.link is not None:
-            live.link.close(code, reason)
-            live.ended(LinkEnd(code=None, origin=CloseOrigin.LOCAL, sent_code=code))
+        active, state = self.active, self.state
+        if state is State.OPEN and active is not None and active.link is not None:
+            active.link.close(code, reason)
+            active.ended(LinkEnd(code=None, origin=CloseOrigin.LOCAL, sent_code=code))
         elif state is State.BACKOFF:
             self.life.hurry(self.now(), boot_time())
             self._wake()
@@ -616,8 +619,8 @@ class Supervisor:
         self._note(life.close_asked(closing))
         self.sender.refuse(keep_waiters=drains)
         self._answer_ready(is_open=False)
-        if self.live is not None:
-            self.live.fail_requests(self.ended_error())
+        if self.active is not None:
+            self.active.fail_requests(self.ended_error())
         if drains and drain is not None:
             self._drain = self.loop.call_later(drain, self._interrupt)
             if self.turns is not None:
@@ -720,8 +723,8 @@ class Supervisor:
     @property
     def latency(self) -> float | None:
         """The last round trip, in seconds."""
-        live = self.live
-        now = live.pinger.latency if live is not None and live.pinger is not None else None
+        active = self.active
+        now = active.pinger.latency if active is not None and active.pinger is not None else None
         return now if now is not None else self._latency
 
     @property
@@ -752,7 +755,7 @@ class Supervisor:
 
     def stats(self) -> Stats:
         """Return the current statistics."""
-        numbers, turns, address = self.tally.stats(self.life, self.live), self.turns, self.retry.endpoint
+        numbers, turns, address = self.tally.stats(self.life, self.active), self.turns, self.retry.endpoint
         if turns is None:
             return attrs.evolve(numbers, waiting_for=self.waiting_for)
         held = turns.held(address)
@@ -766,33 +769,33 @@ class Supervisor:
 
     # ------------------------------------------------------------------------------------------ what connections tell
 
-    def connection_ended(self, live: Live, end: LinkEnd, /, *, wakes: bool) -> None:
+    def connection_ended(self, active: ActiveConnection, end: LinkEnd, /, *, wakes: bool) -> None:
         """Note that a link has ended, or that the heartbeat gave it up."""
-        if live is not self.live:
+        if active is not self.active:
             if self._opener is not None:
-                self._opener.ended(live)
+                self._opener.ended(active)
             return
         now = boot_time()
         self._latency = self.latency
-        self.live = None
+        self.active = None
         self.inbox.is_connected = False
         queue = self.sender.queue
         unsent, unconfirmed = queue.waiting, queue.unconfirmed
-        suspect = is_suspect(end) or live.write_failed
+        suspect = is_suspect(end) or active.write_failed
         loss = self.sender.detach(poison=is_poison(end), suspect=suspect, how=lambda: told_end(end))
-        self.tally.add(live)
+        self.tally.add(active)
         ending = Ending(
             end=end,
-            endpoint=live.link.endpoint if live.link is not None else None,
+            endpoint=active.link.endpoint if active.link is not None else None,
             at=now,
-            opened_for=now - live.opened_at,
-            silent_for=live.silent_for,
+            opened_for=now - active.opened_at,
+            silent_for=active.silent_for,
             unsent=unsent,
             unconfirmed=unconfirmed,
             unread=len(self.inbox),
             uncertain=loss.uncertain,
             resent=loss.resent,
-            hint=live.hint or self._burst_hint(end, now - live.opened_at),
+            hint=active.hint or self._burst_hint(end, now - active.opened_at),
             excused=queue.suspects,
         )
         self._note(self.life.lost(ending))
@@ -813,27 +816,12 @@ class Supervisor:
         if self._waker is not None:
             resume(self._waker)
 
-    def gave_up(self, live: Live, /) -> None:
-        """Note that a connection ended before it was open."""
-        self.tally.add(live)
-
-    def confirmed(self, entries: Sequence[Entry], /) -> None:
-        """Resolve the waiters of confirmed messages."""
-        self.sender.confirmed(entries)
-
-    def answered(self, written: int, /) -> None:
-        """Confirm everything up to a request, which the peer has answered."""
-        self.sender.answered(written)
-
-    def confirmation_off(self, entries: Sequence[Entry], /) -> None:
-        """Reject the waiters of messages: the peer answers no ping."""
-        self.sender.confirmation_off(entries)
-        self.teller.tell_unconfirmed()
-
-    def confirmation_on(self) -> None:
-        """Note that the peer has answered a ping after all."""
-        self.sender.confirmation_on()
-        self.teller.note("the peer has answered a ping after all: confirmation is on again")
+    def confirmation_changed(self, *, is_on: bool) -> None:
+        """Report that the peer answers no pings, or that it answers them after all."""
+        if is_on:
+            self.teller.note("the peer has answered a ping after all: confirmation is on again")
+        else:
+            self.teller.tell_unconfirmed()
 
     def failed(self, where: str, error: BaseException, /) -> None:
         """User code raised, beside any call of its own."""
@@ -856,8 +844,8 @@ class Supervisor:
     def inbox_full(self) -> None:
         """Pause reading."""
         loop = asyncio.get_running_loop()
-        if self.live is not None and self.live.link is not None:
-            self.live.link.pause()
+        if self.active is not None and self.active.link is not None:
+            self.active.link.pause()
         loop.call_soon(self.sender.pump)
         if self.state is not State.CLOSED:
             self._pause_notice.begin(loop)
@@ -865,8 +853,8 @@ class Supervisor:
     def inbox_relaxed(self) -> None:
         """Resume reading."""
         self._pause_notice.end()
-        if self.live is not None and self.live.link is not None:
-            self.live.link.resume()
+        if self.active is not None and self.active.link is not None:
+            self.active.link.resume()
 
     def inbox_stuck(self) -> None:
         """Fail the waiters, whose data cannot arrive through the full inbox."""

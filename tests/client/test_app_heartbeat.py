@@ -223,7 +223,7 @@ async def test_a_message_that_came_before_the_end_is_taken_before_the_end_is_tol
 
         task = asyncio.create_task(take())
         await settle()
-        link = played.client._supervisor.live.link
+        link = played.client._supervisor.active.link
         link.pause()
         played.peer.send("one")
         played.peer.drop()

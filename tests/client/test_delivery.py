@@ -232,12 +232,12 @@ async def test_a_dead_link_that_has_not_said_so_takes_nothing():
     async with stage(FakeTransport(latency=1)) as played:
         played.peer.send("x")
         await settle(1.5)
-        played.client._supervisor.live.link.pause()
+        played.client._supervisor.active.link.pause()
         played.peer.drop()
         await settle(1.5)
         await played.client.send("kept")
         assert played.client.stats.waiting == 1
-        played.client._supervisor.live.link.resume()
+        played.client._supervisor.active.link.resume()
         await played.reopened()
         await played.client.flush()
         assert played.received == ["kept"]
@@ -248,13 +248,13 @@ async def test_a_dead_link_that_has_not_said_so_refuses_what_must_not_wait():
     async with stage(FakeTransport(latency=1)) as played:
         played.peer.send("x")
         await settle(1.5)
-        played.client._supervisor.live.link.pause()
+        played.client._supervisor.active.link.pause()
         played.peer.drop()
         await settle(1.5)
         with pytest.raises(NotConnected, match="has just ended"):
             await played.client.send("refused", queue=False)
         assert played.client.stats.waiting == 0
-        played.client._supervisor.live.link.resume()
+        played.client._supervisor.active.link.resume()
         await played.reopened()
         await played.client.send("accepted")
         await played.client.flush()

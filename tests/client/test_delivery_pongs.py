@@ -19,7 +19,7 @@ async def sent_with_a_ping_each(played, *messages):
     for message in messages:
         await played.client.send(message)
         before = len(played.peer.pings)
-        played.client._supervisor.live.pinger._ping()
+        played.client._supervisor.active.pinger._ping()
         pings.append(played.peer.pings[before])
     return pings
 
@@ -279,7 +279,7 @@ async def test_pings_that_are_never_answered_are_not_remembered_for_ever():
             await played.client.recv()
             await settle(0.5)
         assert len(played.peer.pings) > 140
-        assert len(played.client._supervisor.live.pinger._outstanding) <= 64
+        assert len(played.client._supervisor.active.pinger._outstanding) <= 64
 
 
 @pytest.mark.promise("P2")

@@ -581,7 +581,7 @@ async def test_a_defect_in_the_heartbeat_ends_the_connection_and_never_the_heart
 async def test_the_numbers_of_pings_may_pass_32_bits(ahead):
     async with stage(heartbeat=Heartbeat(10, 5, pong_timeout=20)) as played:
         await settle(1)
-        played.client._supervisor.live.pinger._number = 2**32 - 1 - ahead
+        played.client._supervisor.active.pinger._number = 2**32 - 1 - ahead
         for number in range(ahead + 5):
             played.peer.pong_delay = 0.1 + number / 100
             await played.client.send(str(number), confirm=True)

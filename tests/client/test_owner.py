@@ -12,8 +12,8 @@ from resilient_ws import (
     State,
     WebSocketClient,
 )
+from resilient_ws.connection import active
 from resilient_ws.core.retry import RetryState
-from resilient_ws.runtime import attempt as opening
 from resilient_ws.runtime.supervisor import Supervisor
 from resilient_ws.testing import FakeTransport, run_virtual
 from tests.client.kit import URL, stage
@@ -87,7 +87,7 @@ def test_what_ends_the_process_is_what_has_ended_the_client():
 
 @pytest.mark.expects_errors
 async def test_a_defect_behind_the_handshake_frees_the_socket(monkeypatch):
-    monkeypatch.setattr(opening, "Pinger", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(active, "Pinger", lambda *_, **__: 1 / 0)
     transport = FakeTransport()
     client = WebSocketClient("ws://peer.test/ws", transport=transport)
     client.start()

@@ -503,7 +503,7 @@ async def test_declaring_and_taking_back_without_an_end_holds_little_while_the_l
         await played.client.send("x" * 100_000)
         await settle()
         before = len(played.peer.received)
-        writer = played.client._supervisor.live.writer
+        writer = played.client._supervisor.active.writer
         assert writer.busy
         for number in range(5000):
             key = number % keys

@@ -19,7 +19,7 @@ async def test_the_state_is_true_the_moment_something_happens():
         states.append(client.state)
         await client.ready()
         states.append(client.state)
-        live = client._supervisor.live
+        live = client._supervisor.active
         played.peer.drop()
         while live.end is None:
             await asyncio.sleep(0)

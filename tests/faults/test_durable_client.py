@@ -177,7 +177,7 @@ async def test_after_a_kill_what_may_have_been_written_is_reported_and_the_rest_
     async with first:
         await first.send("written")
         await first.send("written, to be sent again", on_uncertain="resend")
-        first._supervisor.live.link._wire.congest()
+        first._supervisor.active.link._wire.congest()
         await first.send("fills the connection")
         await first.send("to be written at any moment")
         before_the_loss = rows_after_a_kill(path, tmp_path)

@@ -132,7 +132,7 @@ async def test_what_comes_behind_the_end_is_not_read_while_our_close_cannot_leav
         told = Told(client)
         for _ in range(100):
             await client.send(random.randbytes(100_000))
-        link = client._supervisor.live.link
+        link = client._supervisor.active.link
         await until(lambda: link._unsent() > 0)
         peer.raw(end + behind)
         received = 0

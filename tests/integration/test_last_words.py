@@ -124,7 +124,7 @@ async def fill(client):
 
 
 async def until_stuck(client):
-    link = client._supervisor.live.link
+    link = client._supervisor.active.link
     await until(lambda: link._unsent() > 0)
     before = None
     while before != (before := (client.stats.sent, link._unsent())):
@@ -163,7 +163,7 @@ async def test_our_answer_reaches_a_peer_that_has_ended_its_side_and_reads_on():
             await until_stuck(client)
             peer.raw(GOODBYE)
             peer.half_close()
-            link = client._supervisor.live.link
+            link = client._supervisor.active.link
             await until(lambda: link._sent_code is not None)
             await asyncio.sleep(0.05)  # in which our side is not to be ended, either
             peer.start_reading()

@@ -413,7 +413,7 @@ class TestPings:
         async with Pair(server_options={"receive_buffer": 8192}, outbox=SMALL) as pair:
             pair.peer.stop_reading()
             await fill(pair.client)
-            link = pair.client._supervisor.live.link
+            link = pair.client._supervisor.active.link
             buffered = link._transport.get_write_buffer_size()
             for _ in range(50):
                 await pair.peer.ping_flood(PING_FLOOD // 50, b"f" * 100)
@@ -448,7 +448,7 @@ class TestPings:
 
 async def fill(client):
     """Send until the peer, which does not read, blocks it."""
-    link = client._supervisor.live.link
+    link = client._supervisor.active.link
     link._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
 
     async def send():
@@ -477,7 +477,7 @@ class TestFreedSockets:
         return next(
             text
             for text in open_sockets()
-            if text.startswith(f"fd {pair.client._supervisor.live.link._sock.fileno()} ")
+            if text.startswith(f"fd {pair.client._supervisor.active.link._sock.fileno()} ")
         )
 
     async def check(self, pair, descriptor):

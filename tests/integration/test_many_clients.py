@@ -215,7 +215,7 @@ async def test_clients_that_dial_at_the_same_moment_get_what_each_of_them_asked_
         clients = [WebSocketClient(server.url, reconnect=False, **one) for one in options]
         await asyncio.gather(*(stack.enter_async_context(client) for client in clients))
         for client, one in zip(clients, options, strict=True):
-            assert ("sec-websocket-extensions" in client._supervisor.live.link.headers) == bool(
+            assert ("sec-websocket-extensions" in client._supervisor.active.link.headers) == bool(
                 one["compression"]
             )
             await client.send("x" * one["max_message_size"])

@@ -18,7 +18,7 @@ class Watch(asyncio.BufferedProtocol):
 
     def __init__(self, client):
         self.heard = []
-        transport = client._supervisor.live.link._transport
+        transport = client._supervisor.active.link._transport
         self.inner = transport.get_protocol()
         transport.set_protocol(self)
 
@@ -128,7 +128,7 @@ async def test_an_idle_connection_holds_nothing_of_a_large_message(served):
     assert await client.recv() == "small"
     await peer.send("x" * 1_000_000)
     assert len(await client.recv()) == 1_000_000
-    protocol = client._supervisor.live.link._transport.get_protocol()
+    protocol = client._supervisor.active.link._transport.get_protocol()
     assert protocol._buffer is protocol._scratch
 
 

@@ -336,8 +336,8 @@ SAFEGUARDS: tuple[Safeguard, ...] = (
         "P7",
         "the closing handshake is bounded",
         "runtime/supervisor.py",
-        "await self._sleep(closing.handshake_until, lambda: live.end is not None)\n",
-        "await self._sleep(None, lambda: live.end is not None)\n",
+        "await self._sleep(closing.handshake_until, lambda: active.end is not None)\n",
+        "await self._sleep(None, lambda: active.end is not None)\n",
         _tests("client/test_closing"),
     ),
     Safeguard(
@@ -354,8 +354,8 @@ SAFEGUARDS: tuple[Safeguard, ...] = (
         "P7",
         "a set-up that failed frees its socket",
         "runtime/attempt.py",
-        '                live.link.close(CloseCode.NORMAL_CLOSURE, "")\n            live.cut()\n',
-        '                live.link.close(CloseCode.NORMAL_CLOSURE, "")\n',
+        '                active.link.close(CloseCode.NORMAL_CLOSURE, "")\n            active.cut()\n',
+        '                active.link.close(CloseCode.NORMAL_CLOSURE, "")\n',
         _tests("client/test_setup"),
     ),
     Safeguard(
