@@ -433,7 +433,7 @@ async def test_it_is_not_usable_afterwards():
             conn.recv,
             lambda: conn.request("x", lambda _: True),
         ):
-            with pytest.raises(NotConnected, match="set-up is over"):
+            with pytest.raises(NotConnected, match="only be used during setup"):
                 await call()
         with pytest.raises(NotConnected):
             conn.heartbeat(5)
