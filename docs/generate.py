@@ -320,11 +320,9 @@ PARTS: Final[dict[str, Callable[[], str]]] = {
     "reports": reports,
     "rules": rules,
     "packages": packages,
+    "modules": modules,
 }
 """Kept in the pages."""
-
-AT_BUILD: Final[dict[str, Callable[[], str]]] = {"modules": modules}
-"""Made for the site only, since each commit may change them."""
 
 
 def renewed(text: str, parts: dict[str, Callable[[], str]]) -> str:
@@ -336,8 +334,6 @@ def renewed(text: str, parts: dict[str, Callable[[], str]]) -> str:
 
     def fresh(found: re.Match[str]) -> str:
         name = found[2]
-        if name not in parts and name in AT_BUILD:
-            return found[0]
         return f"{found[1]}\n{parts[name]()}\n\n{found[3]}"
 
     return _PART.sub(fresh, text)
@@ -345,7 +341,7 @@ def renewed(text: str, parts: dict[str, Callable[[], str]]) -> str:
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Called by mkdocs for each page."""
-    return renewed(markdown, PARTS | AT_BUILD)
+    return renewed(markdown, PARTS)
 
 
 def main() -> int:
