@@ -53,21 +53,21 @@ class Put(Protocol):
     """Takes a message, as `Receiver.message`."""
 
     def __call__(self, message: Message, size: int, /) -> None:
-        """Takes it."""
+        """Take it."""
 
 
 class Burst(Protocol):
     """Takes what came in one read, as `Receiver.burst`."""
 
     def __call__(self, messages: list[Message], size: int, /, *, wakes: bool = True) -> None:
-        """Takes it."""
+        """Take it."""
 
 
 class Wake(Protocol):
-    """Lets who waits go on, as `Receiver.wake`."""
+    """Resume the waiters, as `Receiver.wake`."""
 
     def __call__(self) -> None:
-        """Lets them."""
+        """Let them."""
 
 
 class Host(Protocol):
@@ -169,14 +169,14 @@ class ActiveConnection:
         self.write_failed = False
 
     def is_paused(self) -> bool:
-        """Whether a full inbox has stopped the reading of this connection: only the one it delivers to can.
+        """Return whether a full inbox has stopped the reading of this connection: only the one it delivers to can.
 
         During the set-up the program's inbox may be full of what an earlier connection has brought; that pauses nothing.
         """
         return self._inbox.paused
 
     def counts(self) -> dict[str, int]:
-        """What it has moved, by the names of `Stats`; without the bytes that went through the program's inbox."""
+        """Return the counters of this connection, by the names of `Stats`, without the bytes in the inbox."""
         writer = self.writer
         return {
             "received": self._received if self.link is None or self.end is not None else self._messages,
@@ -187,7 +187,7 @@ class ActiveConnection:
         }
 
     def begin(self, spawn: Spawn) -> None:
-        """Begins to read the link; one that needs a task for it gets one."""
+        """Begin to read the link; one that needs a task for it gets one."""
         if self.link is None or self.end is not None:
             return
         try:
@@ -292,7 +292,7 @@ class ActiveConnection:
     # --- what the link tells ---
 
     def _route(self, message: Message, size: int, *, wakes: bool = True) -> None:
-        """A whole message has arrived, and it may belong somewhere else than the inbox."""
+        """Handle a message that may be a reply, and not one for the inbox."""
         if self._belongs_elsewhere(message):
             self._bytes_elsewhere += size
             return
@@ -315,12 +315,12 @@ class ActiveConnection:
         return self.link.look(paused=False).messages if self.link is not None else 0
 
     def pong(self, payload: bytes, /) -> None:
-        """A PONG has arrived."""
+        """Handle a PONG."""
         if self.end is None and self.pinger is not None:
             self.pinger.pong(payload)
 
     def ended(self, end: End, /, *, wakes: bool = True) -> None:
-        """The connection is over."""
+        """Handle the end of the connection."""
         if self.end is None:
             self._finish(end)
             if not wakes:
@@ -332,7 +332,7 @@ class ActiveConnection:
         self._host.wake()
 
     def cut(self) -> None:
-        """Ends it without telling the client, who knows already."""
+        """End it without telling the client, who knows already."""
         if self.end is None:
             self._finish(End(code=None, origin=CloseOrigin.LOCAL))
         self._bytes_elsewhere += self.setup_inbox.bytes_received
@@ -357,20 +357,20 @@ class ActiveConnection:
     # --- what the heartbeat tells ---
 
     def dead(self, cause: str, hint: str | None, rule_id: str, /) -> None:
-        """The connection is to be given up."""
+        """Give up the connection."""
         self.hint = hint
         lost = ConnectionLost(cause, rule_id=rule_id)
         self.ended(End(code=None, origin=CloseOrigin.HEARTBEAT, cause=lost))
 
     def broken(self, error: BaseException, /) -> None:
-        """The heartbeat has failed: without it a death would never be noticed, so the connection ends."""
+        """End the connection after the heartbeat failed, since a dead peer would no longer be detected."""
         try:
             self._host.failed("heartbeat", error)
         finally:
             self._break("the heartbeat failed", error)
 
     def confirmed(self, entries: Sequence[Entry], /) -> None:
-        """A PONG has covered what was written."""
+        """Report messages confirmed by a PONG."""
         self._delivery.confirmed(entries)
 
     def confirmation_off(self, entries: Sequence[Entry], /) -> None:
@@ -379,7 +379,7 @@ class ActiveConnection:
         self._host.confirmation_changed(is_on=False)
 
     def confirmation_on(self) -> None:
-        """A ping was answered after all."""
+        """Report that a ping was answered after all."""
         self._delivery.confirmation_on()
         self._host.confirmation_changed(is_on=True)
 
@@ -392,7 +392,7 @@ class ActiveConnection:
     async def answer(
         self, answer: asyncio.Future[Message], match: Match, written: int | None = None
     ) -> Message:
-        """Returns the first message from now on for which `match` is true, as soon as `answer` holds it.
+        """Return the first message from now on for which `match` is true, as soon as `answer` holds it.
 
         Args:
             answer: Made by the caller.
@@ -418,7 +418,7 @@ class ActiveConnection:
             self._choose_way()
 
     def _give_back(self, message: Message) -> None:
-        """The answer came in the moment in which the call was cancelled: then it is a message like any other."""
+        """Deliver a reply that arrived just as its call was cancelled, as an ordinary message."""
         size = size_of(message)
         if self._discards:
             self.discarded += 1
@@ -428,7 +428,7 @@ class ActiveConnection:
             self.discarded += 1
 
     def fail_requests(self, error: ResilientWSError) -> None:
-        """Ends every request with `error`."""
+        """End every request with `error`."""
         for _, answer, _ in self._requests:
             if not answer.done():
                 answer.set_exception(error)
@@ -463,23 +463,23 @@ class ActiveConnection:
     # --- the bounds of the set-up ---
 
     def inbox_full(self) -> None:
-        """Reading is to pause."""
+        """Pause reading."""
         if self.link is not None:
             self.link.pause()
 
     def inbox_relaxed(self) -> None:
-        """Reading may go on."""
+        """Resume reading."""
         # What the link holds is told within the call, and must not come before what a set-up that is over has left.
         if self.link is not None and self.end is None and self.setup_inbox is not _SPENT:
             self.link.resume()
 
     def inbox_stuck(self) -> None:
-        """The answer to a request of the set-up cannot come."""
+        """Fail the requests of the setup: their replies cannot arrive."""
         self.patience.stuck()
 
 
 def _bearable(error: BaseException) -> BaseException:
-    """Returns what a future takes: instead of a `StopIteration` what a coroutine would raise (PEP 479)."""
+    """Return what a future takes: instead of a `StopIteration` what a coroutine would raise (PEP 479)."""
     if not isinstance(error, StopIteration):
         return error
     instead = RuntimeError("match raised StopIteration")

@@ -50,16 +50,16 @@ class Connection:
         return f"<Connection to {self.endpoint}, attempt {self.attempt}{', over' if self._over else ''}>"
 
     async def send(self, message: Message | bytearray | memoryview) -> None:
-        """Sends a message at once, before everything that waits in the outbox; it is not kept for another connection.
+        """Send a message at once, before all pending messages. It is never sent on another connection.
 
-        Cancel-safe: a cancelled call has sent nothing.
+        Cancel-safe: a cancelled call sends nothing.
 
         Args:
-            message: `str` is sent as TEXT, bytes-like as BINARY.
+            message: A `str` is sent as TEXT, a bytes-like object as BINARY.
 
         Raises:
             ConnectionLost: The connection has ended.
-            NotConnected: The set-up is over.
+            NotConnected: The setup is over.
             TypeError, ValueError, MessageTooBig: As for `WebSocketClient.send`.
         """
         self._check()
@@ -71,14 +71,14 @@ class Connection:
         writer.write(plain, size)
 
     async def recv(self) -> Message:
-        """Waits for the next message on this connection, `str` for TEXT and `bytes` for BINARY, and takes it.
+        """Return the next message of this connection, `str` for TEXT and `bytes` for BINARY.
 
-        What the set-up does not take reaches the program afterwards, in order. Cancel-safe: a cancelled call takes
-        nothing.
+        Messages that `setup` does not read are delivered afterwards, in order. Cancel-safe: a cancelled call consumes no
+        message.
 
         Raises:
             ConnectionLost: The connection has ended.
-            NotConnected: The set-up is over.
+            NotConnected: The setup is over.
             ConcurrencyError: Another `recv` is waiting.
         """
         self._check()
@@ -88,7 +88,7 @@ class Connection:
             self._check()
             end = self._active.end
             how = f": {told_end(end)}" if end is not None else ""
-            raise ConnectionLost(f"the connection ended during its set-up{how}") from None
+            raise ConnectionLost(f"the connection ended during its setup{how}") from None
 
     async def request(
         self,
@@ -96,17 +96,17 @@ class Connection:
         match: Callable[[Message], bool],
         timeout: float | timedelta | None = None,
     ) -> Message:
-        """Sends a message and returns the first one from then on for which `match` is true.
+        """Send a message and return the first reply that matches. Cancel-safe: a cancelled call consumes no reply.
 
         Args:
             message: As for `send`.
-            match: Is asked for each message on its arrival, and must not block; all others stay for `recv`.
-            timeout: Seconds or `timedelta`; `None` = until `setup_timeout`.
+            match: A function called with each message as it arrives; it must not block. Other messages stay for `recv`.
+            timeout: Seconds or `timedelta`, 0 or more; `None` means no limit but `setup_timeout`.
 
         Raises:
-            TimeoutError: No answer in time.
-            DeliveryUncertain: The connection ended first.
-            InboxFull: The answer is queued behind unread messages that the set-up does not take.
+            TimeoutError: No reply matched within `timeout`.
+            DeliveryUncertain: The connection ended before the reply arrived.
+            InboxFull: The reply is queued behind unread messages.
             ConnectionLost, NotConnected, TypeError, ValueError, MessageTooBig: As for `send`.
         """
         self._check()
@@ -124,7 +124,7 @@ class Connection:
                     await writer.room(answer)
                     self._check()
                     if answer.done():
-                        return answer.result()  # it has failed
+                        return answer.result()  # raises: it failed while waiting for room
                     writer.write(plain, size)
                     tried = self._active.tried
                     return await self._active.answer(answer, match)
@@ -134,7 +134,7 @@ class Connection:
             what = (
                 f"{self._active.tried - tried} messages arrived and none matched"
                 if tried is not None
-                else "the message still waits for room and is not written"
+                else "the request is pending and has not been written"
             )
             paused = (
                 ", and reading is paused, since the set-up does not take them"
@@ -146,16 +146,16 @@ class Connection:
             ) from None
 
     def heartbeat(self, interval: float | timedelta | None = None, message: AppMessage | None = None) -> None:
-        """Changes the heartbeat of this connection: gateways tell their interval in a hello message.
+        """Change the heartbeat of this connection, for gateways that send their interval in a hello message.
 
         Args:
-            interval: Seconds or `timedelta`; `None` = unchanged.
-            message: What to send as `Heartbeat.app` does; `None` = unchanged. Where the client's heartbeat is not
-                one of `Heartbeat.app`, replies are not recognised and reach the program as any message does.
+            interval: Seconds or `timedelta`, more than 0; `None` leaves it unchanged.
+            message: The ping message, as for `Heartbeat.app`; `None` leaves it unchanged. If the heartbeat of the client is
+                not a `Heartbeat.app`, replies are not recognised and are delivered as ordinary messages.
 
         Raises:
-            NotConnected: The set-up is over.
-            TypeError, ValueError: A value has the wrong type or is out of its range.
+            NotConnected: The setup is over.
+            TypeError, ValueError: A value has the wrong type or is out of range.
         """
         self._check()
         pinger = self._active.pinger
@@ -186,7 +186,7 @@ class Connection:
             self._active.watch_replies()
 
     def retire(self) -> None:
-        """The set-up is over: every later call raises, and so does one that still waits."""
+        """End the setup: every later or blocked call raises."""
         self._over = True
         self._active.setup_inbox.end()
         self._active.fail_requests(_over())
@@ -205,7 +205,7 @@ def _is_never_reply(_: Message) -> bool:
 
 
 def checked(message: object, limit: int) -> tuple[Message, int]:
-    """Returns a message as `str` or `bytes` that nobody can change, and its size in bytes.
+    """Return a message as `str` or `bytes` that nobody can change, and its size in bytes.
 
     Raises:
         TypeError: It is neither `str` nor bytes-like.

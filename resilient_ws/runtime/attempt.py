@@ -140,7 +140,7 @@ class Opener:
             options.transport.on_redirect = self._redirected
 
     def interrupt(self) -> None:
-        """Give up the attempt of the moment, and every later one at once."""
+        """Give up the current attempt, and every later one at once."""
         self._interrupted = True
         self._cut_short()
 
@@ -338,7 +338,7 @@ class Opener:
             raise AttemptFailed(failure, endpoint)
         if active.end is not None:
             # The code of the peer's CLOSE decides, not what the hook raised in consequence.
-            lost = ConnectError(f"the connection ended during its set-up: {told_end(active.end)}")
+            lost = ConnectError(f"the connection ended during its setup: {told_end(active.end)}")
             lost.__cause__ = active.end.cause
             raise AttemptFailed(lost, endpoint, active.end)
         if failure is not None:

@@ -293,7 +293,7 @@ class Supervisor:
         if self.inbox.paused:
             link.pause()
         else:
-            link.resume()  # the set-up may have left it paused
+            link.resume()  # `setup` may have left it paused
 
     async def _decide(self, failure: Failure) -> Decision:
         """Ask the program where it wants to be asked, and the retry rules."""
