@@ -28,8 +28,6 @@ def resume(waiter: asyncio.Future[None]) -> None:
     ((call, context),) = waiting
     # Invariant: the waiter's only callback runs exactly once. It is removed before `set_result`, which would schedule it
     # for the next iteration, and then called here, or scheduled again if it cannot run now.
-    # Invariant: the waiter's only callback runs exactly once. It is removed before `set_result`, which would schedule it
-    # for the next iteration, and then called here, or scheduled again if it cannot run now.
     waiter.remove_done_callback(call)
     waiter.set_result(None)
     try:
