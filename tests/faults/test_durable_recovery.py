@@ -1,9 +1,11 @@
 """What one process decided about messages in an outbox file holds for the next, at whatever instant it was killed."""
 
 import asyncio
+import contextlib
 import math
 import random
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
@@ -23,10 +25,11 @@ from resilient_ws import (
 )
 from resilient_ws.core.delivery import DeliveryQueue
 from resilient_ws.core.priority_queue import Entry
+from resilient_ws.delivery.durable import sqlite
 from resilient_ws.delivery.durable import store as persistence
 from resilient_ws.delivery.durable.commits import DurableOutbox
 from resilient_ws.delivery.durable.sqlite import Opening, OutboxFile
-from resilient_ws.testing import FakeTransport, PingAnswers
+from resilient_ws.testing import FakeTransport, FaultServer, PingAnswers
 from tests.outbox_files import on_thread
 
 QUICK = ReconnectPolicy(wait=wait_fixed(0.01))
@@ -432,3 +435,52 @@ async def test_a_loop_that_runs_keeps_its_file(tmp_path):
         with pytest.raises(ClientStopped):
             async with WebSocketClient("ws://peer.test", transport=FakeTransport(), outbox=Outbox(path=path)):
                 pass
+
+
+# ---- the format
+
+
+VERSION_1 = """
+BEGIN;
+PRAGMA user_version = 1;
+CREATE TABLE message (
+    record INTEGER PRIMARY KEY,
+    body NOT NULL,
+    accepted_at REAL NOT NULL,
+    expires_at REAL,
+    priority INTEGER NOT NULL,
+    key TEXT,
+    resend INTEGER NOT NULL,
+    written INTEGER NOT NULL
+);
+COMMIT;
+PRAGMA journal_mode = WAL;
+"""
+
+
+async def test_a_file_of_the_first_format_is_taken_over_with_its_messages(tmp_path):
+    path, now = tmp_path / "outbox.db", time.time()
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as old:
+        old.execute(f"PRAGMA application_id = {sqlite.APPLICATION_ID}")
+        old.executescript(VERSION_1)
+        rows = [
+            (1, "maybe sent", now - 5, None, 0, None, 0, 1),
+            (2, b"sent again", now - 4, None, 0, None, 1, 1),
+            (3, "too late", now - 3, now - 1, 0, None, 0, 0),
+            (4, "pending", now - 2, now + 60, 0, "a key", 0, 0),
+            (5, "urgent", now - 1, None, 7, None, 0, 0),
+        ]
+        old.executemany("INSERT INTO message VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+
+    async with FaultServer() as server:
+        client = WebSocketClient(server.url, outbox=Outbox(path=path))
+        events = client.events()
+        async with client:
+            await client.flush(10)
+        told = {event.message: event.fate async for event in events if isinstance(event, UndeliveredEvent)}
+        assert [one.message for one in server.received] == [b"sent again", "urgent", "pending"]
+
+    assert told == {"maybe sent": Fate.UNCERTAIN, "too late": Fate.EXPIRED}
+    with contextlib.closing(sqlite3.connect(path)) as new:
+        assert new.execute("SELECT count(*) FROM message").fetchone() == (0,)
+        assert new.execute("PRAGMA user_version").fetchone() == (sqlite.SCHEMA_VERSION,)
