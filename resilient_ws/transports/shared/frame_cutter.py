@@ -58,6 +58,9 @@ FRAMES: Final = 256
 PINGS: Final = 16
 """PINGs in a row that cost as much as one frame that takes the slow way."""
 
+ANSWERED: Final = 16
+"""PINGs of one read that are each answered; of more only the last ones are (RFC 6455 5.5.3). Autobahn asks for 10."""
+
 BATCH: Final = 256 * 1024
 """Bytes of messages from which on a portion ends."""
 
@@ -89,7 +92,7 @@ class Taker(Protocol):
         ...
 
     def control(self, opcode: int, payload: Payload, /) -> None:
-        """Take a PONG, or the last of several PINGs in a row."""
+        """Take a PONG or a PING; of many PINGs in a row the last one."""
 
     def closed(self, payload: Payload, /) -> None:
         """Take a CLOSE, behind which nothing is read."""
@@ -395,8 +398,8 @@ class Cutter:
         return end
 
     def _last_ping(self, data: bytes, start: int, end: int) -> tuple[int, int]:
-        """Return where the last one of a row of PINGs begins and end: it alone is answered (RFC 6455 5.5.3)."""
-        last, count = len(data) - 1, 0
+        """Return where the last one of a long row of PINGs begins and ends; of a short row, where the first one does."""
+        first, last, count = (start, end), len(data) - 1, 0
         while end < last and data[end] == _FINAL_PING and count < PINGS * self._left:
             size = data[end + 1]
             if size > _LONGEST_CONTROL or end + 2 + size > last + 1:
@@ -405,7 +408,7 @@ class Cutter:
             end = start + size
             count += 1
         self._left -= count // PINGS
-        return start, end
+        return first if count < ANSWERED else (start, end)
 
     def _add(self, data: bytes) -> None:
         if self._parts is None:

@@ -20,7 +20,7 @@ from resilient_ws.api.errors import ConnectionLost
 from resilient_ws.api.message import Message
 from resilient_ws.core.endings import End
 from resilient_ws.transports.seam import Receiver
-from resilient_ws.transports.shared.frame_cutter import Cutter
+from resilient_ws.transports.shared.frame_cutter import ANSWERED, Cutter
 from resilient_ws.transports.shared.frame_writer import PING
 from resilient_ws.transports.shared.inflate import Packer
 from resilient_ws.transports.shared.outlet import Outlet
@@ -155,11 +155,11 @@ class StreamLink(SocketLink):
         "_intake",
         "_is_next",
         "_is_tls",
-        "_last_ping",
         "_outlet",
         "_packer",
         "_paused",
         "_pending",
+        "_pings",
         "_rota",
         "_stopped",
         "_telling",
@@ -199,7 +199,7 @@ class StreamLink(SocketLink):
         self._telling = False
         self._rota = _rotas.get(self._loop) or _rotas.setdefault(self._loop, _Rota())
         self._is_next = False  # in the rota, to go on with what is left
-        self._last_ping: bytes | None = None  # of the current read
+        self._pings: list[bytes] | None = None  # of the current read, to be answered
         self._pending: End | None = None  # told when all that came before has been
         self._stop()  # what comes before `read` would wait without a bound
 
@@ -276,8 +276,8 @@ class StreamLink(SocketLink):
         self._tell_batch(wakes=False)
         if self._cutter.stalled:
             self._work(self._received_at + TURN)
-        if self._last_ping is not None:
-            self._answer_last_ping()
+        if self._pings is not None:
+            self._answer_pings()
         self._working = False
         if self._is_tls:  # which begins to read anew by itself
             let_nested_loop_read(self._loop, self._sock.fileno())
@@ -317,8 +317,8 @@ class StreamLink(SocketLink):
         self._intake.direct = True
         try:
             self._work(self._loop.time() + TURN)
-            if self._last_ping is not None:
-                self._answer_last_ping()
+            if self._pings is not None:
+                self._answer_pings()
         finally:
             self._working = False
         if self._pending is not None and (self._paused or not self._cutter.stalled):
@@ -405,18 +405,21 @@ class StreamLink(SocketLink):
         if self._over:
             return
         if opcode == PING:
-            self._last_ping = payload
+            if self._pings is None or len(self._pings) == ANSWERED:
+                self._pings = []
+            self._pings.append(payload)
         else:
             self._tell_batch(wakes=False)
             self._receiver.pong(payload)
 
-    def _answer_last_ping(self) -> None:
-        """Answer the last PING of a read (RFC 6455 5.5.3), or the last one before reading is paused."""
+    def _answer_pings(self) -> None:
+        """Answer the PINGs of a read, of many only the last ones (RFC 6455 5.5.3)."""
         if self._cutter.stalled and not self._paused:
-            return  # there may be another one
-        payload, self._last_ping = self._last_ping, None
-        if payload is not None and not self._over:
-            self._answer_ping(payload)
+            return  # there may be more
+        pings, self._pings = self._pings, None
+        for payload in pings or ():
+            if not self._over:
+                self._answer_ping(payload)
 
     def take_close(self, payload: bytes) -> None:
         """Handle a CLOSE; nothing is read after it."""
@@ -435,7 +438,7 @@ class StreamLink(SocketLink):
         except UnicodeDecodeError:
             self.take_breach(CloseCode.INVALID_DATA, "the reason of a CLOSE is not UTF-8 (RFC 6455 5.5.1)")
             return
-        self._answer_last_ping()
+        self._answer_pings()
         self._finish(self._closed(code, reason), wakes=False)
 
     def take_breach(self, code: int, why: str) -> None:
