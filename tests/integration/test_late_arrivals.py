@@ -58,9 +58,13 @@ class Server:
         self.peers: asyncio.Queue[Peer] = asyncio.Queue()
         self._writers: list[asyncio.StreamWriter] = []
         self.url = ""
+        self._is_over = False
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.append(writer)
+        if self._is_over:
+            writer.transport.abort()
+            return
         peer = Peer(reader, writer)
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):  # the client may close before
             await peer.shake_hands()
@@ -77,9 +81,12 @@ class Server:
             yield self
         finally:
             made.close()
+            self._is_over = True
             for writer in self._writers:
                 writer.transport.abort()
             await made.wait_closed()
+            for _ in range(5):
+                await asyncio.sleep(0)  # what was accepted just now is served in one of the next turns
 
 
 def made(server: Server) -> WebSocketClient:
