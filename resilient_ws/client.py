@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
 from os import PathLike
 from threading import get_ident
 from types import TracebackType
-from typing import Any, Literal, Self, overload
+from typing import Any, Literal, Self, cast, overload
 
 from yarl import URL
 
@@ -671,8 +671,9 @@ class WebSocketClient:
         Raises:
             TypeError: `lost` is not a bool.
         """
-        if not isinstance(lost, bool):
-            raise TypeError(f"lost must be True or False, got {type(lost).__name__}")
+        given = cast("object", lost)
+        if not isinstance(given, bool):
+            raise TypeError(f"lost must be True or False, got {type(given).__name__}")
         if lost:
             self._check_loop()
         return WithGaps(self._consumer, self._inbox, lost=lost)

@@ -74,9 +74,13 @@ def portable(value: Any) -> Any:
         except Exception:  # noqa: BLE001 - pickling runs foreign code, which may raise anything
             same = False
         return value if same else RuntimeError(f"{type(value).__qualname__}: {value}")
-    if isinstance(value, Mapping) and not isinstance(value, dict | CIMultiDict):
+    if _is_view(value):
         return CIMultiDict(value) if value and all(isinstance(key, str) for key in value) else dict(value)
     return value
+
+
+def _is_view(value: object) -> bool:
+    return isinstance(value, Mapping) and not isinstance(value, dict | CIMultiDict)
 
 
 def deep(value: Any, memo: dict[int, Any]) -> Any:

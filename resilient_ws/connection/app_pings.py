@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable
-from typing import Final
+from typing import Final, cast
 
 from resilient_ws.api.message import Message
 from resilient_ws.api.options import Heartbeat
@@ -34,7 +34,7 @@ def plain(what: str, made: object) -> Message:
         made.encode()  # a lone surrogate is found here, not when it is written
         return made
     if isinstance(made, bytes | bytearray | memoryview):
-        return bytes(made)
+        return bytes(cast("bytes", made))
     if inspect.iscoroutine(made):
         made.close()  # else Python warns that it was never awaited
     raise TypeError(f"{what} must return str or bytes-like, got {type(made).__name__}")

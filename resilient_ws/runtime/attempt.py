@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Hashable
-from typing import Final
+from typing import Any, Final, cast
 
 import attrs
 
@@ -136,8 +136,9 @@ class Opener:
         self._active: ActiveConnection | None = None
         self._step = ""  # what is waited for now
         self._since = 0.0
-        if hasattr(options.transport, "on_redirect"):
-            options.transport.on_redirect = self._redirected
+        transport: Any = options.transport
+        if hasattr(transport, "on_redirect"):
+            transport.on_redirect = self._redirected
 
     def interrupt(self) -> None:
         """Give up the current attempt, and every later one at once."""
@@ -306,10 +307,10 @@ class Opener:
         try:
             async with scope:
                 if options.setup is not None:
-                    pending = options.setup(connection)
+                    pending = cast("object", options.setup(connection))
                     if not isinstance(pending, Awaitable):
                         raise NotAwaitable("setup", options.setup, pending)
-                    await called_apart(pending)
+                    await called_apart(cast("Awaitable[object]", pending))
                 step = "a subscription"
                 await self._declare(active)
         except (Stop, NotAwaitable) as error:

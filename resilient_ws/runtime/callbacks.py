@@ -79,10 +79,11 @@ class _Begun(Record):
 
     def drop(self) -> None:
         """Forget the awaitable: it will not be awaited."""
-        if isinstance(self.pending, Coroutine):
-            cast("Coroutine[Any, Any, object]", self.pending).close()
-        elif isinstance(self.pending, asyncio.Future):
-            self.pending.cancel()
+        pending: Any = self.pending
+        if isinstance(pending, Coroutine):
+            cast("Coroutine[Any, Any, object]", pending).close()
+        elif isinstance(pending, asyncio.Future):
+            cast("asyncio.Future[object]", pending).cancel()
 
 
 class Dispatcher:

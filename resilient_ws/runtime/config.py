@@ -153,7 +153,7 @@ def _unix_socket(value: object) -> str | None:
         return None
     if not isinstance(value, str | os.PathLike):
         raise TypeError(f"unix_socket must be a str, a path or None, got {type(value).__name__}")
-    path: object = os.fspath(cast("str | os.PathLike[str]", value))
+    path = cast("object", os.fspath(cast("str | os.PathLike[str]", value)))
     if not isinstance(path, str):
         raise TypeError("unix_socket must be a path of str, not of bytes")
     if not hasattr(socket, "AF_UNIX"):
@@ -176,8 +176,9 @@ def _local_address(value: object) -> tuple[str, int] | None:
     """
     if value is None:
         return None
+    kind = type(value).__name__
     if not isinstance(value, tuple | list) or len(cast("Sequence[object]", value)) != 2:
-        raise TypeError(f"local_address must be a pair (host, port) or None, got {type(value).__name__}")
+        raise TypeError(f"local_address must be a pair (host, port) or None, got {kind}")
     host, port = cast("Sequence[object]", value)
     if not isinstance(host, str):
         raise TypeError(f"local_address must begin with a host as str, got {type(host).__name__}")

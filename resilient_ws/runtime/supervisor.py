@@ -718,7 +718,7 @@ class Supervisor:
         """Return the secrets in the URLs, headers and subprotocols in use."""
         last = self.life.last_endpoint
         endpoints = (*self.config.addresses.known, *((last,) if last is not None else ()))
-        return set().union(*(secrets_of(endpoint) for endpoint in endpoints))
+        return {secret for endpoint in endpoints for secret in secrets_of(endpoint)}
 
     @property
     def latency(self) -> float | None:

@@ -400,6 +400,10 @@ class Drip(Behaviour):
         return attrs.evolve(dripped, data=whole.data[: self.stop_after], accept=None, then="silent")
 
 
+def _numbers(values: Sequence[int]) -> Sequence[int]:
+    return tuple(values)
+
+
 @attrs.frozen
 class Interim(Behaviour):
     """Write interim responses (1xx, RFC 9110 section 15.2) before the answer of another behaviour.
@@ -411,7 +415,7 @@ class Interim(Behaviour):
         pause: Seconds after each of them; 0 writes all in one piece.
     """
 
-    statuses: Sequence[int] = attrs.field(default=(103,), converter=tuple)
+    statuses: Sequence[int] = attrs.field(default=(103,), converter=_numbers)
     of: Behaviour = attrs.field(factory=Accept, kw_only=True)
     headers: HeaderPairs = attrs.field(default=(), kw_only=True, repr=False)
     pause: float = attrs.field(default=0.0, kw_only=True, validator=between(0))

@@ -13,7 +13,7 @@ import logging
 import socket
 import ssl
 import sys
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import aiohappyeyeballs
 from aiohttp import (
@@ -84,19 +84,21 @@ class Connector(TCPConnector):
             or not _is_known(options)
             or not _needs_asyncio(self._loop, options)
         ):
-            return await super()._wrap_create_connection(*args, **options)
+            parent: Any = super()
+            return await parent._wrap_create_connection(*args, **options)
         addresses, request, timeout = (options.pop(name) for name in _OPTIONS)
         make_error = options.pop("client_error", ClientConnectorError)
-        loop = self._loop
+        loop, own = self._loop, cast("Any", self)
+        start: Any = vars(aiohappyeyeballs)["start_connection"]
         try:
             async with asyncio.timeout(timeout.sock_connect):
-                sock = await aiohappyeyeballs.start_connection(
+                sock = await start(
                     addr_infos=addresses,
-                    local_addr_infos=self._local_addr_infos,
-                    happy_eyeballs_delay=self._happy_eyeballs_delay,
-                    interleave=self._interleave,
+                    local_addr_infos=own._local_addr_infos,
+                    happy_eyeballs_delay=own._happy_eyeballs_delay,
+                    interleave=own._interleave,
                     loop=loop,
-                    socket_factory=self._socket_factory,
+                    socket_factory=own._socket_factory,
                 )
                 # Of the class: `aiofastnet.patch_loop` replaces the method of the object.
                 return await type(loop).create_connection(loop, *args, **options, sock=sock)

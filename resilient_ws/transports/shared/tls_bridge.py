@@ -56,7 +56,7 @@ class _Far(asyncio.Protocol):
     def eof_received(self) -> None:
         return None
 
-    def connection_lost(self, _: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio gives it
         if self.inward is not None:
             self.inward.close()
         else:
